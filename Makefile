@@ -1,0 +1,53 @@
+# make train | test | bench: set-up (once), then the thing itself. make setup: the set-up alone.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
+CSRC := $(shell find csrc -type f)
+# Test files are spread over this many processes; timing-sensitive work never runs in them.
+JOBS ?= 2
+
+.PHONY: train test bench setup lint format sanitize clean
+
+train: setup
+	$(BIN)/python -m scatsimclr.train --fused
+
+test: setup lint
+	$(BIN)/python -m pytest -n $(JOBS) tests
+	$(BIN)/python -m pytest -q benchmarks
+
+bench: setup
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: $(VENV)/installed
+
+# The packages (minutes the first time).
+$(VENV)/packages: constraints.txt pyproject.toml
+	@echo "setup: virtual environment in $(VENV), pinned packages from constraints.txt"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "setup: Python 3.10 or newer is needed; make PYTHON=python3.12 chooses one"; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || \
+	  { echo "setup: making the virtual environment failed; Debian, Ubuntu: apt-get install python3-venv"; exit 1; }
+	@# torch first: building the extension needs it, without pip's isolated copy of it.
+	@$(PIP) torch==$$(sed -n 's/^torch==//p' constraints.txt) setuptools wheel ninja numpy
+	@touch $@
+
+# The compiled extension and the editable install (a minute; only what changed is compiled again).
+$(VENV)/installed: $(VENV)/packages setup.py $(CSRC)
+	@echo "setup: compiling csrc/ and installing scatsimclr"
+	@$(PIP) --no-build-isolation -e '.[dev]'
+	@touch $@
+	@echo "setup: done; $(BIN)/python -m scatsimclr.info tells what is used"
+
+clean:
+	rm -rf build *.egg-info scatsimclr/_C*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	rm -f $(VENV)/installed

@@ -1,0 +1,267 @@
+// One-dimensional FFTs, one in each SIMD lane. Included inside a target region (foreach_isa.h).
+//
+// A vector of W lanes is a point of W independent signals, so the algorithm below is the scalar one. Real and
+// imaginary parts have pointers of their own: swapping them gives the unnormalised inverse transform, and
+// pointing them at two real signals transforms both at once.
+
+template <class T, int W>
+struct Simd {
+  typedef T V __attribute__((vector_size(sizeof(T) * W), may_alias));
+  typedef T Unaligned __attribute__((vector_size(sizeof(T) * W), may_alias, aligned(sizeof(T))));
+};
+template <class T, int W>
+using Vec = typename Simd<T, W>::V;
+
+#define SCATSIMCLR_INLINE inline __attribute__((always_inline))
+#define SCATSIMCLR_UNROLL _Pragma("GCC unroll 16")
+
+// cos(2πm/n) at compile time. The angle is first brought into [0, π/4], where the series converges at once.
+constexpr double unit_cos(long m, long n);
+constexpr double unit_sin(long m, long n);
+constexpr double series(double x, bool sine) {
+  double term = sine ? x : 1.0, sum = term;
+  for (int i = sine ? 2 : 1; i < 24; i += 2) {
+    term *= -x * x / (i * (i + 1.0));
+    sum += term;
+  }
+  return sum;
+}
+constexpr double unit_cos(long m, long n) {
+  m = (m % n + n) % n;
+  if (2 * m > n) m = n - m;
+  if (4 * m > n) return -unit_cos(n - 2 * m, 2 * n);
+  if (8 * m > n) return unit_sin(n - 4 * m, 4 * n);
+  return series(6.283185307179586476925 * m / n, false);
+}
+constexpr double unit_sin(long m, long n) {
+  m = (m % n + n) % n;
+  if (2 * m > n) return -unit_sin(n - m, n);
+  if (4 * m > n) return unit_sin(n - 2 * m, 2 * n);
+  if (8 * m > n) return unit_cos(n - 4 * m, 4 * n);
+  return series(6.283185307179586476925 * m / n, true);
+}
+template <class T, int N>
+struct Roots {
+  T c[N] = {}, s[N] = {};
+  constexpr Roots() {
+    for (int m = 0; m < N; ++m) c[m] = T(unit_cos(m, N)), s[m] = T(unit_sin(m, N));
+  }
+};
+
+// Forward DFT in place of R points held in registers: X[k] = Σ x[n] exp(−2πi·nk/R). Odd primes: with
+// a_j = x_j + x_{R−j} and b_j = x_j − x_{R−j},  X[±k] = x_0 + Σ cos(jk)·a_j ∓ i Σ sin(jk)·b_j.
+template <class T, int W, int R>
+struct Dft {
+  using V = Vec<T, W>;
+  static SCATSIMCLR_INLINE void run(V (&xr)[R], V (&xi)[R]) {
+    static_assert(R % 2 == 1);
+    constexpr int H = R / 2;
+    static constexpr Roots<T, R> w{};
+    V ar[H], ai[H], br[H], bi[H];
+    SCATSIMCLR_UNROLL for (int j = 0; j < H; ++j) {
+      ar[j] = xr[j + 1] + xr[R - 1 - j], ai[j] = xi[j + 1] + xi[R - 1 - j];
+      br[j] = xr[j + 1] - xr[R - 1 - j], bi[j] = xi[j + 1] - xi[R - 1 - j];
+    }
+    const V x0r = xr[0], x0i = xi[0];
+    SCATSIMCLR_UNROLL for (int j = 0; j < H; ++j) xr[0] += ar[j], xi[0] += ai[j];
+    SCATSIMCLR_UNROLL for (int k = 1; k <= H; ++k) {
+      V cr = x0r, ci = x0i, sr = br[0] * w.s[k], si = bi[0] * w.s[k];
+      SCATSIMCLR_UNROLL for (int j = 0; j < H; ++j) {
+        cr += ar[j] * w.c[(j + 1) * k % R], ci += ai[j] * w.c[(j + 1) * k % R];
+        if (j > 0) sr += br[j] * w.s[(j + 1) * k % R], si += bi[j] * w.s[(j + 1) * k % R];
+      }
+      xr[k] = cr + si, xi[k] = ci - sr;
+      xr[R - k] = cr - si, xi[R - k] = ci + sr;
+    }
+  }
+};
+
+template <class T, int W>
+struct Dft<T, W, 1> {
+  using V = Vec<T, W>;
+  static SCATSIMCLR_INLINE void run(V (&)[1], V (&)[1]) {}
+};
+
+template <class T, int W>
+struct Dft<T, W, 2> {
+  using V = Vec<T, W>;
+  static SCATSIMCLR_INLINE void run(V (&xr)[2], V (&xi)[2]) {
+    const V r = xr[0] - xr[1], i = xi[0] - xi[1];
+    xr[0] += xr[1], xi[0] += xi[1], xr[1] = r, xi[1] = i;
+  }
+};
+
+template <class T, int W>
+struct Dft<T, W, 4> {
+  using V = Vec<T, W>;
+  static SCATSIMCLR_INLINE void run(V (&xr)[4], V (&xi)[4]) {
+    const V ar = xr[0] + xr[2], ai = xi[0] + xi[2], br = xr[0] - xr[2], bi = xi[0] - xi[2];
+    const V cr = xr[1] + xr[3], ci = xi[1] + xi[3], dr = xr[1] - xr[3], di = xi[1] - xi[3];
+    xr[0] = ar + cr, xi[0] = ai + ci, xr[2] = ar - cr, xi[2] = ai - ci;
+    xr[1] = br + di, xi[1] = bi - dr, xr[3] = br - di, xi[3] = bi + dr;
+  }
+};
+
+// x ·= exp(−2πi·m/n), with the cheap cases spelt out (a product with 0 may not be dropped by the compiler).
+template <class T, int W>
+SCATSIMCLR_INLINE void rotate(Vec<T, W>& r, Vec<T, W>& i, int m, int n, T c, T s) {
+  using V = Vec<T, W>;
+  if (m == 0) return;
+  if (4 * m == n) {
+    const V t = r;
+    r = i, i = -t;
+  } else if (8 * m == n) {
+    const V t = r;
+    r = (r + i) * c, i = (i - t) * c;
+  } else {
+    const V t = r;
+    r = r * c + i * s, i = i * c - t * s;
+  }
+}
+
+template <class T, int W, int A, int B>
+struct Composite {
+  using V = Vec<T, W>;
+  static SCATSIMCLR_INLINE void run(V (&xr)[A * B], V (&xi)[A * B]) {
+    static constexpr Roots<T, A * B> w{};
+    V yr[A * B], yi[A * B];
+    SCATSIMCLR_UNROLL for (int n2 = 0; n2 < B; ++n2) {
+      V r[A], i[A];
+      SCATSIMCLR_UNROLL for (int n1 = 0; n1 < A; ++n1) r[n1] = xr[B * n1 + n2], i[n1] = xi[B * n1 + n2];
+      Dft<T, W, A>::run(r, i);
+      SCATSIMCLR_UNROLL for (int k1 = 0; k1 < A; ++k1) {
+        rotate<T, W>(r[k1], i[k1], n2 * k1, A * B, w.c[n2 * k1], w.s[n2 * k1]);
+        yr[B * k1 + n2] = r[k1], yi[B * k1 + n2] = i[k1];
+      }
+    }
+    SCATSIMCLR_UNROLL for (int k1 = 0; k1 < A; ++k1) {
+      V r[B], i[B];
+      SCATSIMCLR_UNROLL for (int n2 = 0; n2 < B; ++n2) r[n2] = yr[B * k1 + n2], i[n2] = yi[B * k1 + n2];
+      Dft<T, W, B>::run(r, i);
+      SCATSIMCLR_UNROLL for (int k2 = 0; k2 < B; ++k2) xr[k1 + A * k2] = r[k2], xi[k1 + A * k2] = i[k2];
+    }
+  }
+};
+template <class T, int W>
+struct Dft<T, W, 8> : Composite<T, W, 2, 4> {};
+template <class T, int W>
+struct Dft<T, W, 9> : Composite<T, W, 3, 3> {};
+template <class T, int W>
+struct Dft<T, W, 16> : Composite<T, W, 4, 4> {};
+
+// Where a stage reads and writes: separate bases for the two parts, one stride (in scalars) per index.
+template <class T>
+struct Points {
+  T *re, *im;
+  ptrdiff_t stride;
+};
+
+template <class T, int W, int R, bool twiddled>
+__attribute__((noinline)) void fft_stage(const FftStage<T>& stage, Points<const T> in, Points<T> out) {
+  using V = Vec<T, W>;
+  const int *load = stage.load.data(), *store = stage.store.data();
+  const T* twiddle = stage.twiddle.data();
+  for (int b = 0; b < stage.butterflies; ++b, load += R, store += R) {
+    V xr[R], xi[R];
+    SCATSIMCLR_UNROLL for (int n = 0; n < R; ++n) {
+      const ptrdiff_t at = load[n] * in.stride;
+      xr[n] = *reinterpret_cast<const V*>(in.re + at);
+      xi[n] = *reinterpret_cast<const V*>(in.im + at);
+    }
+    Dft<T, W, R>::run(xr, xi);
+    SCATSIMCLR_UNROLL for (int k = 0; k < R; ++k) {
+      if (twiddled && k > 0) {
+        const T c = twiddle[2 * k], s = twiddle[2 * k + 1];
+        const V t = xr[k];
+        xr[k] = xr[k] * c - xi[k] * s, xi[k] = xi[k] * c + t * s;
+      }
+      const ptrdiff_t at = store[k] * out.stride;
+      *reinterpret_cast<V*>(out.re + at) = xr[k];
+      *reinterpret_cast<V*>(out.im + at) = xi[k];
+    }
+    if (twiddled) twiddle += 2 * R;
+  }
+}
+
+// A prime radix without a codelet: the formula of Dft with its sums a, b in memory, O(R²) per butterfly.
+template <class T, int W>
+__attribute__((noinline)) void fft_stage_prime(const FftStage<T>& stage, Points<const T> in, Points<T> out,
+                                               T* sums) {
+  using V = Vec<T, W>;
+  const int R = stage.radix, H = R / 2;
+  V *a = reinterpret_cast<V*>(sums), *b = a + 2 * H;
+  const int *load = stage.load.data(), *store = stage.store.data();
+  const T* twiddle = stage.twiddle.empty() ? nullptr : stage.twiddle.data();
+  const auto put = [&](int k, V r, V i) __attribute__((always_inline)) {
+    if (twiddle) {
+      const T c = twiddle[2 * k], s = twiddle[2 * k + 1];
+      const V t = r;
+      r = r * c - i * s, i = i * c + t * s;
+    }
+    *reinterpret_cast<V*>(out.re + store[k] * out.stride) = r;
+    *reinterpret_cast<V*>(out.im + store[k] * out.stride) = i;
+  };
+  for (int butterfly = 0; butterfly < stage.butterflies; ++butterfly, load += R, store += R) {
+    const V x0r = *reinterpret_cast<const V*>(in.re + load[0] * in.stride);
+    const V x0i = *reinterpret_cast<const V*>(in.im + load[0] * in.stride);
+    V sum_r = x0r, sum_i = x0i;
+    for (int j = 0; j < H; ++j) {
+      const ptrdiff_t p = load[j + 1] * in.stride, q = load[R - 1 - j] * in.stride;
+      const V pr = *reinterpret_cast<const V*>(in.re + p), pi = *reinterpret_cast<const V*>(in.im + p);
+      const V qr = *reinterpret_cast<const V*>(in.re + q), qi = *reinterpret_cast<const V*>(in.im + q);
+      a[2 * j] = pr + qr, a[2 * j + 1] = pi + qi, b[2 * j] = pr - qr, b[2 * j + 1] = pi - qi;
+      sum_r += a[2 * j], sum_i += a[2 * j + 1];
+    }
+    put(0, sum_r, sum_i);
+    for (int k = 1; k <= H; ++k) {
+      V cr = x0r, ci = x0i, sr = {}, si = {};
+      int m = 0;
+      for (int j = 0; j < H; ++j) {
+        m += k;
+        m -= m >= R ? R : 0;
+        const T c = stage.roots[2 * m], s = stage.roots[2 * m + 1];
+        cr += a[2 * j] * c, ci += a[2 * j + 1] * c, sr += b[2 * j] * s, si += b[2 * j + 1] * s;
+      }
+      put(k, cr + si, ci - sr);
+      put(R - k, cr - si, ci + sr);
+    }
+    if (twiddle) twiddle += 2 * R;
+  }
+}
+
+template <class T, int W, int R>
+SCATSIMCLR_INLINE void fft_stage_any(const FftStage<T>& stage, Points<const T> in, Points<T> out) {
+  if (stage.twiddle.empty()) {
+    fft_stage<T, W, R, false>(stage, in, out);
+  } else {
+    fft_stage<T, W, R, true>(stage, in, out);
+  }
+}
+
+// Forward transform of every lane, out of place or in place. `scratch` holds 3·length complex vectors.
+template <class T, int W>
+void fft(const FftPlan<T>& plan, Points<const T> in, Points<T> out, T* scratch) {
+  const size_t last = plan.stages.size() - 1;
+  const size_t buffer = size_t(plan.length) * 2 * W;
+  Points<const T> from = in;
+  for (size_t s = 0; s <= last; ++s) {
+    const FftStage<T>& stage = plan.stages[s];
+    T* next = scratch + (s % 2) * buffer;
+    const Points<T> to = s == last ? out : Points<T>{next, next + W, 2 * W};
+    switch (stage.radix) {
+      case 1: fft_stage_any<T, W, 1>(stage, from, to); break;
+      case 2: fft_stage_any<T, W, 2>(stage, from, to); break;
+      case 3: fft_stage_any<T, W, 3>(stage, from, to); break;
+      case 4: fft_stage_any<T, W, 4>(stage, from, to); break;
+      case 5: fft_stage_any<T, W, 5>(stage, from, to); break;
+      case 7: fft_stage_any<T, W, 7>(stage, from, to); break;
+      case 8: fft_stage_any<T, W, 8>(stage, from, to); break;
+      case 9: fft_stage_any<T, W, 9>(stage, from, to); break;
+      case 11: fft_stage_any<T, W, 11>(stage, from, to); break;
+      case 13: fft_stage_any<T, W, 13>(stage, from, to); break;
+      case 16: fft_stage_any<T, W, 16>(stage, from, to); break;
+      default: fft_stage_prime<T, W>(stage, from, to, scratch + 2 * buffer);
+    }
+    from = {to.re, to.im, to.stride};
+  }
+}

@@ -1,0 +1,34 @@
+// Plans of one-dimensional FFTs of any length, for the lane-vectorised kernels in fft.inl.
+//
+// A length is split into coprime prime powers (Good 1958, Thomas 1963): between them no twiddle factors are
+// needed, only index maps. A prime power beyond the largest codelet is split further by Cooley and Tukey,
+// with twiddles. Each stage reads one buffer and writes another, so a stage is nothing but two index lists.
+#pragma once
+
+#include <vector>
+
+namespace scatsimclr {
+
+template <class T>
+struct FftStage {
+  int radix = 0;
+  int butterflies = 0;
+  std::vector<int> load, store;   // [butterflies][radix]: indices into the previous and the next buffer
+  std::vector<T> twiddle;         // [butterflies][radix][re, im], applied to the results; empty: none
+  std::vector<T> roots;           // [radix][cos, sin] of 2πm/radix, for a radix without a codelet
+};
+
+template <class T>
+struct FftPlan {
+  int length = 0;
+  std::vector<FftStage<T>> stages;
+};
+
+// True for the radices that fft.inl has straight-line code for.
+bool fft_has_codelet(int radix);
+
+// The plan of a length, made once per process. Thread-safe; the reference stays valid.
+template <class T>
+const FftPlan<T>& fft_plan(int length);
+
+}  // namespace scatsimclr

@@ -1,0 +1,272 @@
+// The operators ntxent and ntxent_backward on the CPU: symmetric tiles, memory linear in the rows.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <new>
+#include <numeric>
+#include <optional>
+#include <thread>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+#include "cpu/isa.h"
+#include "cpu/ntxent.h"
+
+#define SCATSIMCLR_LAMBDA_INLINE __attribute__((always_inline))
+#define SCATSIMCLR_KERNEL "cpu/ntxent.inl"
+#include "cpu/foreach_isa.h"
+
+namespace scatsimclr {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// Below this many multiply-adds a second thread costs more than it saves.
+constexpr int64_t kSerial = int64_t{1} << 21;
+
+// Memory on cache lines, not initialised.
+struct Free {
+  void operator()(void* p) const { ::operator delete(p, std::align_val_t{64}); }
+};
+template <typename T>
+using Buffer = std::unique_ptr<T[], Free>;
+template <typename T>
+Buffer<T> allocate(int64_t count) {
+  return Buffer<T>(static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{64})));
+}
+
+Classes view_classes(int64_t total, int64_t views, int64_t first, int64_t rows) {
+  const int64_t images = rows / views;
+  Classes classes;
+  classes.begin.resize(images + 1);
+  classes.members.resize(rows);
+  for (int64_t a = 0; a <= images; ++a) classes.begin[a] = a * views;
+  for (int64_t a = 0; a < images; ++a) {
+    for (int64_t v = 0; v < views; ++v) classes.members[a * views + v] = first + a + v * images;
+  }
+  classes.anchors = views > 1 ? total : 0;
+  return classes;
+}
+
+Classes label_classes(const int64_t* labels, int64_t total) {
+  Classes classes;
+  classes.members.resize(total);
+  std::iota(classes.members.begin(), classes.members.end(), int64_t{0});
+  std::stable_sort(classes.members.begin(), classes.members.end(),
+                   [&](int64_t a, int64_t b) { return labels[a] < labels[b]; });
+  for (int64_t begin = 0, end; begin < total; begin = end) {
+    classes.begin.push_back(begin);
+    const int64_t label = labels[classes.members[begin]];
+    for (end = begin + 1; end < total && labels[classes.members[end]] == label;) ++end;
+    if (end - begin > 1) classes.anchors += end - begin;
+  }
+  classes.begin.push_back(total);
+  return classes;
+}
+
+double read_temperature(const OptionalTensor& temperature, double tau) {
+  if (!temperature) return tau;
+  const Tensor value = torch::stable::to(*temperature, ScalarType::Double);
+  STD_TORCH_CHECK(value.numel() == 1, "ntxent: temperature must have one element, got ", value.numel());
+  return *static_cast<const double*>(value.const_data_ptr());
+}
+
+// Strips of at most `block` rows that do not cross the borders of the local rows.
+std::vector<Strip> cut(int64_t total, int64_t first, int64_t rows, int64_t block) {
+  std::vector<Strip> strips;
+  const int64_t borders[] = {0, first, first + rows, total};
+  for (int part = 0; part < 3; ++part) {
+    for (int64_t row = borders[part]; row < borders[part + 1]; row += block) {
+      strips.push_back({row, std::min(block, borders[part + 1] - row), part == 1});
+    }
+  }
+  return strips;
+}
+
+template <typename T>
+struct Workspace {
+  NtxentJob<T> job;
+  Buffer<T> z, panels, shift, inverse;
+  Buffer<double> norm, total, row;
+  bool serial;
+
+  Workspace(const Tensor& x, const OptionalTensor& labels, const OptionalTensor& temperature, double tau,
+            bool normalize, int64_t views, int64_t first, int64_t rows) {
+    job.x = static_cast<const T*>(x.const_data_ptr());
+    job.M = x.size(0), job.D = x.size(1), job.first = first, job.rows = rows;
+    job.normalize = normalize;
+    job.c = 1 / read_temperature(temperature, tau);
+    // |c s| ≤ c: e^±60 and its sums over 2^30 rows stay within float32, e^±600 within float64.
+    job.fixed = normalize && job.c <= (sizeof(T) == 4 ? 60 : 600);
+    job.classes = labels ? label_classes(static_cast<const int64_t*>(labels->const_data_ptr()), job.M)
+                         : view_classes(job.M, views, first, rows);
+    // Small batches need several tiles per thread; large ones, tiles that amortise their loads. Two strips
+    // of rows and of gradients and a tile fit in 1 MB of L2 up to D = 256.
+    job.block = job.M >= 2048 ? 128 : job.M >= 256 ? 64 : 32;
+    job.strips = cut(job.M, first, rows, job.block);
+    job.rounds = std::vector<std::atomic<int64_t>>(job.strips.size());
+    constexpr int64_t line = 64 / sizeof(T);
+    // An odd number of cache lines, so that rows do not fall into the same sets of L1.
+    job.stride = (job.D + kPanel<T> - 1) / kPanel<T> * kPanel<T> + line;
+    z = allocate<T>((job.M + 8) * job.stride);
+    std::fill_n(z.get() + job.M * job.stride, 8 * job.stride, T(0));
+    panels = allocate<T>(job.strips.size() * job.block * job.D);
+    const int64_t padded = job.M + kPanel<T> + 8;
+    shift = allocate<T>(padded), inverse = allocate<T>(padded);
+    std::fill_n(shift.get(), padded, T(0)), std::fill_n(inverse.get(), padded, T(0));
+    norm = allocate<double>(job.M), total = allocate<double>(job.M), row = allocate<double>(job.M);
+    job.z = z.get(), job.panels = panels.get(), job.norm = norm.get(), job.shift = shift.get();
+    job.total = total.get(), job.inverse = inverse.get(), job.row = row.get();
+    serial = job.M * rows * job.D < kSerial;
+  }
+
+  // Calls f(begin, end) over 0 … count − 1, in parallel where it pays.
+  template <typename F>
+  void each(int64_t count, const F& f) const {
+    if (serial) {
+      f(0, count);
+    } else {
+      torch::stable::parallel_for(0, count, 1, f);
+    }
+  }
+
+  void run(bool backward) {
+    each(job.strips.size(), [&](int64_t begin, int64_t end) {
+      for (int64_t strip = begin; strip < end; ++strip) SCATSIMCLR_DISPATCH(prepare(job, strip));
+    });
+    each(torch::stable::get_num_threads(), [&](int64_t, int64_t) { SCATSIMCLR_DISPATCH(tiles(job, backward)); });
+    each(job.classes.begin.size() - 1, [&](int64_t begin, int64_t end) {
+      std::vector<double> sums(2 * job.D);
+      for (int64_t a = begin; a < end; ++a) {
+        SCATSIMCLR_DISPATCH(finish(job, a, sums.data(), sums.data() + job.D, backward));
+      }
+    });
+  }
+};
+
+Tensor scalar(double value, ScalarType dtype) {
+  Tensor out = torch::stable::empty({}, dtype);
+  if (dtype == ScalarType::Double) {
+    *static_cast<double*>(out.mutable_data_ptr()) = value;
+  } else {
+    *static_cast<float*>(out.mutable_data_ptr()) = static_cast<float>(value);
+  }
+  return out;
+}
+
+template <typename T>
+std::tuple<Tensor, Tensor> forward(const Tensor& x, const OptionalTensor& labels,
+                                   const OptionalTensor& temperature, double tau, bool normalize, int64_t views,
+                                   int64_t first, int64_t rows) {
+  Workspace<T> work(x, labels, temperature, tau, normalize, views, first, rows);
+  NtxentJob<T>& job = work.job;
+  if (!job.fixed) std::fill_n(job.shift, job.M, -std::numeric_limits<T>::infinity());
+  std::fill_n(job.total, job.M, 0.0);
+  work.run(false);
+  Tensor stats = torch::stable::empty({2, rows}, x.scalar_type());
+  T* out = static_cast<T*>(stats.mutable_data_ptr());
+  double loss = 0;
+  for (int64_t i = 0; i < rows; ++i) {
+    out[i] = job.shift[first + i];
+    out[rows + i] = static_cast<T>(job.total[first + i]);
+    loss += job.row[first + i];
+  }
+  return {scalar(loss / std::max(job.classes.anchors, 1.0), x.scalar_type()), stats};
+}
+
+template <typename T>
+std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const Tensor& stats,
+                                    const OptionalTensor& labels, const OptionalTensor& temperature, double tau,
+                                    bool normalize, int64_t views, int64_t first, int64_t rows) {
+  Workspace<T> work(x, labels, temperature, tau, normalize, views, first, rows);
+  NtxentJob<T>& job = work.job;
+  const T* shift = static_cast<const T*>(stats.const_data_ptr());
+  for (int64_t i = 0; i < job.M; ++i) {
+    const double total = static_cast<double>(shift[job.M + i]);
+    // Statistics may come with a shift even where this kernel would not need one.
+    const double exponent = job.fixed ? job.c * static_cast<double>(shift[i]) : 0;
+    job.shift[i] = job.fixed ? T(0) : shift[i];
+    job.inverse[i] = static_cast<T>(exponent == 0 ? 1 / total : std::exp(-exponent) / total);
+  }
+  if (labels) {
+    for (size_t a = 0; a + 1 < job.classes.begin.size(); ++a) {
+      const int64_t begin = job.classes.begin[a];
+      if (job.classes.begin[a + 1] - begin == 1) job.inverse[job.classes.members[begin]] = 0;
+    }
+  } else if (views == 1) {
+    std::fill_n(job.inverse, job.M, T(0));
+  }
+  Tensor dx = torch::stable::empty({rows, job.D}, x.scalar_type());
+  job.dx = static_cast<T*>(dx.mutable_data_ptr());
+  // Whole panels can be added up in the result itself.
+  const bool direct = job.D % kPanel<T> == 0;
+  job.dz_stride = direct ? job.D : job.stride;
+  Buffer<T> own = direct ? nullptr : allocate<T>(rows * job.dz_stride);
+  job.dz = direct ? job.dx : own.get();
+  std::fill_n(job.dz, rows * job.dz_stride, T(0));
+  job.scale = job.c * static_cast<const T*>(grad.const_data_ptr())[0] / std::max(job.classes.anchors, 1.0);
+  work.run(true);
+  double along = 0;
+  for (int64_t i = 0; i < rows; ++i) along += job.row[first + i];
+  return {dx, scalar(-job.c / 2 * along, x.scalar_type())};
+}
+
+// Rows as the kernels take them: contiguous, float64 as it is and anything else as float32.
+Tensor rows_of(const Tensor& x, int64_t views, int64_t first, int64_t rows) {
+  STD_TORCH_CHECK(x.dim() == 2 && x.size(0) > 0 && x.size(1) > 0, "ntxent: x must be (M, D) and not empty");
+  STD_TORCH_CHECK(first >= 0 && rows > 0 && first + rows <= x.size(0),
+                  "ntxent: the local rows ", first, " … ", first + rows, " must lie within the ", x.size(0), " rows");
+  STD_TORCH_CHECK(views > 0 && rows % views == 0, "ntxent: ", rows, " rows are not ", views, " views");
+  const auto dtype = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  return torch::stable::contiguous(x.scalar_type() == dtype ? x : torch::stable::to(x, dtype));
+}
+
+OptionalTensor labels_of(const OptionalTensor& labels, int64_t rows) {
+  if (!labels) return std::nullopt;
+  STD_TORCH_CHECK(labels->scalar_type() == ScalarType::Long && labels->dim() == 1 && labels->size(0) == rows,
+                  "ntxent: labels must be int64 with one entry per row");
+  return torch::stable::contiguous(*labels);
+}
+
+std::tuple<Tensor, Tensor> ntxent(const Tensor& x, OptionalTensor labels, OptionalTensor temperature, double tau,
+                                  bool normalize, int64_t views, int64_t first, int64_t rows) {
+  const Tensor own = rows_of(x, views, first, rows);
+  labels = labels_of(labels, x.size(0));
+  const auto run = own.scalar_type() == ScalarType::Double ? forward<double> : forward<float>;
+  return run(own, labels, temperature, tau, normalize, views, first, rows);
+}
+
+std::tuple<Tensor, Tensor> ntxent_backward(const Tensor& grad, const Tensor& x, const Tensor& stats,
+                                           OptionalTensor labels, OptionalTensor temperature, double tau,
+                                           bool normalize, int64_t views, int64_t first, int64_t rows) {
+  const Tensor own = rows_of(x, views, first, rows);
+  const auto dtype = own.scalar_type();
+  labels = labels_of(labels, x.size(0));
+  STD_TORCH_CHECK(stats.numel() == 2 * x.size(0), "ntxent_backward: stats must be (2, ", x.size(0), ")");
+  const auto typed = [&](const Tensor& t) {
+    return torch::stable::contiguous(t.scalar_type() == dtype ? t : torch::stable::to(t, dtype));
+  };
+  const auto run = dtype == ScalarType::Double ? backward<double> : backward<float>;
+  auto [dx, dtau] =
+      run(typed(grad), own, typed(stats), labels, temperature, tau, normalize, views, first, rows);
+  if (x.scalar_type() != dtype) dx = torch::stable::to(dx, x.scalar_type());
+  return {dx, dtau};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(scatsimclr, CPU, m) {
+  m.impl("ntxent", TORCH_BOX(&ntxent));
+  m.impl("ntxent_backward", TORCH_BOX(&ntxent_backward));
+}
+
+}  // namespace
+}  // namespace scatsimclr

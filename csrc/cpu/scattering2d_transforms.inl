@@ -1,0 +1,263 @@
+// Filtering, folding, two-dimensional transforms and the low-pass, with one signal in each SIMD lane.
+//
+// A complex element is W real parts followed by W imaginary parts; a real element is W values. Spectra of real
+// signals are half spectra (scattering2d_pack.h) of twice the transform.
+
+template <class T, int W>
+SCATSIMCLR_INLINE Vec<T, W>& at(T* p) {
+  return *reinterpret_cast<Vec<T, W>*>(p);
+}
+template <class T, int W>
+SCATSIMCLR_INLINE const Vec<T, W>& at(const T* p) {
+  return *reinterpret_cast<const Vec<T, W>*>(p);
+}
+
+// Which signal each lane holds, among the planes of a block and the L orientations: item = plane·L + θ.
+template <class T, int W>
+struct Lanes {
+  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  typedef Index IndexVector __attribute__((vector_size(sizeof(T) * W)));
+  int used;            // lanes beyond repeat the last one's plane; nothing of theirs is read or written
+  int theta0;          // θ of lane 0
+  int plane[W], theta[W];
+  IndexVector select;  // plane, as a permutation
+};
+
+template <class T, int W>
+Lanes<T, W> make_lanes(int group, int planes, int L) {
+  Lanes<T, W> lanes{};
+  lanes.theta0 = group * W % L;
+  for (int l = 0; l < W; ++l) {
+    const int item = group * W + l;
+    const bool valid = item < planes * L;
+    lanes.used += valid;
+    lanes.plane[l] = std::min(item, planes * L - 1) / L;
+    lanes.theta[l] = item % L;
+    lanes.select[l] = lanes.plane[l];
+  }
+  return lanes;
+}
+
+// One line of the filtered and folded spectrum, into out[0 … length). With `lanes`, the spectrum's lanes are
+// planes and each result lane has a filter of its own; without, all lanes share the filter.
+template <class T, int W, bool per_lane>
+void gather_line(const Product<T>& product, int line, const T* spectrum, const Lanes<T, W>* lanes, T* out) {
+  using V = Vec<T, W>;
+  for (int i = 0; i < product.length; ++i) at<T, W>(out + 2 * W * i) = at<T, W>(out + 2 * W * i + W) = V{};
+  for (int s = product.line_start[line]; s < product.line_start[line + 1]; ++s) {
+    const Segment& segment = product.segments[s];
+    const T* from = spectrum + ptrdiff_t(segment.source) * 2 * W;
+    const ptrdiff_t step = ptrdiff_t(segment.step) * 2 * W;
+    T* to = out + ptrdiff_t(segment.dst) * 2 * W;
+    const T* weight = product.weights + ptrdiff_t(segment.weight) * product.weight_stride;
+    const T sign = segment.conj ? -1 : 1;
+    if constexpr (per_lane) {
+      weight += lanes->theta0;
+      for (int i = 0; i < segment.length; ++i, from += step, to += 2 * W, weight += product.weight_stride) {
+        const V w = *reinterpret_cast<const typename Simd<T, W>::Unaligned*>(weight);
+        at<T, W>(to) += w * __builtin_shuffle(at<T, W>(from), lanes->select);
+        at<T, W>(to + W) += w * sign * __builtin_shuffle(at<T, W>(from + W), lanes->select);
+      }
+    } else {
+      for (int i = 0; i < segment.length; ++i, from += step, to += 2 * W) {
+        at<T, W>(to) += at<T, W>(from) * weight[i];
+        at<T, W>(to + W) += at<T, W>(from + W) * (sign * weight[i]);
+      }
+    }
+  }
+}
+
+// First half of an inverse transform: every line filtered, folded and transformed along itself. The rows of z
+// are odd_stride(length) elements apart.
+template <class T, int W, bool per_lane>
+void inverse_lines(const Product<T>& product, const T* spectrum, const Lanes<T, W>* lanes,
+                   const FftPlan<T>& plan, T* z, T* line, T* scratch) {
+  for (int m = 0; m < product.lines; ++m) {
+    T* row = z + ptrdiff_t(m) * odd_stride(product.length) * 2 * W;
+    if (product.line_start[m] == product.line_start[m + 1]) {
+      for (int i = 0; i < 2 * product.length; ++i) at<T, W>(row + i * W) = Vec<T, W>{};
+      continue;
+    }
+    gather_line<T, W, per_lane>(product, m, spectrum, lanes, line);
+    fft<T, W>(plan, {line + W, line, 2 * W}, {row + W, row, 2 * W}, scratch);
+  }
+}
+
+// |z|, element by element. z and u may be the same memory.
+template <class T, int W>
+void modulus(const T* z, T* u, int count) {
+  for (int i = 0; i < count; ++i, z += 2 * W, u += W) {
+    T square[W] __attribute__((aligned(64)));
+    at<T, W>(square) = at<T, W>(z) * at<T, W>(z) + at<T, W>(z + W) * at<T, W>(z + W);
+    for (int l = 0; l < W; ++l) u[l] = sizeof(T) == 4 ? __builtin_sqrtf(square[l]) : __builtin_sqrt(square[l]);
+  }
+}
+
+// One direction of the low-pass (scattering2d_pack.h): u[n·u_stride] -> out[m·out_stride].
+template <class T, int W>
+void lowpass(const Lowpass<T>& low, const T* u, ptrdiff_t u_stride, T* out, ptrdiff_t out_stride) {
+  using V = Vec<T, W>;
+  const int pairs = low.inputs / 2 + 1;
+  for (int chunk = 0; chunk < low.chunks; ++chunk) {
+    V p[kChunk] = {}, q[kChunk] = {};
+    const ptrdiff_t weights = ptrdiff_t(chunk) * pairs * kChunk;
+    for (int t = low.band[2 * chunk]; t < low.band[2 * chunk + 1]; ++t) {
+      const int down = low.centre - t;
+      const V a = at<T, W>(u + (low.centre + t) * u_stride);
+      const V b = at<T, W>(u + (down < 0 ? down + low.inputs : down) * u_stride);
+      const V sum = a + b, difference = a - b;
+      const T *even = low.even + weights + t * kChunk, *odd = low.odd + weights + t * kChunk;
+      SCATSIMCLR_UNROLL for (int i = 0; i < kChunk; ++i) p[i] += sum * even[i], q[i] += difference * odd[i];
+    }
+    for (int i = 0; i < kChunk; ++i) {
+      const int m = low.outputs / 2 + chunk * kChunk + i;
+      if (m >= low.outputs) break;
+      at<T, W>(out + (low.outputs - 1 - m) * out_stride) = p[i] - q[i];
+      at<T, W>(out + m * out_stride) = p[i] + q[i];
+    }
+  }
+}
+
+// Its adjoint: gradient of the outputs -> u[n·u_stride] for every n.
+template <class T, int W>
+void lowpass_adjoint(const Lowpass<T>& low, const T* grad, ptrdiff_t grad_stride, T* u, ptrdiff_t u_stride) {
+  using V = Vec<T, W>;
+  const int pairs = low.inputs / 2 + 1;
+  for (int n = 0; n < low.inputs; ++n) at<T, W>(u + n * u_stride) = V{};
+  for (int chunk = 0; chunk < low.chunks; ++chunk) {
+    V p[kChunk] = {}, q[kChunk] = {};
+    for (int i = 0; i < kChunk; ++i) {
+      const int m = low.outputs / 2 + chunk * kChunk + i;
+      if (m >= low.outputs) break;
+      const V here = at<T, W>(grad + m * grad_stride);
+      if (2 * m + 1 == low.outputs) {
+        p[i] = here;
+        continue;
+      }
+      const V mirror = at<T, W>(grad + (low.outputs - 1 - m) * grad_stride);
+      p[i] = here + mirror, q[i] = here - mirror;
+    }
+    const ptrdiff_t weights = ptrdiff_t(chunk) * pairs * kChunk;
+    for (int t = low.band[2 * chunk]; t < low.band[2 * chunk + 1]; ++t) {
+      const T *even = low.even + weights + t * kChunk, *odd = low.odd + weights + t * kChunk;
+      V sum = p[0] * even[0], difference = q[0] * odd[0];
+      SCATSIMCLR_UNROLL for (int i = 1; i < kChunk; ++i) sum += p[i] * even[i], difference += q[i] * odd[i];
+      const int down = low.centre - t;
+      at<T, W>(u + (low.centre + t) * u_stride) += sum + difference;
+      at<T, W>(u + (down < 0 ? down + low.inputs : down) * u_stride) += sum - difference;
+    }
+  }
+}
+
+// Transforms the real columns u0 and u1 together and stores twice their half spectra at columns a and a + 1 of
+// a spectrum whose rows are `stride` scalars apart. pair: scratch of 4·length complex elements.
+template <class T, int W>
+void forward_pair(const FftPlan<T>& plan, const T* u0, const T* u1, ptrdiff_t u_stride, T* spectrum,
+                  ptrdiff_t stride, T* pair) {
+  using V = Vec<T, W>;
+  const int n = plan.length;
+  fft<T, W>(plan, {u0, u1, u_stride}, {pair, pair + W, 2 * W}, pair + ptrdiff_t(n) * 2 * W);
+  for (int k = 0; k <= n / 2; ++k) {
+    const T *z = pair + ptrdiff_t(k) * 2 * W, *m = pair + ptrdiff_t(k == 0 ? 0 : n - k) * 2 * W;
+    const V zr = at<T, W>(z), zi = at<T, W>(z + W), mr = at<T, W>(m), mi = at<T, W>(m + W);
+    T* to = spectrum + k * stride;
+    at<T, W>(to) = zr + mr, at<T, W>(to + W) = zi - mi;
+    at<T, W>(to + 2 * W) = zi + mi, at<T, W>(to + 3 * W) = mr - zr;
+  }
+}
+
+// The adjoint of û = 2·F(u) in both directions, last half: two columns of the accumulated half spectrum, already
+// transformed along the other direction, to the real columns u0 and u1.
+template <class T, int W>
+void backward_pair(const FftPlan<T>& plan, const T* spectrum, ptrdiff_t stride, T* u0, T* u1, T* pair) {
+  using V = Vec<T, W>;
+  const int n = plan.length;
+  for (int k = 0; k <= n / 2; ++k) {
+    const T* from = spectrum + k * stride;
+    T *z = pair + ptrdiff_t(k) * 2 * W, *m = pair + ptrdiff_t(k == 0 ? 0 : n - k) * 2 * W;
+    V ar = at<T, W>(from), ai = at<T, W>(from + W), br = at<T, W>(from + 2 * W), bi = at<T, W>(from + 3 * W);
+    if (2 * k == n || k == 0) {
+      // These rows are their own mirror images: the imaginary part stands for nothing real.
+      at<T, W>(z) = ar + ar, at<T, W>(z + W) = br + br;
+    } else {
+      at<T, W>(z) = ar - bi, at<T, W>(z + W) = ai + br;
+      at<T, W>(m) = ar + bi, at<T, W>(m + W) = br - ai;
+    }
+  }
+  fft<T, W>(plan, {pair + W, pair, 2 * W}, {u1, u0, W}, pair + ptrdiff_t(n) * 2 * W);
+}
+
+// Transforms each row of a half spectrum along itself, in place.
+template <class T, int W>
+void spectrum_rows(const FftPlan<T>& plan, int rows, T* spectrum, bool inverse, T* scratch) {
+  for (int m = 0; m < rows; ++m) {
+    T* row = spectrum + ptrdiff_t(m) * odd_stride(plan.length) * 2 * W;
+    T *re = inverse ? row + W : row, *im = inverse ? row : row + W;
+    fft<T, W>(plan, {re, im, 2 * W}, {re, im, 2 * W}, scratch);
+  }
+}
+
+// The adjoint of gather_line: accumulates a line's gradient at the bins it came from. With `lanes`, every lane
+// keeps a spectrum of its own (the planes are told apart later).
+template <class T, int W, bool per_lane>
+void scatter_line(const Product<T>& product, int line, const T* in, const Lanes<T, W>* lanes, T* spectrum) {
+  using V = Vec<T, W>;
+  for (int s = product.line_start[line]; s < product.line_start[line + 1]; ++s) {
+    const Segment& segment = product.segments[s];
+    T* to = spectrum + ptrdiff_t(segment.source) * 2 * W;
+    const ptrdiff_t step = ptrdiff_t(segment.step) * 2 * W;
+    const T* from = in + ptrdiff_t(segment.dst) * 2 * W;
+    const T* weight = product.weights + ptrdiff_t(segment.weight) * product.weight_stride;
+    const T sign = segment.conj ? -1 : 1;
+    if constexpr (per_lane) {
+      weight += lanes->theta0;
+      for (int i = 0; i < segment.length; ++i, to += step, from += 2 * W, weight += product.weight_stride) {
+        const V w = *reinterpret_cast<const typename Simd<T, W>::Unaligned*>(weight);
+        at<T, W>(to) += w * at<T, W>(from);
+        at<T, W>(to + W) += w * sign * at<T, W>(from + W);
+      }
+    } else {
+      for (int i = 0; i < segment.length; ++i, to += step, from += 2 * W) {
+        at<T, W>(to) += at<T, W>(from) * weight[i];
+        at<T, W>(to + W) += at<T, W>(from + W) * (sign * weight[i]);
+      }
+    }
+  }
+}
+
+// The adjoint of inverse_lines: the columns of z are already transformed; `spectrum` accumulates.
+template <class T, int W, bool per_lane>
+void inverse_lines_adjoint(const Product<T>& product, const T* z, const Lanes<T, W>* lanes,
+                           const FftPlan<T>& plan, T* spectrum, T* line, T* scratch) {
+  for (int m = 0; m < product.lines; ++m) {
+    if (product.line_start[m] == product.line_start[m + 1]) continue;
+    const T* row = z + ptrdiff_t(m) * odd_stride(product.length) * 2 * W;
+    fft<T, W>(plan, {row, row + W, 2 * W}, {line, line + W, 2 * W}, scratch);
+    scatter_line<T, W, per_lane>(product, m, line, lanes, spectrum);
+  }
+}
+
+// z ← grad · z/|z|, with the subgradient 0 at 0.
+template <class T, int W>
+void modulus_adjoint(T* z, const T* grad, int count) {
+  using V = Vec<T, W>;
+  for (int i = 0; i < count; ++i, z += 2 * W, grad += W) {
+    T r[W] __attribute__((aligned(64)));
+    at<T, W>(r) = at<T, W>(z) * at<T, W>(z) + at<T, W>(z + W) * at<T, W>(z + W);
+    for (int l = 0; l < W; ++l) r[l] = sizeof(T) == 4 ? __builtin_sqrtf(r[l]) : __builtin_sqrt(r[l]);
+    const V modulus = at<T, W>(r);
+    const V factor = modulus == 0 ? V{} : at<T, W>(grad) / modulus;
+    at<T, W>(z) *= factor, at<T, W>(z + W) *= factor;
+  }
+}
+
+template <class T, int W>
+SCATSIMCLR_INLINE T sum_lanes(const T* v) {
+  if constexpr (W == 1) {
+    return *v;
+  } else {
+    T half[W / 2] __attribute__((aligned(64)));
+    at<T, W / 2>(half) = at<T, W / 2>(v) + at<T, W / 2>(v + W / 2);
+    return sum_lanes<T, W / 2>(half);
+  }
+}

@@ -1,0 +1,126 @@
+// What the forward and the backward pass share: scratch memory, lanes in and out of tensors, the grids.
+
+// Elements of the two grids' spectra and fields at level j, in scalars.
+template <class T, int W>
+struct Sizes {
+  int ny, nx, lines_y, lines_x;
+  explicit Sizes(const Pack<T>& pack, int j) : ny(pack.ny >> j), nx(pack.nx >> j) {}
+  // A complex field with odd_stride rows, in either orientation.
+  size_t field() const { return size_t(std::max(ny * odd_stride(nx), nx * odd_stride(ny))) * 2 * W; }
+  size_t spectrum() const { return size_t(half_rows(ny)) * odd_stride(nx) * 2 * W; }
+};
+
+template <class T>
+struct Arena {
+  T* next;
+  T* take(size_t scalars) {
+    T* taken = next;
+    next += (scalars + 15) / 16 * 16;
+    return taken;
+  }
+};
+
+// The offset of coefficient q of a plane, in elements.
+inline ptrdiff_t coefficient_offset(const Plane& p, int64_t plane, int colours, int coefficients, int q) {
+  return plane / colours * p.image + (plane % colours * coefficients + q) * p.channel;
+}
+
+// Index of the first of the second-order coefficients of path (j1, θ1) among the K of a plane.
+inline int second_coefficient(int J, int L, int j1, int theta1) {
+  int paths = 0;
+  for (int j = 0; j < j1; ++j) paths += L * (J - 1 - j);
+  return 1 + J * L + L * paths + theta1 * L * (J - 1 - j1);
+}
+
+template <class To>
+struct Cast {
+  static To from(double v) { return static_cast<To>(static_cast<float>(v)); }
+  static To from(float v) { return static_cast<To>(v); }
+};
+template <>
+struct Cast<double> {
+  static double from(double v) { return v; }
+};
+
+template <class E, class T, int W>
+void write_lanes_as(const Plane& out, const T* s, int height, int width, const ptrdiff_t* offset, int used) {
+  E* base = static_cast<E*>(out.data);
+  if (out.column == 1) {
+    for (int l = 0; l < used; ++l) {
+      for (int y = 0; y < height; ++y) {
+        E* row = base + offset[l] + y * out.row;
+        const T* from = s + ptrdiff_t(y) * width * W + l;
+        for (int x = 0; x < width; ++x) row[x] = Cast<E>::from(from[ptrdiff_t(x) * W]);
+      }
+    }
+    return;
+  }
+  for (int y = 0; y < height; ++y) {
+    for (int x = 0; x < width; ++x, s += W) {
+      E* pixel = base + y * out.row + x * out.column;
+      for (int l = 0; l < used; ++l) pixel[offset[l]] = Cast<E>::from(s[l]);
+    }
+  }
+}
+
+// Writes a field (height · width, W lanes) of coefficients; lane l goes to offset[l] of the output.
+template <class T, int W>
+void write_lanes(const Plane& out, const T* s, int height, int width, const ptrdiff_t* offset, int used) {
+  switch (out.type) {
+    case Element::f32: return write_lanes_as<float, T, W>(out, s, height, width, offset, used);
+    case Element::f64: return write_lanes_as<double, T, W>(out, s, height, width, offset, used);
+    case Element::bf16: return write_lanes_as<c10::BFloat16, T, W>(out, s, height, width, offset, used);
+    case Element::f16: return write_lanes_as<c10::Half, T, W>(out, s, height, width, offset, used);
+  }
+}
+
+template <class E, class T, int W>
+void read_lanes_as(const Plane& in, T* s, int height, int width, const ptrdiff_t* offset, int used) {
+  const E* base = static_cast<const E*>(in.data);
+  for (int y = 0; y < height; ++y) {
+    for (int x = 0; x < width; ++x, s += W) {
+      const E* pixel = base + y * in.row + x * in.column;
+      for (int l = 0; l < W; ++l) s[l] = l < used ? static_cast<T>(pixel[offset[l]]) : T(0);
+    }
+  }
+}
+
+// Reads a field of gradients; lanes that are not used become 0.
+template <class T, int W>
+void read_lanes(const Plane& in, T* s, int height, int width, const ptrdiff_t* offset, int used) {
+  switch (in.type) {
+    case Element::f32: return read_lanes_as<float, T, W>(in, s, height, width, offset, used);
+    case Element::f64: return read_lanes_as<double, T, W>(in, s, height, width, offset, used);
+    case Element::bf16: return read_lanes_as<c10::BFloat16, T, W>(in, s, height, width, offset, used);
+    case Element::f16: return read_lanes_as<c10::Half, T, W>(in, s, height, width, offset, used);
+  }
+}
+
+// Index reflection without repeating the edge, of period 2(size − 1), as numpy.pad(mode="reflect").
+inline int reflect(int index, int size) {
+  const int period = std::max(2 * (size - 1), 1);
+  const int i = ((index % period) + period) % period;
+  return i < size ? i : period - i;
+}
+
+// Planes first … first + W of x, padded by reflection, one in each lane; lanes beyond the last plane hold 0.
+template <class T, int W>
+void read_planes(const Scattering<T>& job, int64_t first, T* padded) {
+  const int ny = job.pack.ny, nx = job.pack.nx;
+  const int top = (ny - job.height) / 2, left = (nx - job.width) / 2;
+  const int64_t planes = job.images * job.colours;
+  const T* x = static_cast<const T*>(job.x.data);
+  for (int y = 0; y < ny; ++y) {
+    T* row = padded + ptrdiff_t(y) * nx * W;
+    const ptrdiff_t from = reflect(y - top, job.height) * job.x.row;
+    for (int l = 0; l < W; ++l) {
+      if (first + l >= planes) {
+        for (int i = 0; i < nx; ++i) row[i * W + l] = 0;
+        continue;
+      }
+      const int64_t plane = first + l;
+      const T* in = x + plane / job.colours * job.x.image + plane % job.colours * job.x.channel + from;
+      for (int i = 0; i < nx; ++i) row[i * W + l] = in[reflect(i - left, job.width) * job.x.column];
+    }
+  }
+}

@@ -1,0 +1,285 @@
+"""Settings: what can be set, how files and `key=value` overrides are read, and what is refused.
+
+The original code's `config.yaml` and `config_pretext.yaml` are valid files. Defaults of single settings are the
+original's recipe; a data set's own recipe is the file `configs/<data set>.yaml`.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from scatsimclr.errors import UserError
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+def _literal_tuple(value: Any) -> Any:
+    """The original writes shapes as the string "(96, 96, 3)" and evaluates it; only a literal is read here."""
+    if isinstance(value, str):
+        try:
+            return ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            return value
+    return value
+
+
+def _optional(value: Any) -> Any:
+    """YAML reads None as the string "None"."""
+    return None if value == "None" else value
+
+
+Shape = Annotated[tuple[PositiveInt, PositiveInt, Literal[3]], BeforeValidator(_literal_tuple)]
+Range = Annotated[tuple[float, float], BeforeValidator(_literal_tuple)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
+
+
+class ModelSettings(_Settings):
+    """The encoder."""
+
+    base_model: Literal["scatsimclr8", "scatsimclr12", "scatsimclr16", "scatsimclr30", "scatsimclr45"] = (
+        "scatsimclr8"
+    )
+    out_dim: PositiveInt = 128
+    J: PositiveInt = 2
+    L: PositiveInt = 16
+    stem: PositiveInt | None = None
+
+    @property
+    def res_blocks(self) -> int:
+        return int(self.base_model.removeprefix("scatsimclr"))
+
+
+class DatasetSettings(_Settings):
+    """The images. `labels_per_class` of the few-label probes stand in `evaluation`."""
+
+    dataset: str = "digits"
+    input_shape: Shape = (32, 32, 3)
+    valid_size: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    download: bool = True
+
+
+class AugmentSettings(_Settings):
+    """Random transformations of a view; 0 or false switches one off. See scatsimclr.data.augment.AugmentSpec."""
+
+    crop: bool = True
+    crop_scale: Range = (0.08, 1.0)
+    crop_ratio: Range = (3 / 4, 4 / 3)
+    flip: Probability = 0.5
+    jitter: Probability = 0.8
+    brightness: NonNegativeFloat = 0.8
+    contrast: NonNegativeFloat = 0.8
+    saturation: NonNegativeFloat = 0.8
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.2
+    grayscale: Probability = 0.2
+    blur: Probability = 0.5
+    blur_sigma: Range = (0.1, 2.0)
+    affine: bool = False
+
+
+class LossSettings(_Settings):
+    """NT-Xent."""
+
+    temperature: PositiveFloat = 0.5
+    use_cosine_similarity: bool = True
+
+
+class PretextSettings(_Settings):
+    """The pretext task of `--mode pretext`."""
+
+    rotation: bool = False
+    jigsaw: bool = False
+    num_jigsaw: Literal[35] = 35
+    lambda_: NonNegativeFloat = Field(default=0.3, alias="lambda")
+
+
+class EvaluationSettings(_Settings):
+    """The probes: the paper's linear layer, and kNN. `seeds` repeats what is drawn at random."""
+
+    probe_epochs: PositiveInt = 100
+    knn_k: PositiveInt = 200
+    labels_per_class: tuple[PositiveInt, ...] = (10,)
+    seeds: PositiveInt = 5
+    batch_size: PositiveInt = 256
+
+
+class Config(_Settings):
+    """Everything that decides a run."""
+
+    mode: Literal["unsupervised", "pretext"] = "unsupervised"
+    fused: bool = False
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    seed: NonNegativeInt = 0
+    epochs: PositiveInt = 100
+    batch_size: PositiveInt = 64
+    accumulate: PositiveInt = 1
+    views: Literal["concatenated", "separate"] = "concatenated"
+    lr: PositiveFloat = 3e-4
+    flat_epochs: NonNegativeInt = 10
+    weight_decay: NonNegativeFloat = 1e-5
+    validate_every_n_epochs: PositiveInt = 1
+    eval_every_n_epochs: PositiveInt = 10
+    log_every_n_steps: PositiveInt = 100
+    best_by: Literal["validation_loss", "knn"] = "validation_loss"
+    fine_tune_from: Annotated[str | None, BeforeValidator(_optional)] = None
+    data_dir: Annotated[str | None, BeforeValidator(_optional)] = None
+    model: ModelSettings = ModelSettings()
+    dataset: DatasetSettings = DatasetSettings()
+    augment: AugmentSettings = AugmentSettings()
+    loss: LossSettings = LossSettings()
+    pretext: PretextSettings | None = None
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _image_holds_the_scale(self) -> Config:
+        height, width, _ = self.dataset.input_shape
+        if min(height, width) < 2**self.model.J:
+            raise ValueError(
+                f"model.J={self.model.J} is too large for {height}×{width} images: 2^J may not exceed the image"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_pretext_task(self) -> Config:
+        if self.mode == "pretext" and (self.pretext is None or self.pretext.rotation == self.pretext.jigsaw):
+            raise ValueError(
+                "mode=pretext needs exactly one of pretext.rotation=true and pretext.jigsaw=true"
+            )
+        return self
+
+    def resolved_amp(self, device_type: str) -> torch.dtype | None:
+        """The dtype of autocast, None for float32. "auto" is bfloat16 with `fused` on CUDA, else off."""
+        amp = self.amp
+        if amp == "auto":
+            amp = "bf16" if self.fused and device_type == "cuda" else "off"
+        return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False)
+
+
+def shipped(name: str) -> str | None:
+    """Text of the shipped settings file `configs/<name>.yaml`, or None."""
+    file = resources.files("scatsimclr") / "configs" / f"{name}.yaml"
+    return file.read_text() if file.is_file() else None
+
+
+def load_config(
+    file: str | None = None, overrides: list[str] | tuple[str, ...] = (), base: dict | None = None
+) -> Config:
+    """Settings from a file (a path, or the name of a shipped one), then `key=value` overrides.
+
+    Without a file the shipped one of the data set that `overrides` name is taken ("digits" if none), or `base`,
+    a dict of settings. Raises UserError that names the setting and, for an unknown one, its nearest valid name.
+    """
+    changes = [_split(override) for override in overrides]
+    if base is not None:
+        settings = base
+    elif file is not None:
+        settings = _read(file)
+    else:
+        dataset = dict(changes).get("dataset.dataset", "digits")
+        settings = yaml.safe_load(shipped(str(dataset)) or "{}")
+    for key, value in changes:
+        _set(settings, key, value)
+    return parse_config(settings)
+
+
+def parse_config(settings: dict) -> Config:
+    """Config of a dict of settings; UserError for the first that is unknown or ill-typed."""
+    try:
+        return Config.model_validate(settings)
+    except ValidationError as error:
+        raise UserError(_describe(error.errors(include_url=False)[0])) from None
+
+
+def setting_names(model: type[BaseModel] = Config, prefix: str = "") -> list[str]:
+    """Dotted names of all settings."""
+    names = []
+    for name, field in model.model_fields.items():
+        dotted = prefix + (field.alias or name)
+        section = next(
+            (a for a in (field.annotation, *getattr(field.annotation, "__args__", ())) if _is_section(a)),
+            None,
+        )
+        names += [dotted] if section is None else setting_names(section, dotted + ".")
+    return names
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _read(file: str) -> dict:
+    path = Path(file)
+    if path.is_file():
+        text = path.read_text()
+    elif (text := shipped(file)) is None:
+        raise UserError(f"settings file {file} does not exist")
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"settings file {file} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(settings, dict):
+        raise UserError(f"settings file {file} must hold `name: value` lines")
+    return settings
+
+
+def _split(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"{override!r} is neither an option nor key=value")
+    try:
+        return key, yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"the value of {override!r} is not valid YAML") from None
+
+
+def _set(settings: dict, key: str, value: Any) -> None:
+    *sections, name = key.split(".")
+    for section in sections:
+        if settings.get(section) is None:
+            settings[section] = {}
+        settings = settings[section]
+        if not isinstance(settings, dict):
+            raise UserError(_unknown(key))
+    settings[name] = value
+
+
+def _describe(error: dict) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return _unknown(key)
+    message = error["msg"].removeprefix("Value error, ")
+    return f"setting {key}: {message}, got {error['input']!r}" if key else message
+
+
+def _unknown(key: str) -> str:
+    names = setting_names()
+    by_leaf = {name.rpartition(".")[2]: name for name in names}
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    leaf = difflib.get_close_matches(key.rpartition(".")[2], list(by_leaf), n=1, cutoff=0.7)
+    nearest = near[0] if near else by_leaf[leaf[0]] if leaf else None
+    return f"unknown setting {key}" + (f"; did you mean {nearest}?" if nearest else "")

@@ -1,0 +1,1 @@
+"""Data sets as resident uint8 arrays, and the augmentation pipelines that read them."""

@@ -1,0 +1,166 @@
+"""The two-view augmentation on batches in plain PyTorch, with torchvision's semantics on Pillow images.
+
+    augment = Augment(AugmentSpec(size=(32, 32)), seed=0)
+    first, second = (augment(images, indices, epoch, view) for view in (0, 1))
+
+Steps: Lanczos random resized crop, flip, (affine), colour jitter, grey, Gaussian blur, [0, 1],
+normalisation. Between steps a picture is 8-bit levels, as it is in Pillow. All sums whose order a
+library may choose are exact and everything else is one rounding per call, so a view is bit-equal
+whatever batch it is made in and however many threads there are.
+"""
+
+import torch
+
+from .blur import gaussian_blur
+from .color import HUE, jitter_, luma
+from .recipe import AugmentSpec, Params, draw_params
+from .resample import affine_nearest, crop_matrix, resample
+
+__all__ = ["Augment", "AugmentSpec", "Params", "center_view", "normalize", "to_uint8"]
+
+# Pixels worked on at a time: the buffers of a slice stay in the last-level cache.
+_SLICE_PIXELS = 1 << 18
+
+
+class Augment:
+    """Draws and applies the augmentation. Holds no state besides its settings.
+
+    Args:
+        spec: the recipe.
+        seed: integer in [0, 2**64).
+    """
+
+    def __init__(self, spec: AugmentSpec, seed: int):
+        if not isinstance(spec, AugmentSpec):
+            raise TypeError(f"spec: expected AugmentSpec, got {type(spec).__name__}")
+        self.spec, self.seed = spec, seed
+        self.draw([0], 0, 0)  # refuses a bad seed here rather than in the first step of a training
+
+    def draw(self, indices, epoch: int, view: int) -> Params:
+        """All random parameters of a batch: see `recipe.draw_params`."""
+        return draw_params(self.spec, self.seed, indices, epoch, view)
+
+    def apply(self, images: torch.Tensor, params: Params, normalize: bool = True) -> torch.Tensor:
+        """Apply drawn parameters.
+
+        Args:
+            images: uint8 (B, H, W, 3), (H, W) = spec.size.
+            params: B rows.
+            normalize: subtract the mean and divide by the standard deviation.
+
+        Returns:
+            float32 (B, 3, H, W), channels_last; without `normalize` k / 255 for levels k.
+
+        Raises:
+            TypeError: images are not a uint8 tensor. ValueError: a shape is wrong.
+        """
+        _check_images(images, self.spec)
+        if len(params) != len(images):
+            raise ValueError(f"params: expected {len(images)} rows, one per image, got {len(params)}")
+        params = params.to(images.device)
+        result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+        # `jitter_` wants the samples in the order of their hue step; the unjittered come last.
+        position = (params.order == HUE).to(torch.int64).argmax(1)
+        rows = torch.where(params.jitter, position, 4).argsort(stable=True)
+        height, width = self.spec.size
+        for part in rows.split(max(1, _SLICE_PIXELS // (height * width))):
+            planes = self._planes(images.index_select(0, part), params[part])
+            view = _scaled(planes, self.spec, normalize).permute(1, 2, 3, 0).contiguous()
+            result.index_copy_(0, part, view)
+        return result.permute(0, 3, 1, 2)
+
+    def __call__(self, images: torch.Tensor, indices, epoch: int, view: int) -> torch.Tensor:
+        """Draw and apply: float32 (B, 3, H, W) channels_last, normalised."""
+        return self.apply(images, self.draw(indices, epoch, view))
+
+    def _planes(self, images: torch.Tensor, params: Params) -> torch.Tensor:
+        """The augmented levels, float32 (3, B, H, W), of samples in the order that `jitter_` wants."""
+        spec = self.spec
+        planes = _geometry(images, params, spec)
+        jittered = int(params.jitter.sum())
+        if jittered:
+            part = params[:jittered]
+            jitter_(planes[:, :jittered], part.order, part.factors, spec.hue > 0)
+        grey = params.grayscale.nonzero()[:, 0]
+        if len(grey):
+            planes.index_copy_(1, grey, luma(planes.index_select(1, grey)).expand(3, -1, -1, -1))
+        soft = params.blur.nonzero()[:, 0]
+        if len(soft) and spec.blur_taps > 1:
+            blurred = gaussian_blur(planes.index_select(1, soft), params.sigma[soft], spec.blur_taps)
+            planes.index_copy_(1, soft, blurred)
+        return planes
+
+
+def _geometry(images: torch.Tensor, params: Params, spec: AugmentSpec) -> torch.Tensor:
+    """Crop, flip and affine map: uint8 (B, H, W, 3) -> float32 (3, B, H, W), whole numbers 0..255."""
+    height, width = spec.size
+    planes = torch.empty((3, len(images), height, width), dtype=torch.float32, device=images.device)
+    if spec.crop:
+        top, left, tall, wide = params.box.unbind(1)
+        across = crop_matrix(left, wide, width, params.flip)
+        down = crop_matrix(top, tall, height)
+        planes.copy_(resample(images, across, down).permute(2, 0, 1, 3))
+    else:
+        planes.copy_(images.permute(3, 0, 1, 2))
+        turned = params.flip.nonzero()[:, 0]
+        if len(turned):
+            planes.index_copy_(1, turned, planes.index_select(1, turned).flip(3))
+    return affine_nearest(planes, params.affine) if spec.affine else planes
+
+
+def _check_images(images, spec: AugmentSpec) -> None:
+    if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
+        raise TypeError(f"images: expected a uint8 tensor, got {getattr(images, 'dtype', type(images))}")
+    expected = (*spec.size, 3)
+    if images.ndim != 4 or tuple(images.shape[1:]) != expected:
+        raise ValueError(f"images: expected shape (B, {', '.join(map(str, expected))}), "
+                         f"got {tuple(images.shape)}")  # fmt: skip
+
+
+def _scaled(levels: torch.Tensor, spec: AugmentSpec, normalised: bool) -> torch.Tensor:
+    """Levels of (3, ...) planes to [0, 1] and normalised, in place, in torchvision's order of rounding."""
+    levels.div_(255.0)
+    if not normalised:
+        return levels
+    mean, std = (torch.tensor(v, device=levels.device).view(3, 1, 1, 1) for v in (spec.mean, spec.std))
+    return levels.sub_(mean).div_(std)
+
+
+def center_view(images: torch.Tensor, spec: AugmentSpec, normalize: bool = True) -> torch.Tensor:
+    """The view for evaluation: the whole image, no augmentation.
+
+    Args:
+        images: uint8 (B, H, W, 3), (H, W) = spec.size.
+
+    Returns:
+        float32 (B, 3, H, W), channels_last.
+
+    Raises:
+        TypeError, ValueError: as `Augment.apply`.
+    """
+    _check_images(images, spec)
+    planes = _scaled(images.permute(3, 0, 1, 2).to(torch.float32), spec, normalize)
+    return planes.permute(1, 2, 3, 0).contiguous().permute(0, 3, 1, 2)
+
+
+def _constants(images: torch.Tensor, spec: AugmentSpec) -> tuple[torch.Tensor, torch.Tensor]:
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ValueError(f"images: expected floating point (B, 3, H, W), got {images.dtype} "
+                         f"{tuple(images.shape)}")  # fmt: skip
+    return tuple(images.new_tensor(value).view(1, 3, 1, 1) for value in (spec.mean, spec.std))
+
+
+def normalize(images: torch.Tensor, spec: AugmentSpec) -> torch.Tensor:
+    """(x - mean) / std of floating-point (B, 3, H, W) images in [0, 1]; a new tensor of their dtype."""
+    mean, std = _constants(images, spec)
+    return (images - mean) / std
+
+
+def to_uint8(images: torch.Tensor, spec: AugmentSpec) -> torch.Tensor:
+    """Undo the normalisation, for showing: floating point (B, 3, H, W) -> uint8 (B, H, W, 3).
+
+    Exact for float32 views: the levels that went in come out.
+    """
+    mean, std = _constants(images, spec)
+    levels = (images * std + mean).mul_(255.0).round_().clamp_(0.0, 255.0)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,161 @@
+"""Data sets by name, each as one `ImageSet`: uint8 images and labels, resident in memory.
+
+    from scatsimclr.data.datasets import load
+    images = load("stl10", "pretrain", size=(96, 96))
+
+Splits: "pretrain" is what self-supervised training sees, "train" and "test" are the labelled splits of the
+probe. Images of another size than asked for are resized with Pillow's Lanczos filter.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
+
+import torch
+
+from scatsimclr.data import cifar, digits, folder, stl10
+from scatsimclr.data.imageset import DataError, ImageSet, Request
+
+__all__ = [
+    "DATASETS",
+    "DataError",
+    "Dataset",
+    "ImageSet",
+    "folds",
+    "load",
+    "names",
+    "normalization",
+    "splits",
+]
+
+T = TypeVar("T")
+Channels = tuple[float, float, float]
+
+# The recipe's: ImageNet's for photographs, CIFAR's own; the digits' were measured on their train split.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CIFAR = ((0.491, 0.482, 0.447), (0.247, 0.243, 0.261))
+_DIGITS = ((0.312, 0.312, 0.312), (0.357, 0.357, 0.357))
+_SPLITS = ("pretrain", "train", "test")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What is known of a data set before it is read.
+
+    size: its usual (H, W). normalization: (mean, std) per channel of pixels in 0..1.
+    """
+
+    about: str
+    size: tuple[int, int]
+    splits: tuple[str, ...]
+    normalization: tuple[Channels, Channels]
+    read: Callable[[Request], ImageSet]
+
+
+DATASETS: Mapping[str, Dataset] = MappingProxyType(
+    {
+        "digits": Dataset(
+            "scikit-learn's 1,797 digits, no download", (32, 32), _SPLITS, _DIGITS, digits.read
+        ),
+        "cifar10": Dataset("CIFAR-10", (32, 32), _SPLITS, _CIFAR, cifar.read),
+        "cifar20": Dataset("CIFAR-100 with its 20 super-classes", (32, 32), _SPLITS, _CIFAR, cifar.read),
+        "cifar100": Dataset("CIFAR-100", (32, 32), _SPLITS, _CIFAR, cifar.read),
+        "stl10": Dataset("STL-10", (96, 96), (*_SPLITS, "unlabeled"), _IMAGENET, stl10.read),
+        "folder": Dataset("your own images", (96, 96), (*_SPLITS, "unlabeled"), _IMAGENET, folder.read),
+    }
+)
+
+
+def names() -> tuple[str, ...]:
+    """The names that `load` knows."""
+    return tuple(DATASETS)
+
+
+def splits(name: str) -> tuple[str, ...]:
+    """The splits of a data set; DataError for an unknown name."""
+    return _dataset(name).splits
+
+
+def normalization(name: str) -> tuple[Channels, Channels]:
+    """(mean, std) of the three channels, for pixels scaled to 0..1; DataError for an unknown name."""
+    return _dataset(name).normalization
+
+
+def load(
+    name: str,
+    split: str,
+    *,
+    size: tuple[int, int],
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = True,
+    progress: bool = True,
+) -> ImageSet:
+    """One split of a data set as images uint8 (n, H, W, 3) and labels int64 (n,).
+
+    name: one of `names()`. split: one of `splits(name)`.
+    size: (H, W) in pixels, positive; `DATASETS[name].size` is the usual one.
+    data_dir: where files are looked for and downloaded to, default pooch's cache folder for "scatsimclr";
+        for "folder" the images themselves, required; not used by "digits".
+    download: whether archives that are not there may be fetched from their official source.
+    progress: show progress bars, on a terminal only.
+
+    Raises DataError for everything that a user can cause: an unknown name, a folder or file that is absent,
+    truncated, damaged or tampered with, no network, a wrong checksum.
+    """
+    dataset = _dataset(name)
+    if split not in dataset.splits:
+        raise DataError(f"{name} has no split {split!r}: {_choices(split, dataset.splits)}")
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise DataError(f"size must be two positive integers (H, W), got {size!r}")
+    height, width = size
+    return _told(dataset.read, Request(name, split, (height, width), _path(data_dir), download, progress))
+
+
+def folds(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = True,
+    progress: bool = True,
+) -> tuple[torch.Tensor, ...]:
+    """The predefined folds of a data set: int64 index tensors into its split "train".
+
+    Only stl10 has them: ten of 1,000 images each. Arguments as for `load`. DataError for any other data set,
+    absent files, or indices out of range.
+    """
+    _dataset(name)
+    if name != "stl10":
+        raise DataError(f"{name} has no predefined folds: only stl10 has")
+    request = Request(name, "train", DATASETS[name].size, _path(data_dir), download, progress)
+    return _told(stl10.folds, request)
+
+
+def _told(read: Callable[[Request], T], request: Request) -> T:
+    """`read(request)`; a file that the system will not open is a DataError too."""
+    try:
+        return read(request)
+    except OSError as error:
+        where = error.filename or request.data_dir
+        raise DataError(f"{request.name}: {where}: {error.strerror or error}") from error
+
+
+def _dataset(name: str) -> Dataset:
+    if name not in DATASETS:
+        raise DataError(f"unknown data set {name!r}: {_choices(name, names())}")
+    return DATASETS[name]
+
+
+def _choices(given: str, known: tuple[str, ...]) -> str:
+    nearest = difflib.get_close_matches(str(given).lower(), known, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return f"{hint}known are {', '.join(known)}"
+
+
+def _path(data_dir: str | os.PathLike[str] | None) -> Path | None:
+    return None if data_dir is None else Path(data_dir).expanduser()

@@ -1,0 +1,201 @@
+"""From any image that Pillow reads to uint8 RGB of one size, with Lanczos resampling."""
+
+from __future__ import annotations
+
+import functools
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tqdm import tqdm
+
+from scatsimclr.data.imageset import allocate
+
+# Raster formats only. Pillow tries every format it knows whatever a file's suffix says, and for EPS it
+# starts Ghostscript: a data set must not be able to start a program.
+_FORMATS = (
+    *("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "TGA", "JPEG2000", "AVIF", "ICO"),
+    *("PCX", "SGI"),
+)
+
+# HEIC is listed although Pillow cannot read it: photos of a phone are then named as skipped, not ignored.
+SUFFIXES = frozenset(
+    (
+        *(
+            ".jpg",
+            ".jpeg",
+            ".jpe",
+            ".jfif",
+            ".png",
+            ".apng",
+            ".bmp",
+            ".dib",
+            ".webp",
+            ".tif",
+            ".tiff",
+            ".gif",
+        ),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".jp2", ".j2k", ".jpx", ".avif", ".ico", ".pcx"),
+        *(".sgi", ".heic", ".heif"),
+    )
+)
+
+# What Pillow's readers raise on damaged files: seen when bytes of files of these formats were flipped and
+# cut off, or raised in the readers' source.
+_DAMAGED = (
+    *(OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError),
+    *(RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A Pillow image of any mode as mode RGB: upright by its EXIF orientation, transparency laid on white.
+
+    16-bit grey is scaled by 255/65535. Modes I and F have no agreed white: see `_grey_to_8_bits`.
+    """
+    source = image.format
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _grey_to_8_bits(image, source).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        white.alpha_composite(rgba)
+        return white.convert("RGB")
+    return image.convert("RGB")
+
+
+def _grey_to_8_bits(image: Image.Image, source: str | None) -> Image.Image:
+    """Mode I;16*, I or F as mode L.
+
+    I;16 and what PNG and PNM files give as I are 16-bit. Otherwise the values choose the scale: within 0..1
+    (F only), 0..255 or 0..65535 that range becomes 0..255; beyond these, the image's own minimum and maximum
+    become 0 and 255.
+    """
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("pixels that are not finite numbers")
+    low, high = values.min(), values.max()
+    if image.mode.startswith("I;16") or (image.mode == "I" and source in {"PNG", "PPM"}):
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 65535:
+        scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        low, high = 0.0, next(scale for scale in scales if high <= scale)
+    span = high - low or 1.0  # one value everywhere is black
+    eight = np.rint((values - low) * (255.0 / span)).astype(np.uint8)
+    transparent = image.info.get("transparency")
+    if isinstance(transparent, int):  # a grey PNG's one transparent value
+        eight[values == transparent] = 255
+    return Image.fromarray(eight)
+
+
+def read_image(path: Path, size: tuple[int, int]) -> np.ndarray | str:
+    """The image file `path` (its first frame) as uint8 (H, W, 3), or the reason why it cannot be read."""
+    try:
+        if os.path.getsize(path) == 0:
+            return "empty file"
+        with Image.open(path, formats=_formats()) as image:
+            return np.asarray(_resized(to_rgb(image), size))
+    except UnidentifiedImageError:
+        heic = path.suffix.lower() in {".heic", ".heif"}
+        return "HEIC, which Pillow cannot read: convert it to JPEG or PNG" if heic else "not a readable image"
+    except Image.DecompressionBombError as error:
+        return f"too large, it could be a decompression bomb: {error}"
+    except OSError as error:
+        return error.strerror or str(error) or type(error).__name__
+    except _DAMAGED as error:
+        return f"damaged image: {type(error).__name__}: {error}"
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)  # AVIF came with Pillow 11.3
+
+
+def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    height, width = size
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def pack(chunks: Iterable[np.ndarray], count: int, size: tuple[int, int], progress: bool) -> torch.Tensor:
+    """`count` images, given as chunks uint8 (k, h, w, 3) of any strides, as one uint8 (count, H, W, 3).
+
+    Images of another size are resized (Lanczos). The chunks are consumed one by one, so memory holds the
+    result and one chunk.
+    """
+    images = allocate(count, size)
+    out = images.numpy()
+    start = 0
+    with _bar(count, "reading", progress) as bar:
+        for chunk in chunks:
+            target = out[start : start + len(chunk)]
+            if chunk.shape[1:3] == size:
+                target[...] = chunk
+            else:
+                _resize_into(target, chunk)
+            start += len(chunk)
+            bar.update(len(chunk))
+    return images
+
+
+def _resize_into(target: np.ndarray, source: np.ndarray) -> None:
+    size = target.shape[1:3]
+
+    def run(indices: np.ndarray) -> None:
+        for i in indices:
+            target[i] = np.asarray(_resized(Image.fromarray(np.ascontiguousarray(source[i])), size))
+
+    _in_threads(run, np.array_split(np.arange(len(source)), _workers()), lambda: None)
+
+
+def read_files(
+    files: list[Path], size: tuple[int, int], progress: bool
+) -> tuple[torch.Tensor, list[int], dict[int, str]]:
+    """Decodes image files in threads (Pillow releases the GIL).
+
+    Returns the images that could be read, uint8 (k, H, W, 3), their k indices into `files`, ascending, and
+    the reason for each index that could not.
+    """
+    images = allocate(len(files), size)
+    out = images.numpy()
+    failed: dict[int, str] = {}
+
+    def run(index: int) -> None:
+        result = read_image(files[index], size)
+        if isinstance(result, str):
+            failed[index] = result
+        else:
+            out[index] = result
+
+    with _bar(len(files), "decoding", progress) as bar:
+        _in_threads(run, range(len(files)), bar.update)
+    kept = [i for i in range(len(files)) if i not in failed]
+    if failed:
+        for to, origin in enumerate(kept):  # in place: a second copy of everything could be too much
+            out[to] = out[origin]
+    return images[: len(kept)], kept, dict(sorted(failed.items()))
+
+
+def _in_threads(run: Callable, items: Iterable, after_each: Callable[[], object]) -> None:
+    pool = ThreadPoolExecutor(_workers())
+    try:
+        for _ in pool.map(run, items):
+            after_each()
+    finally:
+        pool.shutdown(cancel_futures=True)  # so that Ctrl-C does not wait for every image
+
+
+def _workers() -> int:
+    return min(16, os.cpu_count() or 1)
+
+
+def _bar(total: int, what: str, progress: bool) -> tqdm:
+    # disable=None is tqdm's "unless stderr is a terminal"
+    return tqdm(total=total, desc=what, unit="image", disable=None if progress else True, leave=False)

@@ -1,0 +1,98 @@
+"""What every data set becomes: `ImageSet`; how one is asked for: `Request`; what goes wrong: `DataError`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from scatsimclr.errors import UserError
+
+
+class DataError(UserError):
+    """A problem with a user's data or request, in one line that names the file, folder or argument."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of `scatsimclr.data.datasets.load`, checked; what a data set's reader gets."""
+
+    name: str
+    split: str
+    size: tuple[int, int]
+    data_dir: Path | None
+    download: bool
+    progress: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images and labels of one split, resident in memory.
+
+    images: uint8 (n, H, W, 3), contiguous, RGB, 0..255.
+    labels: int64 (n,), indices into `classes`; -1 where an image has no label.
+    classes: class names; () when there are no labels.
+    paths: per image its file, relative to the data folder, with `/`; None for sets not made of files.
+    skipped: (path, reason) of every file that was left out because it could not be read.
+    notes: one-line remarks that a report should show, such as a class that has no test image.
+
+    Raises TypeError or ValueError when these do not fit together.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: tuple[str, ...]
+    paths: tuple[str, ...] | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != torch.uint8 or labels.dtype != torch.int64:
+            raise TypeError(f"expected uint8 images and int64 labels, got {images.dtype} and {labels.dtype}")
+        if images.ndim != 4 or images.shape[3] != 3 or not images.is_contiguous():
+            raise ValueError(f"images must be a contiguous (n, H, W, 3), got {tuple(images.shape)}")
+        n = images.shape[0]
+        if labels.shape != (n,):
+            raise ValueError(f"labels must be ({n},) for {n} images, got {tuple(labels.shape)}")
+        if self.paths is not None and len(self.paths) != n:
+            raise ValueError(f"paths must name {n} images, got {len(self.paths)}")
+        if n and not -1 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
+            raise ValueError(
+                f"labels must be -1..{len(self.classes) - 1}, got {labels.min()}..{labels.max()}"
+            )
+
+    def __len__(self) -> int:
+        return self.images.shape[0]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every image has a label (an empty set has none)."""
+        return len(self) > 0 and bool((self.labels >= 0).all())
+
+    def subset(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> ImageSet:
+        """The images at `indices` (integers, in that order, or a boolean mask (n,)), copied.
+
+        `skipped` and `notes` stay those of the whole set. Raises IndexError for an index out of range.
+        """
+        index = torch.as_tensor(indices)
+        if index.dtype != torch.bool:
+            index = index.to(torch.int64)
+        chosen = torch.arange(len(self))[index]
+        paths = None if self.paths is None else tuple(self.paths[i] for i in chosen.tolist())
+        return replace(self, images=self.images[chosen], labels=self.labels[chosen], paths=paths)
+
+
+def allocate(count: int, size: tuple[int, int]) -> torch.Tensor:
+    """An uninitialised uint8 (count, H, W, 3); DataError naming the gigabytes if memory is too small."""
+    shape = (count, *size, 3)
+    try:
+        return torch.empty(shape, dtype=torch.uint8)
+    except RuntimeError as error:
+        gigabytes = count * size[0] * size[1] * 3 / 1e9
+        raise DataError(
+            f"{count} images of {size[0]}x{size[1]} need {gigabytes:.1f} GB of memory, more than there is"
+        ) from error

@@ -1,0 +1,93 @@
+"""Counter-based random numbers: what a sample draws depends on who it is, never on when it is drawn.
+
+Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011)
+maps a 128-bit counter and a 64-bit key to 128 random bits by a bijection. Key = seed, counter =
+(sample index, epoch, view, block): no two of them can share numbers, there is no state to save,
+and the batch, the process or the order in which samples are asked for cannot matter.
+"""
+
+import numpy as np
+
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
+_ROUNDS = 10
+
+
+def philox4x32(counter, key: int) -> np.ndarray:
+    """Philox4x32-10 of each counter.
+
+    Args:
+        counter: integers in [0, 2**32), shape (..., 4), least significant word first.
+        key: integer in [0, 2**64).
+
+    Returns:
+        uint32 array of the counter's shape.
+    """
+    shape = np.shape(counter)
+    c0, c1, c2, c3 = np.ascontiguousarray(np.asarray(counter, np.uint64).reshape(-1, 4).T)
+    k0, k1 = key & 0xFFFFFFFF, key >> 32
+    for _ in range(_ROUNDS):
+        first, second = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
+        c0, c1, c2, c3 = (
+            (second >> _HALF) ^ c1 ^ np.uint64(k0),
+            second & _LOW,
+            (first >> _HALF) ^ c3 ^ np.uint64(k1),
+            first & _LOW,
+        )
+        k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
+    return np.stack((c0, c1, c2, c3), -1).astype(np.uint32).reshape(shape)
+
+
+def uniforms(seed: int, indices, epoch: int, view: int, count: int) -> np.ndarray:
+    """`count` independent uniform numbers for each sample.
+
+    Number k of a sample is the same whatever `count` is, so that a later user of more numbers
+    does not disturb the earlier ones.
+
+    Args:
+        seed: integer in [0, 2**64).
+        indices: (B,) integers in [0, 2**32): which samples.
+        epoch: integer in [0, 2**32).
+        view: integer in [0, 2**32): which view of the sample, or another use of it.
+        count: how many numbers per sample.
+
+    Returns:
+        float64 (B, count), multiples of 2**-32 plus 2**-33: never 0 and never 1.
+
+    Raises:
+        TypeError: an argument is not integer. ValueError: it is out of range or of the wrong shape.
+    """
+    _check_integer("seed", seed, 64)
+    _check_integer("epoch", epoch, 32)
+    _check_integer("view", view, 32)
+    rows = _checked_indices(indices)
+    blocks = -(-count // 4)
+    counter = np.empty((rows.size, blocks, 4), np.uint64)
+    counter[..., 0] = rows[:, None]
+    counter[..., 1] = int(epoch)
+    counter[..., 2] = int(view)
+    counter[..., 3] = np.arange(blocks)
+    bits = philox4x32(counter, int(seed)).reshape(rows.size, 4 * blocks)[:, :count]
+    return (bits + 0.5) * 2.0**-32
+
+
+def _check_integer(name: str, value, bits: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    if not 0 <= int(value) < 2**bits:
+        raise ValueError(f"{name}: expected 0 <= {name} < 2**{bits}, got {value}")
+
+
+def _checked_indices(indices) -> np.ndarray:
+    rows = np.asarray(indices)
+    if rows.ndim != 1:
+        raise ValueError(f"indices: expected one dimension (B,), got shape {rows.shape}")
+    if rows.size == 0:
+        return rows.astype(np.uint64)
+    if rows.dtype.kind not in "iu":
+        raise TypeError(f"indices: expected integers, got {rows.dtype}")
+    if rows.min() < 0 or rows.max() >= 2**32:
+        raise ValueError(f"indices: expected 0 <= index < 2**32, got {rows.min()} to {rows.max()}")
+    return rows.astype(np.uint64)

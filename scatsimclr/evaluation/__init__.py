@@ -1,0 +1,1 @@
+"""How good an encoder is: linear probe, few-label probe and kNN on its features."""

@@ -1,0 +1,27 @@
+"""Features of whole image sets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from scatsimclr.data.augment import AugmentSpec, center_view
+
+
+@torch.inference_mode()
+def extract(model: nn.Module, images: Tensor, spec: AugmentSpec, *, batch_size: int = 256) -> Tensor:
+    """h of every image: images uint8 (n, H, W, 3) → float32 (n, F), on the model's device.
+
+    Only `spec`'s normalisation, no augmentation; evaluation mode (the mode before is restored); every image,
+    the last partial batch included.
+    """
+    device = next(model.parameters()).device
+    training = model.training
+    model.eval()
+    try:
+        features = [
+            model.encode(center_view(chunk.to(device), spec)).float() for chunk in images.split(batch_size)
+        ]
+    finally:
+        model.train(training)
+    return torch.cat(features)

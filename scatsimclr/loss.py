@@ -1,0 +1,134 @@
+"""Contrastive losses: exact, in memory linear in the batch, drop-in for the usual imports.
+
+    from scatsimclr.loss import NTXentLoss, nt_xent_loss, SupConLoss, sup_con_loss
+
+The similarity matrix is never stored. Products, exponentials and sums are in float32 (float64 for float64
+rows); float16 and bfloat16 rows give a float32 loss and gradients in their own dtype. Under autocast the rows
+are taken as they come. Deterministic; differentiable once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from scatsimclr.ops import ntxent as ops
+
+__all__ = ["NTXentLoss", "SupConLoss", "nt_xent_loss", "sup_con_loss"]
+
+
+def nt_xent_loss(
+    z_i: Tensor | Sequence[Tensor],
+    z_j: Tensor | None = None,
+    temperature: float | Tensor = 0.5,
+    *,
+    normalize: bool = True,
+    backend: str = "auto",
+) -> Tensor:
+    """NT-Xent (Chen et al. 2020, eq. 1), averaged over all V·N rows.
+
+    z_i, z_j: (N, D) two views of N images; or z_j None and z_i all V ≥ 2 views, a (V, N, D) tensor or a
+    sequence of (N, D): every other view of an image is then a positive, with equal weight.
+    temperature: τ > 0; a tensor of one element on the rows' device gets its gradient.
+    normalize: cosine similarities (F.normalize, eps 1e-12), else dot products.
+    Returns a 0-d tensor, float32 (float64 for float64 rows). Raises ValueError, TypeError.
+    """
+    x, views = ops.stack_views(z_i, z_j)
+    return ops.ntxent_loss(x, temperature=temperature, normalize=normalize, views=views, backend=backend)
+
+
+def sup_con_loss(
+    z: Tensor | Sequence[Tensor],
+    labels: Tensor,
+    temperature: float | Tensor = 0.5,
+    *,
+    normalize: bool = True,
+    backend: str = "auto",
+) -> Tensor:
+    """The supervised contrastive loss, "out" form (Khosla et al. 2020, eq. 2).
+
+    z: (M, D) rows with labels (M,); or the V views of N images, (V, N, D) or a sequence of (N, D), with
+    labels (N,). Any integer labels. A row without another one of its label is a negative only; the mean is
+    over the other rows, and 0 where there is none. Otherwise as `nt_xent_loss`.
+    """
+    if isinstance(z, Tensor) and z.dim() == 2:
+        x = ops.single_view(z, "z")
+    else:
+        x, views = ops.stack_views(z)
+        labels = ops.repeat_labels(labels, views, len(x) // views)
+    return ops.ntxent_loss(x, temperature=temperature, normalize=normalize, labels=labels, backend=backend)
+
+
+class _ContrastiveLoss(nn.Module):
+    """Keeps the temperature: a number, a parameter that is learnt, or a tensor that moves with the module."""
+
+    def __init__(self, temperature: float | Tensor, normalize: bool, backend: str):
+        super().__init__()
+        ops.check_temperature(temperature)
+        if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
+            self.register_buffer("temperature", temperature, persistent=False)
+        else:
+            self.temperature = temperature
+        self.normalize = bool(normalize)
+        self.backend = backend
+
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, normalize={self.normalize}, backend={self.backend!r}"
+
+
+class NTXentLoss(_ContrastiveLoss):
+    """NT-Xent as a module: `NTXentLoss(temperature=0.5)(z_i, z_j)` with z_i, z_j (N, D) gives a 0-d tensor.
+
+    The original's call `NTXentLoss(device, batch_size, temperature, use_cosine_similarity)` works unchanged;
+    device and batch_size are accepted and restrict nothing. use_cosine_similarity False: dot products.
+    lightly's keywords work too; memory_bank_size must be 0, negatives come from the batch alone.
+    gather_distributed: negatives from all processes of torch.distributed's default group, each with the
+    same N. Every process then gets the loss of the whole batch, and gradients that, averaged over the
+    processes as DistributedDataParallel does, are those of one process with the whole batch.
+    Otherwise as `nt_xent_loss`.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str | int | None = None,
+        batch_size: int | None = None,
+        temperature: float | Tensor = 0.5,
+        use_cosine_similarity: bool = True,
+        *,
+        memory_bank_size: int | Sequence[int] = 0,
+        gather_distributed: bool = False,
+        backend: str = "auto",
+    ):
+        if isinstance(device, (float, Tensor)):
+            raise TypeError(
+                f"device must be a device, a string or None, got {type(device).__name__}: "
+                "the temperature is the keyword temperature=..."
+            )
+        bank = memory_bank_size if isinstance(memory_bank_size, int) else memory_bank_size[0]
+        if bank != 0:
+            raise ValueError(
+                f"memory_bank_size must be 0, got {memory_bank_size!r}: there is no memory bank, and batches "
+                "of any size fit in memory"
+            )
+        super().__init__(temperature, use_cosine_similarity, backend)
+        self.gather_distributed = bool(gather_distributed)
+
+    def forward(self, z_i: Tensor | Sequence[Tensor], z_j: Tensor | None = None) -> Tensor:
+        if self.gather_distributed:
+            x, views = ops.stack_views(z_i, z_j)
+            return ops.ntxent_loss_distributed(
+                x, temperature=self.temperature, normalize=self.normalize, views=views, backend=self.backend
+            )
+        return nt_xent_loss(z_i, z_j, self.temperature, normalize=self.normalize, backend=self.backend)
+
+
+class SupConLoss(_ContrastiveLoss):
+    """`sup_con_loss` as a module: `SupConLoss(temperature=0.5)(z, labels)` gives a 0-d tensor."""
+
+    def __init__(self, temperature: float | Tensor = 0.5, *, normalize: bool = True, backend: str = "auto"):
+        super().__init__(temperature, normalize, backend)
+
+    def forward(self, z: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
+        return sup_con_loss(z, labels, self.temperature, normalize=self.normalize, backend=self.backend)

@@ -1,0 +1,1 @@
+"""Encoders: ScatSimCLR's adapter networks on a scattering front end."""

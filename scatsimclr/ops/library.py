@@ -1,0 +1,128 @@
+"""The operator library: where schemas are defined, the compiled extension is loaded, and the table of
+implementations is kept.
+
+`backend="auto"` is PyTorch's dispatcher: an operator's reference is registered as
+CompositeExplicitAutograd (served where nothing better is), the compiled kernels under the key of their
+device. Naming a backend looks the implementation up in `IMPLEMENTATIONS` and calls it directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+LIBRARY = torch.library.Library("scatsimclr", "DEF")
+LIBRARY.define("cpu_isa() -> str")
+LIBRARY.define("cpu_isa_force(str name) -> ()")
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to compute an operator.
+
+    name: "reference", "cpu", "triton" or "cuda".
+    device: the device type it serves, or "any".
+    forward, backward: callables with the operators' own signatures.
+    missing: why it cannot be used on this machine, or None where it can.
+    recorded_run: for GPU implementations, the file of `benchmarks/results/` that records a run on a GPU;
+        empty until there is one.
+    """
+
+    name: str
+    device: str
+    forward: Callable
+    backward: Callable
+    missing: Callable[[], str | None] = lambda: None
+    recorded_run: str = ""
+
+
+# op -> name -> Implementation, in order of preference (the first that serves a device is its default).
+IMPLEMENTATIONS: dict[str, dict[str, Implementation]] = {}
+
+
+def extension_path() -> Path | None:
+    """The compiled library beside the package, or None where the package was installed without it."""
+    found = sorted(Path(__file__).parents[1].glob("_C*.so"))
+    return found[0] if found else None
+
+
+def load_extension() -> None:
+    """Registers the compiled CPU operators. A library that is there but does not load is an error."""
+    path = extension_path()
+    if path is None:
+        return
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        raise ImportError(
+            f"the compiled extension {path.name} is there but does not load with torch {torch.__version__}: "
+            f"{error}. Rebuild it (`make setup`, or `pip install --no-build-isolation .`), or remove it to use "
+            "the reference path."
+        ) from error
+
+
+def extension_missing() -> str | None:
+    return None if extension_path() else "the package was installed without its compiled extension"
+
+
+def key_call(op: torch._ops.OpOverload, key: torch._C.DispatchKey) -> Callable:
+    """A callable that runs the kernel registered for one dispatch key, whatever the default is."""
+    keys = torch._C.DispatchKeySet(key)
+    return lambda *args, **kwargs: op.redispatch(keys, *args, **kwargs)
+
+
+def select(op: str, backend: str, device: torch.device) -> Implementation:
+    """The named implementation of `op`, or a ValueError that says why it cannot serve `device`."""
+    table = IMPLEMENTATIONS[op]
+    if backend not in table:
+        raise ValueError(f"backend must be 'auto' or one of {sorted(table)} for {op}, got {backend!r}")
+    implementation = table[backend]
+    if reason := implementation.missing():
+        raise ValueError(f"backend {backend!r} of {op} is not available: {reason}")
+    if implementation.device not in ("any", device.type):
+        raise ValueError(
+            f"backend {backend!r} of {op} serves {implementation.device} tensors, got one on {device}"
+        )
+    return implementation
+
+
+def differentiable(forward: Callable, setup_context: Callable, backward: Callable) -> Callable:
+    """A named implementation with the operator's own autograd formula, outside the dispatcher."""
+
+    class Named(torch.autograd.Function):
+        @staticmethod
+        def forward(*args):
+            return forward(*args)
+
+    Named.setup_context = staticmethod(setup_context)
+    Named.backward = staticmethod(torch.autograd.function.once_differentiable(backward))
+    return Named.apply
+
+
+def default_implementation(op: str, device: str) -> Implementation:
+    """The implementation that `backend="auto"` uses on a device type.
+
+    Read off PyTorch's dispatcher table, so that it cannot differ from what runs.
+    """
+    table = IMPLEMENTATIONS[op]
+    key = {"cpu": "CPU", "cuda": "CUDA"}[device]
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"scatsimclr::{op}", key):
+        for implementation in table.values():
+            if implementation.device == device and implementation.missing() is None:
+                return implementation
+    return table["reference"]
+
+
+def backends() -> dict[str, dict[str, str]]:
+    """{operator: {device type: name of the implementation that serves it}} on this machine.
+
+    "cuda" is listed whether or not a GPU is present; an implementation that has no recorded run on a GPU
+    says so in `Implementation.recorded_run`, and `python -m scatsimclr.info` prints it.
+    """
+    return {
+        op: {device: default_implementation(op, device).name for device in ("cpu", "cuda")}
+        for op in IMPLEMENTATIONS
+    }

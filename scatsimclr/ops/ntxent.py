@@ -1,0 +1,301 @@
+"""The operators `ntxent` and `ntxent_backward`: schema, shapes, autograd, validation, implementations."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from scatsimclr.ops.library import (
+    IMPLEMENTATIONS,
+    LIBRARY,
+    Implementation,
+    differentiable,
+    extension_missing,
+    key_call,
+    select,
+)
+from scatsimclr.reference import ntxent as reference
+
+# x (M, D): all rows. The rows first … first + rows − 1 are the local ones: `ntxent` returns their share of
+# the loss (0-d) and their statistics (2, rows), `ntxent_backward` their gradient (rows, D) and their share
+# of the temperature's (0-d). Without labels, x is blocks of `rows` rows, each `views` views of rows/views
+# images. τ is `temperature` where there is one (a single element, never read by the host on a GPU), else tau.
+LIBRARY.define(
+    "ntxent(Tensor x, Tensor? labels, Tensor? temperature, float tau, bool normalize, int views, int first, "
+    "int rows) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+LIBRARY.define(
+    "ntxent_backward(Tensor grad, Tensor x, Tensor stats, Tensor? labels, Tensor? temperature, float tau, "
+    "bool normalize, int views, int first, int rows) -> (Tensor, Tensor)",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+LIBRARY.impl("ntxent", reference.ntxent, "CompositeExplicitAutograd")
+LIBRARY.impl("ntxent_backward", reference.ntxent_backward, "CompositeExplicitAutograd")
+
+_forward = torch.ops.scatsimclr.ntxent.default
+_backward = torch.ops.scatsimclr.ntxent_backward.default
+
+
+@torch.library.register_fake("scatsimclr::ntxent", lib=LIBRARY)
+def _(x, labels, temperature, tau, normalize, views, first, rows):
+    dtype = reference.accumulate_dtype(x.dtype)
+    return x.new_empty((), dtype=dtype), x.new_empty((2, rows), dtype=dtype)
+
+
+@torch.library.register_fake("scatsimclr::ntxent_backward", lib=LIBRARY)
+def _(grad, x, stats, labels, temperature, tau, normalize, views, first, rows):
+    dtype = reference.accumulate_dtype(x.dtype)
+    return x.new_empty((rows, x.shape[1])), x.new_empty((), dtype=dtype)
+
+
+def _setup_context(ctx, inputs, output):
+    x, labels, temperature, *ctx.settings = inputs
+    if ctx.settings[-1] != x.shape[0]:
+        raise RuntimeError("ntxent of a share of the rows has no autograd formula: see ntxent_distributed")
+    stats = output[1]
+    ctx.mark_non_differentiable(stats)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(x, stats, labels, temperature)
+
+
+def _like(dtau, temperature):
+    return None if temperature is None else dtau.to(temperature.dtype).reshape(temperature.shape)
+
+
+def _make_backward(backward):
+    def run(ctx, grad, _=None):
+        if grad is None:
+            return (None,) * 8
+        x, stats, labels, temperature = ctx.saved_tensors
+        dx, dtau = backward(grad, x, stats, labels, temperature, *ctx.settings)
+        return dx, None, _like(dtau, temperature), *[None] * 5
+
+    return run
+
+
+torch.library.register_autograd(
+    "scatsimclr::ntxent", _make_backward(_backward), setup_context=_setup_context, lib=LIBRARY
+)
+
+
+def _triton_forward(*args):
+    from scatsimclr.kernels import ntxent as kernels
+
+    return kernels.ntxent(*args)
+
+
+def _triton_backward(*args):
+    from scatsimclr.kernels import ntxent as kernels
+
+    return kernels.ntxent_backward(*args)
+
+
+_HAVE_TRITON = importlib.util.find_spec("triton") is not None
+if _HAVE_TRITON:
+    LIBRARY.impl("ntxent", _triton_forward, "CUDA")
+    LIBRARY.impl("ntxent_backward", _triton_backward, "CUDA")
+
+
+def _triton_missing() -> str | None:
+    if not _HAVE_TRITON:
+        return "triton is not installed"
+    return None if torch.cuda.is_available() else "this machine has no CUDA device"
+
+
+IMPLEMENTATIONS["ntxent"] = {
+    "cpu": Implementation(
+        "cpu",
+        "cpu",
+        key_call(_forward, torch._C.DispatchKey.CPU),
+        key_call(_backward, torch._C.DispatchKey.CPU),
+        extension_missing,
+    ),
+    # Interpreter and ahead-of-time compiler only so far: not yet run on hardware (house rule 18).
+    "triton": Implementation("triton", "cuda", _triton_forward, _triton_backward, _triton_missing),
+    "reference": Implementation("reference", "any", reference.ntxent, reference.ntxent_backward),
+}
+
+_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def _check_view(z: Tensor, name: str, like: Tensor | None, like_name: str) -> None:
+    if not isinstance(z, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(z).__name__}")
+    if z.dtype not in _FLOATING:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {z.dtype}")
+    if z.dim() != 2:
+        raise ValueError(f"{name} must have two dimensions (N, D), got shape {tuple(z.shape)}")
+    if z.shape[0] == 0 or z.shape[1] == 0:
+        raise ValueError(f"{name} must hold at least one row and one column, got shape {tuple(z.shape)}")
+    if like is None:
+        return
+    if z.shape != like.shape:
+        raise ValueError(
+            f"{name} must have the shape of {like_name}, {tuple(like.shape)}, got {tuple(z.shape)}"
+        )
+    if z.dtype != like.dtype:
+        raise TypeError(f"{name} must have the dtype of {like_name}, {like.dtype}, got {z.dtype}")
+    if z.device != like.device:
+        raise ValueError(f"{name} must be on the device of {like_name}, {like.device}, got {z.device}")
+
+
+def stack_views(z_i: Tensor | Sequence[Tensor], z_j: Tensor | None = None) -> tuple[Tensor, int]:
+    """All views as one (V·N, D) tensor, view-major, and V.
+
+    Two (N, D) tensors; or, with z_j None, one (V, N, D) tensor or a sequence of V (N, D) tensors, V ≥ 2.
+    """
+    if z_j is not None:
+        _check_view(z_i, "z_i", None, "")
+        _check_view(z_j, "z_j", z_i, "z_i")
+        return torch.cat((z_i, z_j)), 2
+    if isinstance(z_i, Tensor):
+        if z_i.dim() != 3 or z_i.shape[0] < 2:
+            raise ValueError(
+                f"z_i without z_j must hold all views as (V, N, D) with V ≥ 2, got shape {tuple(z_i.shape)}"
+            )
+        _check_view(z_i[0], "z_i", None, "")
+        return z_i.flatten(0, 1), z_i.shape[0]
+    if not isinstance(z_i, Sequence) or len(z_i) < 2:
+        raise TypeError(
+            "z_i without z_j must be a (V, N, D) tensor or a sequence of at least two (N, D) tensors, got "
+            f"{type(z_i).__name__}" + (f" of length {len(z_i)}" if isinstance(z_i, Sequence) else "")
+        )
+    for index, view in enumerate(z_i):
+        _check_view(view, f"z_i[{index}]", z_i[0] if index else None, "z_i[0]")
+    return torch.cat(tuple(z_i)), len(z_i)
+
+
+def single_view(z: Tensor, name: str) -> Tensor:
+    """Rows (M, D), checked."""
+    _check_view(z, name, None, "")
+    return z
+
+
+def repeat_labels(labels: Tensor, views: int, images: int) -> Tensor:
+    """Labels (N,) of images as those of their V·N rows, view-major."""
+    if isinstance(labels, Tensor) and labels.shape != (images,):
+        raise ValueError(
+            f"labels must hold one entry per image, ({images},), got shape {tuple(labels.shape)}"
+        )
+    return labels.repeat(views) if isinstance(labels, Tensor) else labels
+
+
+def check_temperature(temperature: float | Tensor, device: torch.device | None = None) -> None:
+    """A positive, finite number, or a floating-point tensor of one element on `device`.
+
+    A tensor on a GPU is not read: that would wait for the device.
+    """
+    if isinstance(temperature, Tensor):
+        if temperature.numel() != 1 or not temperature.is_floating_point():
+            raise TypeError(
+                "temperature must be a number or a floating-point tensor of one element, got a "
+                f"{temperature.dtype} tensor of shape {tuple(temperature.shape)}"
+            )
+        if device is not None and temperature.device != device:
+            raise ValueError(
+                f"temperature must be on the device of the rows, {device}, got {temperature.device}"
+            )
+        if temperature.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        value = float(temperature.detach())
+    elif isinstance(temperature, (int, float)) and not isinstance(temperature, bool):
+        value = temperature
+    else:
+        raise TypeError(f"temperature must be a number or a tensor, got {type(temperature).__name__}")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"temperature must be positive and finite, got {value}")
+
+
+def _check_labels(labels: Tensor, x: Tensor) -> None:
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    if labels.shape != x.shape[:1]:
+        raise ValueError(f"labels must hold one entry per row, ({len(x)},), got shape {tuple(labels.shape)}")
+    if labels.device != x.device:
+        raise ValueError(f"labels must be on the device of the rows, {x.device}, got {labels.device}")
+
+
+def _resolve(temperature, x, backend):
+    """(temperature tensor or None, tau, implementation or None for the dispatcher's choice)."""
+    check_temperature(temperature, x.device)
+    tensor, tau = (temperature, 1.0) if isinstance(temperature, Tensor) else (None, float(temperature))
+    return tensor, tau, None if backend == "auto" else select("ntxent", backend, x.device)
+
+
+def ntxent_loss(
+    x: Tensor,
+    *,
+    temperature: float | Tensor,
+    normalize: bool,
+    views: int = 1,
+    labels: Tensor | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """The loss (0-d) of all rows x (M, D), as in `scatsimclr.reference.ntxent`.
+
+    Positives are the `views` views of an image (`stack_views` gives the layout) or, with labels (M,), the
+    rows of the same label. Products, sums and loss in float32 (float64 for float64 rows); gradients in x's
+    dtype. Differentiable once, in x and in a tensor temperature. Raises ValueError, TypeError.
+    """
+    tensor, tau, chosen = _resolve(temperature, x, backend)
+    if labels is not None:
+        _check_labels(labels, x)
+        labels = labels.to(torch.int64)
+    args = (x, labels, tensor, tau, bool(normalize), views, 0, x.shape[0])
+    if chosen is None:
+        return _forward(*args)[0]
+    return differentiable(chosen.forward, _setup_context, _make_backward(chosen.backward))(*args)[0]
+
+
+class _Distributed(torch.autograd.Function):
+    """Local rows against the rows of all processes: two gathers and one sum forward, no message backward.
+
+    The gradient of the local rows needs nothing of the others but their rows and their statistics, because
+    s is symmetric (reference, G_ik).
+    """
+
+    @staticmethod
+    def forward(ctx, x, temperature, tau, normalize, views, chosen):
+        rank, size, rows = dist.get_rank(), dist.get_world_size(), len(x)
+        everyone = x.new_empty((size * rows, x.shape[1]))
+        dist.all_gather_into_tensor(everyone, x.contiguous())
+        settings = (tau, normalize, views, rank * rows, rows)
+        loss, stats = (chosen.forward if chosen else _forward)(everyone, None, temperature, *settings)
+        gathered = stats.new_empty((size * 2, rows))
+        dist.all_gather_into_tensor(gathered, stats.contiguous())
+        dist.all_reduce(loss)
+        ctx.settings, ctx.backward_op, ctx.size = settings, chosen.backward if chosen else _backward, size
+        stats = gathered.view(size, 2, rows).transpose(0, 1).reshape(2, -1)
+        ctx.save_for_backward(everyone, stats, temperature)
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        everyone, stats, temperature = ctx.saved_tensors
+        # Times the number of processes, over which DistributedDataParallel then averages.
+        dx, dtau = ctx.backward_op(grad * ctx.size, everyone, stats, None, temperature, *ctx.settings)
+        return dx, _like(dtau, temperature), None, None, None, None
+
+
+def ntxent_loss_distributed(
+    x: Tensor, *, temperature: float | Tensor, normalize: bool, views: int, backend: str = "auto"
+) -> Tensor:
+    """`ntxent_loss` of the rows of all processes of the default group, each giving x of one shape.
+
+    Every process gets the loss of the whole batch. Gradients of x and temperature, averaged over processes
+    after they reached the parameters, are those of a single process with all rows; the incoming gradient
+    must be the same everywhere. Without an initialised group: `ntxent_loss`.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return ntxent_loss(x, temperature=temperature, normalize=normalize, views=views, backend=backend)
+    tensor, tau, chosen = _resolve(temperature, x, backend)
+    return _Distributed.apply(x, tensor, tau, bool(normalize), views, chosen)

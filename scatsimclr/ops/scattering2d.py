@@ -1,0 +1,148 @@
+"""The operators `scattering2d` and `scattering2d_backward`: schema, shapes, autograd, implementations."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from scatsimclr.ops.library import (
+    IMPLEMENTATIONS,
+    LIBRARY,
+    Implementation,
+    differentiable,
+    extension_missing,
+    key_call,
+    select,
+)
+from scatsimclr.reference import scattering2d as reference
+
+# x (N, C, M, N') -> (N, C*K, H, W). `filters` are kymatio's buffers in kymatio's order; `packed` holds the
+# same numbers as the device's kernel wants them, from scattering2d_pack (empty for the reference).
+LIBRARY.define(
+    "scattering2d(Tensor x, Tensor[] filters, Tensor packed, int J, int L, int max_order, bool pre_pad, "
+    "bool channels_last, ScalarType out_dtype) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+LIBRARY.define(
+    "scattering2d_backward(Tensor grad, Tensor x, Tensor[] filters, Tensor packed, int J, int L, "
+    "int max_order, bool pre_pad) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+LIBRARY.define(
+    "scattering2d_pack(Tensor[] filters, int J, int L, int max_order) -> Tensor",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+
+
+def out_shape(x: Tensor, filters: list[Tensor], J: int, L: int, max_order: int) -> tuple[int, int, int, int]:
+    """Shape of the output for x (N, C, M, N')."""
+    channels = reference.channels(J, L, max_order)
+    height, width = (size // 2**J - 2 for size in filters[0].shape[:2])
+    return x.shape[0], x.shape[1] * channels, height, width
+
+
+def _reference_forward(x, filters, packed, J, L, max_order, pre_pad, channels_last, out_dtype):
+    out = reference.scattering2d(x, filters, J, L, max_order, pre_pad)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return out.flatten(1, 2).to(out_dtype).contiguous(memory_format=memory_format)
+
+
+def _reference_backward(grad, x, filters, packed, J, L, max_order, pre_pad):
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        out = reference.scattering2d(leaf, filters, J, L, max_order, pre_pad).flatten(1, 2)
+        (dx,) = torch.autograd.grad(out, leaf, grad.to(out.dtype))
+    return dx
+
+
+def _reference_pack(filters, J, L, max_order):
+    return torch.empty(0, dtype=torch.uint8, device=filters[0].device)
+
+
+LIBRARY.impl("scattering2d", _reference_forward, "CompositeExplicitAutograd")
+LIBRARY.impl("scattering2d_backward", _reference_backward, "CompositeExplicitAutograd")
+LIBRARY.impl("scattering2d_pack", _reference_pack, "CompositeExplicitAutograd")
+
+_forward = torch.ops.scatsimclr.scattering2d.default
+_backward = torch.ops.scatsimclr.scattering2d_backward.default
+
+
+@torch.library.register_fake("scatsimclr::scattering2d", lib=LIBRARY)
+def _(x, filters, packed, J, L, max_order, pre_pad, channels_last, out_dtype):
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    shape = out_shape(x, filters, J, L, max_order)
+    return torch.empty(shape, dtype=out_dtype, device=x.device, memory_format=memory_format)
+
+
+@torch.library.register_fake("scatsimclr::scattering2d_backward", lib=LIBRARY)
+def _(grad, x, filters, packed, J, L, max_order, pre_pad):
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+@torch.library.register_fake("scatsimclr::scattering2d_pack", lib=LIBRARY)
+def _(filters, J, L, max_order):
+    # How many bins of a filter count depends on its values.
+    size = torch.library.get_ctx().new_dynamic_size()
+    return torch.empty(size, dtype=torch.uint8, device=filters[0].device)
+
+
+def _setup_context(ctx, inputs, output):
+    x, filters, packed, *ctx.settings = inputs
+    ctx.n_filters = len(filters)
+    ctx.save_for_backward(x, packed, *filters)
+
+
+def _make_backward(backward, filters_gradient):
+    def run(ctx, grad):
+        x, packed, *filters = ctx.saved_tensors
+        dx = backward(grad, x, filters, packed, *ctx.settings[:4])
+        return dx, filters_gradient(ctx.n_filters), None, *[None] * 6
+
+    return run
+
+
+torch.library.register_autograd(
+    "scatsimclr::scattering2d",
+    _make_backward(_backward, lambda n: [None] * n),
+    setup_context=_setup_context,
+    lib=LIBRARY,
+)
+
+IMPLEMENTATIONS["scattering2d"] = {
+    "cpu": Implementation(
+        "cpu",
+        "cpu",
+        key_call(_forward, torch._C.DispatchKey.CPU),
+        key_call(_backward, torch._C.DispatchKey.CPU),
+        extension_missing,
+    ),
+    "reference": Implementation("reference", "any", _reference_forward, _reference_backward),
+}
+
+
+def scattering2d(
+    x: Tensor,
+    filters: list[Tensor],
+    packed: Tensor,
+    J: int,
+    L: int,
+    max_order: int,
+    pre_pad: bool,
+    *,
+    channels_last: bool = False,
+    out_dtype: torch.dtype | None = None,
+    backend: str = "auto",
+) -> Tensor:
+    """Scattering coefficients of x (N, C, M, N') as (N, C·K, H, W), colour-major as in ScatSimCLR.
+
+    filters: kymatio's buffers `tensor0…` in order, each (M', N', 1), dtype of x. packed: the same from
+    `torch.ops.scatsimclr.scattering2d_pack`. Arithmetic is in x's dtype (float32 or float64); out_dtype
+    (default x's) only rounds the result. Differentiable once, in x alone.
+    """
+    args = (x, filters, packed, J, L, max_order, pre_pad, channels_last, out_dtype or x.dtype)
+    if backend == "auto":
+        return _forward(*args)
+    chosen = select("scattering2d", backend, x.device)
+    return differentiable(chosen.forward, _setup_context, _make_backward(chosen.backward, lambda n: None))(
+        *args
+    )

@@ -1,0 +1,196 @@
+"""`Scattering2D`: kymatio's torch front end, on fused kernels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from scatsimclr.filters import filter_bank, padded_shape
+from scatsimclr.ops.scattering2d import scattering2d
+from scatsimclr.reference.scattering2d import channels
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class Scattering2D(nn.Module):
+    """2D wavelet scattering transform with Morlet wavelets; a drop-in for `kymatio.torch.Scattering2D`.
+
+    Parameters
+    ----------
+    J : log2 of the scale; 2^J must not exceed the image.
+    shape : (M, N), the size of the images in pixels.
+    L : number of angles.
+    max_order : 2, or anything smaller for orders 0 and 1 only.
+    pre_pad : True when the images come already padded, to (M_padded, N_padded).
+    backend : "auto", or the name of one implementation ("reference", "cpu", …; `scatsimclr.backends()`).
+        kymatio's "torch" means "auto".
+    out_type : "array" for one tensor, "list" for a list of dicts with "coef", "j", "n" and "theta".
+
+    Calling it on x (*batch, M, N), any number of batch dimensions, gives (*batch, K, M // 2^J, N // 2^J) with
+    K = 1 + JL + L²J(J−1)/2 (81 for J=2, L=8; 289 for J=2, L=16), in kymatio's order and dtype. Float32 and,
+    after `.double()`, float64; float16 and bfloat16 images are transformed in float32 and the result is
+    rounded to their dtype. Differentiable once with respect to x, with |z|' = 0 at z = 0.
+
+    The filters are persistent buffers `tensor0…` as in kymatio, whose checkpoints load. Attributes: J, L, shape,
+    max_order, pre_pad, out_type, backend, phi, psi, M_padded, N_padded.
+
+    Raises kymatio's errors: RuntimeError for sizes, TypeError for what is no tensor or has another dtype or
+    device than the filters. Non-contiguous images are accepted, which kymatio refuses.
+
+    Source: Bruna and Mallat, "Invariant scattering convolution networks", 2013; Andreux et al., "Kymatio", 2020.
+    """
+
+    def __init__(self, J, shape, L=8, max_order=2, pre_pad=False, backend="auto", out_type="array"):
+        super().__init__()
+        self.J, self.L, self.max_order = int(J), int(L), int(max_order)
+        self.shape = tuple(int(size) for size in shape)
+        self.pre_pad = bool(pre_pad)
+        self.backend = "auto" if backend == "torch" else backend
+        self.out_type = out_type
+        if self.J < 1:
+            raise ValueError(f"J must be at least 1, got {J}")
+        if self.L < 1:
+            raise ValueError(f"L must be at least 1, got {L}")
+        if min(self.shape) < 2**self.J:
+            raise RuntimeError("The smallest dimension should be larger than 2^J.")
+        self.M_padded, self.N_padded = padded_shape(self.shape, self.J)
+
+        bank = filter_bank(self.M_padded, self.N_padded, self.J, self.L)
+        self.phi, self.psi = bank.phi, bank.psi
+        self._n_filters = len(bank.tensors())
+        for n, level in enumerate(bank.tensors()):
+            self.register_buffer(f"tensor{n}", torch.tensor(level).unsqueeze(-1))
+        self.register_buffer("_packed", torch.empty(0), persistent=False)
+        self._pack()
+
+    @property
+    def channels(self) -> int:
+        """K, the number of coefficients per output pixel."""
+        return channels(self.J, self.L, self.max_order)
+
+    def _filters(self) -> list[Tensor]:
+        return [getattr(self, f"tensor{n}") for n in range(self._n_filters)]
+
+    def _pack(self) -> None:
+        """Rebuilds the kernel's own copy of the filters; called whenever they may have changed."""
+        filters = self._filters()
+        if filters[0].is_meta:
+            self._packed = filters[0].new_empty(0)
+        else:
+            self._packed = torch.ops.scatsimclr.scattering2d_pack(filters, self.J, self.L, self.max_order)
+
+    def _apply(self, fn, recurse=True):
+        # `.half()` and `.bfloat16()` move the module but leave the filters exact: half precision happens at
+        # the output alone.
+        def keep_precision(tensor):
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in _HALF else moved
+
+        super()._apply(keep_precision, recurse)
+        self._pack()
+        return self
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        self._pack()
+
+    def __getstate__(self):
+        # The packed layout belongs to the build that made it: pickles carry the filters only.
+        state = self.__dict__.copy()
+        state["_buffers"] = {**state["_buffers"], "_packed": self._packed.new_empty(0)}
+        return state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self._pack()
+
+    def forward(self, x: Tensor) -> Tensor | list[dict]:
+        """Scattering coefficients of x (*batch, M, N): see the class."""
+        if x is None:
+            raise TypeError("The input should be not empty.")
+        return self.scattering(x)
+
+    def scattering(self, x: Tensor) -> Tensor | list[dict]:
+        """The same as calling the module."""
+        self._check(x)
+        if self.out_type not in ("array", "list"):
+            raise RuntimeError("The out_type must be one of 'array' or 'list'.")
+        self._check_filters_match(x)
+        planes = x.reshape(-1, 1, *x.shape[-2:])
+        coefficients = self._transform(planes, False, x.dtype)
+        coefficients = coefficients.reshape(*x.shape[:-2], *coefficients.shape[1:])
+        if self.out_type == "array":
+            return coefficients
+        return [
+            {"coef": coefficients[..., k, :, :], "j": j, "n": n, "theta": theta}
+            for k, (j, n, theta) in enumerate(self._paths())
+        ]
+
+    def features(self, x: Tensor, *, channels_last: bool = False, dtype: torch.dtype | None = None) -> Tensor:
+        """Coefficients of colour images x (N, C, M, N') as the next convolution wants them: (N, C·K, H, W).
+
+        Channels are colour-major: colour 0's K coefficients, then colour 1's. channels_last asks for that memory
+        layout, dtype (default x's) for the dtype of the result; the arithmetic stays in the filters' dtype.
+        """
+        self._check(x)
+        if x.ndim != 4:
+            raise ValueError(f"x must have 4 dimensions (N, C, M, N'), got shape {tuple(x.shape)}")
+        self._check_filters_match(x)
+        return self._transform(x, channels_last, dtype or x.dtype)
+
+    def _transform(self, planes: Tensor, channels_last: bool, out_dtype: torch.dtype) -> Tensor:
+        filters = self._filters()
+        return scattering2d(
+            planes.to(filters[0].dtype),
+            filters,
+            self._packed,
+            self.J,
+            self.L,
+            self.max_order,
+            self.pre_pad,
+            channels_last=channels_last,
+            out_dtype=out_dtype,
+            backend=self.backend,
+        )
+
+    def _paths(self) -> list[tuple[tuple, tuple, tuple]]:
+        """(j, n, theta) of each output channel, each a tuple with one entry per order."""
+        first = [(n, psi["j"], psi["theta"]) for n, psi in enumerate(self.psi)]
+        paths = [((), (), ())] + [((j,), (n,), (theta,)) for n, j, theta in first]
+        if self.max_order >= 2:
+            paths += [
+                ((j1, j2), (n1, n2), (theta1, theta2))
+                for n1, j1, theta1 in first
+                for n2, j2, theta2 in first
+                if j2 > j1
+            ]
+        return paths
+
+    def _check(self, x: Tensor) -> None:
+        """kymatio's checks of type and size, in kymatio's order and words."""
+        if not torch.is_tensor(x):
+            raise TypeError("The input should be a PyTorch Tensor.")
+        if x.ndim < 2:
+            raise RuntimeError("Input tensor must have at least two dimensions.")
+        padded = (self.M_padded, self.N_padded)
+        if not self.pre_pad and tuple(x.shape[-2:]) != self.shape:
+            raise RuntimeError("Tensor must be of spatial size ({},{}).".format(*self.shape))
+        if self.pre_pad and tuple(x.shape[-2:]) != padded:
+            raise RuntimeError("Padded tensor must be of spatial size ({},{}).".format(*padded))
+
+    def _check_filters_match(self, x: Tensor) -> None:
+        filters = self.tensor0
+        if x.dtype != filters.dtype and not (x.dtype in _HALF and filters.dtype == torch.float32):
+            raise TypeError("Input and filter must be of the same dtype.")
+        if filters.is_cuda and not x.is_cuda:
+            raise TypeError("Input must be on GPU.")
+        if filters.device.type == "cpu" and x.is_cuda:
+            raise TypeError("Input must be on CPU.")
+        if filters.device != x.device:
+            raise TypeError("Input and filter must be on the same GPU.")
+
+    def extra_repr(self) -> str:
+        return (
+            f"J={self.J}, shape={self.shape}, L={self.L}, max_order={self.max_order}, pre_pad={self.pre_pad}, "
+            f"backend={self.backend!r}, out_type={self.out_type!r}"
+        )

@@ -1,0 +1,175 @@
+"""`python -m scatsimclr.train`: train an encoder on images without labels."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from scatsimclr.cli import run
+from scatsimclr.config import Config, load_config
+from scatsimclr.errors import UserError
+from scatsimclr.ops.library import default_implementation
+from scatsimclr.training import checkpoint
+from scatsimclr.training.loop import Trainer, parameter_count
+
+# What a resumed run may change; everything else would make it another run.
+CHANGEABLE = {
+    "epochs", "data_dir", "device", "validate_every_n_epochs", "eval_every_n_epochs", "log_every_n_steps",
+    "evaluation",
+}  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scatsimclr.train",
+        description="Contrastive training of an encoder: scattering front end, adapter network, NT-Xent loss. "
+        "Without arguments it trains on scikit-learn's digits.",
+        epilog="Examples: --fused | --fused dataset.dataset=cifar20 epochs=100 | "
+        "--fused dataset.dataset=folder --data-dir my/images | --resume auto",
+    )
+    parser.add_argument(
+        "-c",
+        "--config",
+        help="settings file (the original's config.yaml works), or digits, cifar10, stl10, …",
+    )
+    parser.add_argument("-m", "--mode", choices=["unsupervised", "pretext"], help="training mode")
+    parser.add_argument("--fused", action="store_true", help="fused kernels, and AMP where the device has it")
+    parser.add_argument("--amp", choices=["off", "bf16", "fp16"], help="automatic mixed precision")
+    parser.add_argument("--data-dir", metavar="DIR", help="where the images are, or are downloaded to")
+    parser.add_argument("--run-dir", metavar="DIR", help="run folder (default: a new one under runs/)")
+    parser.add_argument(
+        "--resume", metavar="auto|PATH", help="go on from a checkpoint or run folder; auto: the newest run"
+    )
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="any setting, by its dotted name")
+    return parser
+
+
+def overrides(options: argparse.Namespace) -> list[str]:
+    """The options as `key=value` settings; the explicit ones come last and win."""
+    named = [
+        f"{name}={getattr(options, name)}" for name in ("mode", "amp", "data_dir") if getattr(options, name)
+    ]
+    return named + (["fused=true"] if options.fused else []) + options.settings
+
+
+def command(argv: list[str]) -> int:
+    options = parser().parse_intermixed_args(argv)
+    folder, state = find_resume(options.resume, options.run_dir)
+    if state is None:
+        config = load_config(options.config, overrides(options))
+    else:
+        config = resumed_config(state, options)
+    if config.mode == "pretext":
+        raise UserError(
+            "mode=pretext: the settings are valid, but pretext training is not part of this version"
+        )
+    folder = folder or new_folder(config)
+    if state is None and (folder / "checkpoints").exists():
+        raise UserError(
+            f"{folder} already holds a run; give --resume auto to go on with it, or another --run-dir"
+        )
+
+    trainer = Trainer(config, folder, state)
+    describe(trainer)
+    try:
+        results = trainer.fit()
+    except KeyboardInterrupt:
+        print(f"\nstopped after epoch {trainer.epoch}; go on with --resume {folder}", file=sys.stderr)
+        return 130
+    print_results(trainer, results)
+    return 0
+
+
+def find_resume(resume: str | None, run_dir: str | None) -> tuple[Path | None, dict | None]:
+    """The run folder and the checkpoint's state that the options name; None where a new one is to be made."""
+    folder = Path(run_dir) if run_dir else None
+    if resume is None:
+        return folder, None
+    if resume == "auto":
+        candidates = [folder] if folder else sorted(Path("runs").glob("*"), reverse=True)
+        found = next((c for c in candidates if (c / "checkpoints" / "last.pt").exists()), None)
+        if found is None:
+            print("nothing to resume: starting a new run")
+            return folder, None
+        return found, checkpoint.load(found)
+    path = Path(resume)
+    state = checkpoint.load(path)
+    return folder or (path if path.is_dir() else path.resolve().parents[1]), state
+
+
+def resumed_config(state: dict, options: argparse.Namespace) -> Config:
+    """The checkpoint's settings with the changes of the command line, refused where they make another run."""
+    before = load_config(base=state["config"])
+    if options.config:
+        after = load_config(options.config, overrides(options))
+    else:
+        after = load_config(base=before.model_dump(mode="json", by_alias=True), overrides=overrides(options))
+    old, new = before.model_dump(), after.model_dump()
+    changed = [name for name in old if name not in CHANGEABLE and old[name] != new[name]]
+    if changed:
+        raise UserError(
+            f"a resumed run keeps its settings, but {', '.join(changed)} differ from the checkpoint's; "
+            "start a new run for them"
+        )
+    return after
+
+
+def new_folder(config: Config) -> Path:
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.dataset.dataset}-{config.model.base_model}"
+    folder, copies = Path("runs") / name, 1
+    while folder.exists():
+        folder, copies = Path("runs") / f"{name}-{copies + 1}", copies + 1
+    return folder
+
+
+def describe(trainer: Trainer) -> None:
+    """What is about to run, in a few lines."""
+    config, data = trainer.config, trainer.data
+    operators = ", ".join(
+        f"{op} {default_implementation(op, trainer.device.type).name if config.fused else 'reference'}"
+        for op in ("scattering2d", "ntxent")
+    )
+    amp = str(trainer.amp).removeprefix("torch.") if trainer.amp else "off"
+    height, width, _ = config.dataset.input_shape
+    print(f"data       {config.dataset.dataset}: {len(data.pretrain)} images of {height}×{width} to train on, "
+          f"{len(data.validation)} held out")  # fmt: skip
+    if data.pretrain.skipped:
+        path, reason = data.pretrain.skipped[0]
+        print(f"           {len(data.pretrain.skipped)} files left out, the first: {path} ({reason})")
+    print(f"model      {config.model.base_model}, J={config.model.J}, L={config.model.L}, "
+          f"{parameter_count(trainer.model):,} trained parameters")  # fmt: skip
+    print(f"machine    {trainer.device}, amp {amp}; {operators}; augmentation torch")
+    print(f"run        {trainer.folder}" + (f", from epoch {trainer.epoch}" if trainer.epoch else ""))
+
+
+def print_results(trainer: Trainer, results: dict[str, dict[str, float]]) -> None:
+    """The closing table: probes before (random adapter) and after training, throughput, where everything is."""
+    before, after = results["before"], results["after"]
+    print()
+    if after:
+        print(f"{'test accuracy':38}{'before':>16}{'after':>16}")
+        rows = {"knn": "kNN, all labels", "linear": "linear probe, all labels"}
+        for n in trainer.config.evaluation.labels_per_class:
+            rows[f"linear_{n}"] = f"linear probe, {n} labels per class"
+        for key, text in rows.items():
+            cells = [cell(scores, key) for scores in (before, after)]
+            print(f"{text:38}{cells[0]:>16}{cells[1]:>16}")
+        print("before: random adapter on the same scattering front end")
+    else:
+        print("no labels: no accuracy to measure")
+    images = trainer.config.epochs * len(trainer.loader) * trainer.config.batch_size
+    if trainer.seconds:
+        print(f"trained {trainer.config.epochs} epochs in {trainer.seconds:.0f} s, "
+              f"{images / trainer.seconds:.0f} images/s (two views each)")  # fmt: skip
+    print(f"run folder: {trainer.folder}  (plots/, metrics.jsonl, checkpoints/last.pt and best.pt)")
+
+
+def cell(scores: dict[str, float], key: str) -> str:
+    spread = f" ± {100 * scores[key + '_sd']:.1f}" if key + "_sd" in scores else ""
+    return f"{100 * scores[key]:.1f}{spread} %"
+
+
+if __name__ == "__main__":
+    sys.exit(run(command))

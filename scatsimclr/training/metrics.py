@@ -1,0 +1,48 @@
+"""What a run measures: one JSON object a line in `metrics.jsonl`, and the same as TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class Metrics:
+    """Appends records to a run folder.
+
+    A record has "event" ("train", "validation", "evaluation"), "epoch", "step" and its figures; wall-clock figures
+    end in "_seconds" or "_per_second", everything else repeats exactly for a seed.
+    """
+
+    def __init__(self, folder: Path, *, resume_step: int | None = None):
+        self.path = folder / "metrics.jsonl"
+        if resume_step is not None:
+            self._drop_after(resume_step)
+        self._file = self.path.open("a", buffering=1)
+        self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
+
+    def _drop_after(self, step: int) -> None:
+        """Removes what an interrupted run wrote after the checkpoint it is resumed from."""
+        records = [record for record in read_metrics(self.path) if record["step"] <= step]
+        self.path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    def write(self, event: str, epoch: int, step: int, **figures: float) -> None:
+        self._file.write(json.dumps({"event": event, "epoch": epoch, "step": step, **figures}) + "\n")
+        for name, value in figures.items():
+            self._events.add_scalar(f"{event}/{name}", value, step)
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """Records of a `metrics.jsonl`; a last line cut off by a crash is left out."""
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records

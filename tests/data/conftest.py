@@ -1,0 +1,20 @@
+"""Nothing here may reach beyond 127.0.0.1, and a proxy must not catch the requests that stay there."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def writers():
+    """The module `writers.py` beside this file: test folders are not packages under importlib mode."""
+    import importlib.util
+    from pathlib import Path
+
+    spec = importlib.util.spec_from_file_location("data_writers", Path(__file__).with_name("writers.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

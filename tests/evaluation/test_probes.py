@@ -1,0 +1,56 @@
+import math
+
+import pytest
+import torch
+
+from scatsimclr.evaluation.knn import knn_accuracy, knn_predict
+from scatsimclr.evaluation.probe import few_labels, linear_probe
+
+
+def blobs(n, spread, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n) % 3
+    centres = torch.eye(3, 8) * 4
+    return centres[labels] + spread * torch.randn(n, 8, generator=generator), labels
+
+
+def test_knn_votes_are_the_definition():
+    bank = torch.tensor([[1.0, 0], [0.9, 0.1], [0, 1], [0.1, 1]])
+    labels = torch.tensor([0, 1, 1, 0])
+    query = torch.tensor([[1.0, 0.05]])
+    cosine = torch.nn.functional.cosine_similarity(query, bank)
+    votes = [
+        sum(math.exp(s / 0.1) for s, label in zip(cosine, labels, strict=True) if label == c) for c in (0, 1)
+    ]
+    assert knn_predict(bank, labels, query, k=4).item() == votes.index(max(votes))
+    assert knn_predict(bank, labels, query, k=1).item() == 0
+
+
+def test_knn_takes_a_bank_smaller_than_k_and_refuses_an_empty_one():
+    bank, labels = blobs(9, 0.1)
+    assert knn_accuracy(bank, labels, bank, labels, k=200) == 1.0
+    with pytest.raises(ValueError, match="bank must hold"):
+        knn_predict(bank[:0], labels[:0], bank, k=1)
+
+
+def test_linear_probe_learns_what_is_separable_and_nothing_from_noise():
+    train, test = blobs(300, 0.5), blobs(200, 0.5, seed=1)
+    assert linear_probe(*train, *test) > 0.95
+    noise = torch.randn(300, 8), torch.arange(300) % 3
+    assert linear_probe(*noise, torch.randn(300, 8), torch.arange(300) % 3) < 0.5
+
+
+def test_linear_probe_repeats_and_takes_constant_features():
+    (train, labels), (test, test_labels) = blobs(60, 2.0), blobs(60, 2.0, seed=1)
+    train[:, 7] = test[:, 7] = 3.0
+    scores = {linear_probe(train, labels, test, test_labels, seed=3) for _ in range(2)}
+    assert len(scores) == 1
+    assert 0.5 < scores.pop() < 1
+
+
+def test_few_labels_takes_the_same_number_of_each_class():
+    labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 4)
+    chosen = few_labels(labels, 10, seed=0)
+    assert labels[chosen].bincount().tolist() == [10, 10, 4]
+    assert torch.equal(chosen, few_labels(labels, 10, seed=0))
+    assert not torch.equal(chosen, few_labels(labels, 10, seed=1))

@@ -1,0 +1,129 @@
+import pytest
+import yaml
+
+from scatsimclr.config import load_config, parse_config, setting_names, shipped
+from scatsimclr.errors import UserError
+
+# The two settings files of the original code, comments left out.
+ORIGINAL = """\
+batch_size: 64                 # training/evaluation batch size
+epochs: 1
+validate_every_n_epochs: 1
+eval_every_n_epochs: 1
+fine_tune_from: None
+log_every_n_steps: 100
+weight_decay: 10e-6
+model:
+  out_dim: 128
+  base_model: "scatsimclr30"
+  J: 2
+  L: 16
+dataset:
+  dataset: "stl10"
+  input_shape: (96, 96, 3)
+  valid_size: 0.05
+loss:
+  temperature: 0.5
+  use_cosine_similarity: True
+"""
+ORIGINAL_PRETEXT = (
+    ORIGINAL
+    + """\
+pretext:
+  jigsaw: False
+  rotation: True
+  num_jigsaw: 35
+  lambda: 0.3
+"""
+)
+
+
+@pytest.fixture
+def original(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(ORIGINAL)
+    return str(path)
+
+
+def test_the_originals_file_means_what_it_says(original):
+    config = load_config(original)
+    assert config.weight_decay == 1e-5
+    assert config.fine_tune_from is None
+    assert config.dataset.input_shape == (96, 96, 3)
+    assert config.model.res_blocks == 30
+    assert (config.lr, config.flat_epochs) == (3e-4, 10)
+
+
+def test_the_originals_pretext_file_parses(tmp_path):
+    path = tmp_path / "config_pretext.yaml"
+    path.write_text(ORIGINAL_PRETEXT)
+    config = load_config(str(path), ["mode=pretext", "pretext.lambda=0.1"])
+    assert config.pretext.rotation
+    assert not config.pretext.jigsaw
+    assert config.pretext.lambda_ == 0.1
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar20", "stl10", "folder"])
+def test_shipped_files_are_valid_and_chosen_by_data_set(name):
+    assert shipped(name)
+    config = load_config(None, [f"dataset.dataset={name}"])
+    assert config.dataset.dataset == name
+    assert config == load_config(name)
+
+
+def test_digits_is_the_default_and_overrides_win():
+    config = load_config(None, ["epochs=3", "loss.temperature=0.07", "augment.crop_scale=(0.2, 0.9)"])
+    assert config.dataset.dataset == "digits"
+    assert (config.epochs, config.loss.temperature, config.augment.crop_scale) == (3, 0.07, (0.2, 0.9))
+
+
+def test_a_resolved_config_reads_back_as_itself(original):
+    config = load_config(original, ["pretext.rotation=true", "evaluation.labels_per_class=[1, 10]"])
+    assert parse_config(yaml.safe_load(config.to_yaml())) == config
+
+
+def test_every_setting_can_be_named():
+    names = setting_names()
+    assert {"epochs", "model.base_model", "pretext.lambda", "evaluation.knn_k", "augment.hue"} <= set(names)
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epoch=3", "unknown setting epoch; did you mean epochs?"),
+        ("model.bas_model=x", "unknown setting model.bas_model; did you mean model.base_model?"),
+        ("temperature=1", "unknown setting temperature; did you mean loss.temperature?"),
+        ("model.J.x=3", "unknown setting model.J.x; did you mean model.J?"),
+        ("zzz=3", "unknown setting zzz"),
+        ("epochs=many", "setting epochs: Input should be a valid integer"),
+        ("batch_size=0", "setting batch_size: Input should be greater than 0, got 0"),
+        ("model.base_model=scatsimclr9", "setting model.base_model: Input should be 'scatsimclr8'"),
+        ("model.J=6", "model.J=6 is too large for 32×32 images"),
+        ("lr=.nan", "setting lr: Input should be a finite number"),
+        ("augment.flip=1.5", "setting augment.flip: Input should be less than or equal to 1"),
+        ("dataset.input_shape=__import__('os').abort()", "setting dataset.input_shape"),
+        ("dataset.input_shape=(32, 32, 1)", "setting dataset.input_shape"),
+        ("mode=pretext", "exactly one of pretext.rotation=true and pretext.jigsaw=true"),
+        ("epochs", "'epochs' is neither an option nor key=value"),
+        ("epochs=[", "the value of 'epochs=[' is not valid YAML"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(setting, message):
+    with pytest.raises(UserError) as raised:
+        load_config(None, [setting])
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "is not valid YAML"), ("- 1", "must hold"), ("epochz: 1", "unknown setting epochz")],
+)
+def test_bad_files(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_config(str(path))
+    with pytest.raises(UserError, match=r"does not exist"):
+        load_config(str(tmp_path / "absent.yaml"))
