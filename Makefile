@@ -17,7 +17,9 @@ test: setup lint
 	$(BIN)/python -m pytest -q benchmarks
 
 bench: setup
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only \
+	  --benchmark-columns=median,iqr,rounds --benchmark-sort=mean --benchmark-json=benchmarks/results/local.json
+	@echo "times in brackets are ratios to the fastest; all figures: benchmarks/results/local.json"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -96,6 +96,10 @@ class AugmentSettings(_Settings):
     blur: Probability = 0.5
     blur_sigma: Range = (0.1, 2.0)
     affine: bool = False
+    degrees: Annotated[float, Field(ge=0, le=180)] = 10.0
+    translate: Range = (0.1, 0.1)
+    scale: Range = (0.9, 1.1)
+    shear: Annotated[float, Field(ge=0, le=89)] = 5.0
 
 
 class LossSettings(_Settings):

@@ -57,10 +57,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
 def command(argv: list[str]) -> int:
     options = parser().parse_intermixed_args(argv)
     folder, state = find_resume(options.resume, options.run_dir)
-    if state is None:
-        config = load_config(options.config, overrides(options))
-    else:
-        config = resumed_config(state, options)
+    config = resumed_config(state, options) if state else load_config(options.config, overrides(options))
     if config.mode == "pretext":
         raise UserError(
             "mode=pretext: the settings are valid, but pretext training is not part of this version"

@@ -45,14 +45,20 @@ Buffer<T> allocate(int64_t count) {
   return Buffer<T>(static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t{64})));
 }
 
+// The class of a local row is its image; remote rows have one class of their own, without members.
 Classes view_classes(int64_t total, int64_t views, int64_t first, int64_t rows) {
   const int64_t images = rows / views;
   Classes classes;
-  classes.begin.resize(images + 1);
+  classes.of.assign(total, images);
   classes.members.resize(rows);
-  for (int64_t a = 0; a <= images; ++a) classes.begin[a] = a * views;
+  classes.begin.assign(images + 2, rows);
+  classes.share.assign(images + 1, views > 1 ? 1.0 / (views - 1) : 0.0);
   for (int64_t a = 0; a < images; ++a) {
-    for (int64_t v = 0; v < views; ++v) classes.members[a * views + v] = first + a + v * images;
+    classes.begin[a] = a * views;
+    for (int64_t v = 0; v < views; ++v) {
+      classes.members[a * views + v] = first + a + v * images;
+      classes.of[first + a + v * images] = a;
+    }
   }
   classes.anchors = views > 1 ? total : 0;
   return classes;
@@ -61,13 +67,17 @@ Classes view_classes(int64_t total, int64_t views, int64_t first, int64_t rows) 
 Classes label_classes(const int64_t* labels, int64_t total) {
   Classes classes;
   classes.members.resize(total);
+  classes.of.resize(total);
   std::iota(classes.members.begin(), classes.members.end(), int64_t{0});
   std::stable_sort(classes.members.begin(), classes.members.end(),
                    [&](int64_t a, int64_t b) { return labels[a] < labels[b]; });
   for (int64_t begin = 0, end; begin < total; begin = end) {
-    classes.begin.push_back(begin);
     const int64_t label = labels[classes.members[begin]];
-    for (end = begin + 1; end < total && labels[classes.members[end]] == label;) ++end;
+    for (end = begin; end < total && labels[classes.members[end]] == label; ++end) {
+      classes.of[classes.members[end]] = classes.begin.size();
+    }
+    classes.begin.push_back(begin);
+    classes.share.push_back(end - begin > 1 ? 1.0 / (end - begin - 1) : 0.0);
     if (end - begin > 1) classes.anchors += end - begin;
   }
   classes.begin.push_back(total);
@@ -97,7 +107,7 @@ template <typename T>
 struct Workspace {
   NtxentJob<T> job;
   Buffer<T> z, panels, shift, inverse;
-  Buffer<double> norm, total, row;
+  Buffer<double> norm, total, pull, row;
   bool serial;
 
   Workspace(const Tensor& x, const OptionalTensor& labels, const OptionalTensor& temperature, double tau,
@@ -124,9 +134,10 @@ struct Workspace {
     const int64_t padded = job.M + kPanel<T> + 8;
     shift = allocate<T>(padded), inverse = allocate<T>(padded);
     std::fill_n(shift.get(), padded, T(0)), std::fill_n(inverse.get(), padded, T(0));
-    norm = allocate<double>(job.M), total = allocate<double>(job.M), row = allocate<double>(job.M);
+    norm = allocate<double>(job.M), total = allocate<double>(job.M);
+    pull = allocate<double>(job.M), row = allocate<double>(job.M);
     job.z = z.get(), job.panels = panels.get(), job.norm = norm.get(), job.shift = shift.get();
-    job.total = total.get(), job.inverse = inverse.get(), job.row = row.get();
+    job.total = total.get(), job.pull = pull.get(), job.inverse = inverse.get(), job.row = row.get();
     serial = job.M * rows * job.D < kSerial;
   }
 
@@ -145,11 +156,8 @@ struct Workspace {
       for (int64_t strip = begin; strip < end; ++strip) SCATSIMCLR_DISPATCH(prepare(job, strip));
     });
     each(torch::stable::get_num_threads(), [&](int64_t, int64_t) { SCATSIMCLR_DISPATCH(tiles(job, backward)); });
-    each(job.classes.begin.size() - 1, [&](int64_t begin, int64_t end) {
-      std::vector<double> sums(2 * job.D);
-      for (int64_t a = begin; a < end; ++a) {
-        SCATSIMCLR_DISPATCH(finish(job, a, sums.data(), sums.data() + job.D, backward));
-      }
+    each(job.rows, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) SCATSIMCLR_DISPATCH(finish(job, job.first + row, backward));
     });
   }
 };
@@ -171,7 +179,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x, const OptionalTensor& labels
   Workspace<T> work(x, labels, temperature, tau, normalize, views, first, rows);
   NtxentJob<T>& job = work.job;
   if (!job.fixed) std::fill_n(job.shift, job.M, -std::numeric_limits<T>::infinity());
-  std::fill_n(job.total, job.M, 0.0);
+  std::fill_n(job.total, job.M, 0.0), std::fill_n(job.pull, job.M, 0.0);
   work.run(false);
   Tensor stats = torch::stable::empty({2, rows}, x.scalar_type());
   T* out = static_cast<T*>(stats.mutable_data_ptr());
@@ -191,20 +199,15 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const T
   Workspace<T> work(x, labels, temperature, tau, normalize, views, first, rows);
   NtxentJob<T>& job = work.job;
   const T* shift = static_cast<const T*>(stats.const_data_ptr());
+  const auto anchor = [&](int64_t row) {
+    return labels ? job.classes.share[job.classes.of[row]] > 0 : views > 1;
+  };
   for (int64_t i = 0; i < job.M; ++i) {
     const double total = static_cast<double>(shift[job.M + i]);
     // Statistics may come with a shift even where this kernel would not need one.
     const double exponent = job.fixed ? job.c * static_cast<double>(shift[i]) : 0;
     job.shift[i] = job.fixed ? T(0) : shift[i];
-    job.inverse[i] = static_cast<T>(exponent == 0 ? 1 / total : std::exp(-exponent) / total);
-  }
-  if (labels) {
-    for (size_t a = 0; a + 1 < job.classes.begin.size(); ++a) {
-      const int64_t begin = job.classes.begin[a];
-      if (job.classes.begin[a + 1] - begin == 1) job.inverse[job.classes.members[begin]] = 0;
-    }
-  } else if (views == 1) {
-    std::fill_n(job.inverse, job.M, T(0));
+    job.inverse[i] = anchor(i) ? static_cast<T>(exponent == 0 ? 1 / total : std::exp(-exponent) / total) : T(0);
   }
   Tensor dx = torch::stable::empty({rows, job.D}, x.scalar_type());
   job.dx = static_cast<T*>(dx.mutable_data_ptr());

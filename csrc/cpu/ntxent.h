@@ -21,7 +21,9 @@ constexpr int64_t kDepth = 128;
 
 struct Classes {
   std::vector<int64_t> begin;    // class a holds members[begin[a]] … members[begin[a + 1] − 1]
-  std::vector<int64_t> members;  // rows
+  std::vector<int64_t> members;  // rows, ascending within a class
+  std::vector<int64_t> of;       // the class of each row
+  std::vector<double> share;     // per class, 1 / positives of one row; 0 without any
   double anchors = 0;            // rows with a positive, of all processes
 };
 
@@ -53,6 +55,7 @@ struct NtxentJob {
   double* norm;  // (M): max(length, 1e-12), negative where it is the 1e-12
   T* shift;      // (M + padding): a_i
   double* total; // (M): forward, Σ_k exp(c (s_ik − a_i))
+  double* pull;  // (M): forward, mean similarity with the positives
   T* inverse;    // (M + padding): backward, 1 / that sum, 0 where the row is no anchor
   double* row;   // (M): forward, the row's loss; backward, z_i·∂loss/∂z_i
 

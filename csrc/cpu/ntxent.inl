@@ -118,22 +118,17 @@ SCATSIMCLR_INLINE void multiply(typename Simd<T>::V (&acc)[kRows][2], const T* a
   }
 }
 
-// c (rows × kWidth) += A B, as `multiply`.
+// c (rows × kWidth) += A B, as `multiply`. Summed from 0 and added once: shorter chains of roundings.
 template <typename T, int kRows, bool kTransposed>
 inline void accumulate(T* c, int64_t c_stride, const T* a, int64_t a_stride, const T* b, int64_t b_stride,
                        int64_t depth) {
   using S = Simd<T>;
-  typename S::V acc[kRows][2];
-#pragma GCC unroll 8
-  for (int r = 0; r < kRows; ++r) {
-    acc[r][0] = S::load(c + r * c_stride);
-    acc[r][1] = S::load(c + r * c_stride + S::kLanes);
-  }
+  typename S::V acc[kRows][2] = {};
   multiply<T, kRows, kTransposed>(acc, a, a_stride, b, b_stride, depth);
 #pragma GCC unroll 8
   for (int r = 0; r < kRows; ++r) {
-    S::store(c + r * c_stride, acc[r][0]);
-    S::store(c + r * c_stride + S::kLanes, acc[r][1]);
+    S::store(c + r * c_stride, S::load(c + r * c_stride) + acc[r][0]);
+    S::store(c + r * c_stride + S::kLanes, S::load(c + r * c_stride + S::kLanes) + acc[r][1]);
   }
 }
 
@@ -190,30 +185,29 @@ struct Tile {
       for (; d + kDepth < job.D; d += kDepth) {
         for (int64_t i = 0; i < I.count; i += S::kRows) {
           typename S::V acc[S::kRows][2] = {};
-          start(acc, i, j, d);
           multiply<T, S::kRows, false>(acc, rows + i * job.stride + d, job.stride, panel + d * kPanel<T>,
                                        kPanel<T>, kDepth);
+          if (d) add_kept(acc, i, j);
           keep(acc, i, j);
         }
       }
       for (int64_t i = 0; i < I.count; i += S::kRows) {
         typename S::V acc[S::kRows][2] = {};
-        start(acc, i, j, d);
         multiply<T, S::kRows, false>(acc, rows + i * job.stride + d, job.stride, panel + d * kPanel<T>,
                                      kPanel<T>, job.D - d);
+        if (d) add_kept(acc, i, j);
         done(i, j, acc);
       }
     }
   }
 
   template <typename Acc>
-  SCATSIMCLR_INLINE void start(Acc& acc, int64_t i, int64_t j, int64_t d) const {
+  SCATSIMCLR_INLINE void add_kept(Acc& acc, int64_t i, int64_t j) const {
     using S = Simd<T>;
-    if (d == 0) return;
 #pragma GCC unroll 8
     for (int r = 0; r < S::kRows; ++r) {
-      acc[r][0] = S::load(s + (i + r) * stride + j);
-      acc[r][1] = S::load(s + (i + r) * stride + j + S::kLanes);
+      acc[r][0] += S::load(s + (i + r) * stride + j);
+      acc[r][1] += S::load(s + (i + r) * stride + j + S::kLanes);
     }
   }
 
@@ -228,6 +222,30 @@ struct Tile {
   }
 };
 
+// Calls visit(i, j, share) for every positive pair of the tile, row i and column j: share is 1/|P(i)|. Done on
+// the tile's own similarities, because a saturated row's loss and gradient are small differences of them.
+template <typename T, typename Visit>
+SCATSIMCLR_INLINE void positives(const Tile<T>& tile, Visit&& visit) {
+  const Classes& classes = tile.job.classes;
+  for (int64_t i = 0; i < tile.I.count; ++i) {
+    const int64_t row = tile.I.begin + i, own = classes.of[row];
+    const int64_t* end = classes.members.data() + classes.begin[own + 1];
+    const int64_t* member = std::lower_bound(classes.members.data() + classes.begin[own], end, tile.J.begin);
+    for (; member < end && *member < tile.J.begin + tile.J.count; ++member) {
+      if (*member != row) visit(i, *member - tile.J.begin, classes.share[own]);
+    }
+  }
+}
+
+template <typename T>
+SCATSIMCLR_INLINE void add_pull(NtxentJob<T>& job, const Tile<T>& tile, bool both_sides) {
+  positives(tile, [&](int64_t i, int64_t j, double share) {
+    const double s = static_cast<double>(tile.s[i * tile.stride + j]) * share;
+    job.pull[tile.I.begin + i] += s;
+    if (both_sides) job.pull[tile.J.begin + j] += s;
+  });
+}
+
 // Adds Σ exp(c s) of the tile to the totals of its rows and, if both_sides, of its columns.
 template <typename T>
 inline void forward_fixed(NtxentJob<T>& job, Tile<T>& tile, bool both_sides, T* scratch) {
@@ -237,8 +255,11 @@ inline void forward_fixed(NtxentJob<T>& job, Tile<T>& tile, bool both_sides, T* 
   V* row_sums = reinterpret_cast<V*>(scratch);
   for (int64_t i = 0; i < tile.I.count + S::kRows; ++i) row_sums[i] = V{};
   V columns[2] = {};
+  bool pairs = false;
+  positives(tile, [&](int64_t, int64_t, double) { pairs = true; });
   tile.products([&](int64_t i, int64_t j, V(&acc)[S::kRows][2]) SCATSIMCLR_LAMBDA_INLINE {
     const bool masked = tile.masked(j);
+    if (pairs) tile.keep(acc, i, j);
 #pragma GCC unroll 8
     for (int r = 0; r < S::kRows; ++r) {
       if (i + r >= tile.I.count) break;
@@ -261,6 +282,7 @@ inline void forward_fixed(NtxentJob<T>& job, Tile<T>& tile, bool both_sides, T* 
     columns[0] = columns[1] = V{};
   });
   for (int64_t i = 0; i < tile.I.count; ++i) job.total[tile.I.begin + i] += S::sum(row_sums[i]);
+  if (pairs) add_pull(job, tile, both_sides);
 }
 
 // The new maximum of a row and its old total on the new scale; false where nothing was seen.
@@ -290,6 +312,7 @@ inline void forward_safe(NtxentJob<T>& job, Tile<T>& tile, bool both_sides) {
     }
     tile.keep(acc, i, j);
   });
+  add_pull(job, tile, both_sides);
   for (int64_t i = 0; i < tile.I.count; ++i) {
     const T* s = tile.s + i * tile.stride;
     V best = lowest;
@@ -324,7 +347,7 @@ inline void forward_safe(NtxentJob<T>& job, Tile<T>& tile, bool both_sides) {
   }
 }
 
-// G of the tile, then dz_I += G z_J and, if both_sides, dz_J += Gᵀ z_I.
+// G of the tile less the positives' share, then dz_I += G z_J and, if both_sides, dz_J += Gᵀ z_I.
 template <typename T, bool kFixed>
 inline void backward_tile(NtxentJob<T>& job, Tile<T>& tile, bool both_sides) {
   using S = Simd<T>;
@@ -351,6 +374,9 @@ inline void backward_tile(NtxentJob<T>& job, Tile<T>& tile, bool both_sides) {
       }
     }
     tile.keep(acc, i, j);
+  });
+  positives(tile, [&](int64_t i, int64_t j, double share) {
+    tile.s[i * tile.stride + j] -= static_cast<T>(2 * share);
   });
   const auto rows = [&](const Strip& strip) { return job.z + strip.begin * job.stride; };
   const auto out = [&](const Strip& strip) { return job.dz + (strip.begin - job.first) * job.dz_stride; };
@@ -454,47 +480,22 @@ void prepare(NtxentJob<T>& job, int64_t index) {
   }
 }
 
-// The sum of a row's positives, in double: sum over its class, less itself; exact for a class of two.
+// One local row, once the tiles are done: its loss, or its gradient in x.
 template <typename T>
-SCATSIMCLR_INLINE void positives(const NtxentJob<T>& job, const int64_t* members, int64_t count, int64_t self,
-                                 const double* sum, double* out) {
-  const T* z = job.z + (count == 2 ? members[0] + members[1] - self : self) * job.stride;
-  for (int64_t d = 0; d < job.D; ++d) out[d] = count == 2 ? static_cast<double>(z[d]) : sum[d] - z[d];
-}
-
-// The rows of one class, once the tiles are done: their losses, or their gradients in x.
-template <typename T>
-void finish(NtxentJob<T>& job, int64_t index, double* sum, double* other, bool backward) {
-  const int64_t* members = job.classes.members.data() + job.classes.begin[index];
-  const int64_t count = job.classes.begin[index + 1] - job.classes.begin[index], D = job.D;
-  if (count > 2) {
-    std::fill(sum, sum + D, 0.0);
-    for (int64_t m = 0; m < count; ++m) {
-      const T* z = job.z + members[m] * job.stride;
-      for (int64_t d = 0; d < D; ++d) sum[d] += z[d];
-    }
+void finish(NtxentJob<T>& job, int64_t row, bool backward) {
+  if (!backward) {
+    const bool anchor = job.classes.share[job.classes.of[row]] > 0;
+    job.row[row] = anchor ? job.c * (job.shift[row] - job.pull[row]) + std::log(job.total[row]) : 0;
+    return;
   }
-  for (int64_t m = 0; m < count; ++m) {
-    const int64_t row = members[m];
-    if (row < job.first || row >= job.first + job.rows) continue;
-    if (count > 1) positives(job, members, count, row, sum, other);
-    const T* z = job.z + row * job.stride;
-    if (!backward) {
-      const double pull = count > 1 ? dot(z, other, D) / (count - 1) : 0;
-      job.row[row] = count > 1 ? job.c * (job.shift[row] - pull) + std::log(job.total[row]) : 0;
-      continue;
-    }
-    const T* dz = job.dz + (row - job.first) * job.dz_stride;
-    T* dx = job.dx + (row - job.first) * D;
-    const double weight = count > 1 ? 2.0 / (count - 1) : 0;
-    // `other` becomes ∂loss/∂z.
-    for (int64_t d = 0; d < D; ++d) other[d] = job.scale * (dz[d] - (weight ? weight * other[d] : 0));
-    const double along = dot(z, other, D);
-    job.row[row] = along;
-    const double norm = job.normalize ? job.norm[row] : -1;  // negative: a constant divisor, no Jacobian
-    const double radial = norm > 0 ? along : 0, inverse = 1 / std::abs(norm);
-    for (int64_t d = 0; d < D; ++d) dx[d] = static_cast<T>((other[d] - radial * z[d]) * inverse);
-  }
+  const T* z = job.z + row * job.stride;
+  const T* dz = job.dz + (row - job.first) * job.dz_stride;
+  T* dx = job.dx + (row - job.first) * job.D;
+  const double along = job.scale * dot(z, dz, job.D);
+  job.row[row] = along;
+  const double norm = job.normalize ? job.norm[row] : -1;  // negative: a constant divisor, no Jacobian
+  const double radial = norm > 0 ? along : 0, inverse = 1 / std::abs(norm);
+  for (int64_t d = 0; d < job.D; ++d) dx[d] = static_cast<T>((job.scale * dz[d] - radial * z[d]) * inverse);
 }
 
 #undef SCATSIMCLR_INLINE

@@ -14,7 +14,7 @@ import torch
 from .blur import gaussian_blur
 from .color import HUE, jitter_, luma
 from .recipe import AugmentSpec, Params, draw_params
-from .resample import affine_nearest, crop_matrix, resample
+from .resample import affine_nearest, crop_taps, resample
 
 __all__ = ["Augment", "AugmentSpec", "Params", "center_view", "normalize", "to_uint8"]
 
@@ -97,8 +97,8 @@ def _geometry(images: torch.Tensor, params: Params, spec: AugmentSpec) -> torch.
     planes = torch.empty((3, len(images), height, width), dtype=torch.float32, device=images.device)
     if spec.crop:
         top, left, tall, wide = params.box.unbind(1)
-        across = crop_matrix(left, wide, width, params.flip)
-        down = crop_matrix(top, tall, height)
+        across = crop_taps(left, wide, width, params.flip)
+        down = crop_taps(top, tall, height)
         planes.copy_(resample(images, across, down).permute(2, 0, 1, 3))
     else:
         planes.copy_(images.permute(3, 0, 1, 2))

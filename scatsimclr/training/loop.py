@@ -160,23 +160,27 @@ class Trainer:
         self.metrics = Metrics(folder, resume_step=self.step if state is not None else None)
 
     def fit(self) -> dict[str, dict[str, float]]:
-        """Trains to the last epoch; returns {"before": …, "after": …} of `evaluate_encoder` (empty without labels)."""
+        """Trains to the last epoch.
+
+        Returns {"before": …, "after": …}, each as from `evaluate_encoder` or empty without labels.
+        """
         if self.before is None:
-            self.before = self._evaluate("evaluation")
-        after = self.before
+            self.before = self._evaluate()
+            self.metrics.write("evaluation", self.epoch, self.step, **self.before)
+        after = None
         while self.epoch < self.config.epochs:
             loss, seconds = self._train_epoch()
             self.epoch += 1
             self.seconds += seconds
-            validation = self._validate()
+            validation, evaluation = self._validate(), {}
             last = self.epoch == self.config.epochs
-            evaluated = last or self.epoch % self.config.eval_every_n_epochs == 0
-            if evaluated:
-                after = self._evaluate("evaluation", few=last)
-            self._report(loss, seconds, validation, after if evaluated else {})
+            if last or self.epoch % self.config.eval_every_n_epochs == 0:
+                evaluation = after = self._evaluate(few=last)
+                self.metrics.write("evaluation", self.epoch, self.step, **evaluation)
+            self._report(loss, seconds, validation, evaluation)
             self._save(validation)
-        if self.epoch == self.config.epochs and "linear" in after and after is self.before:
-            after = self._evaluate("evaluation")  # a finished run that is only asked for its result
+        if after is None:  # a finished run was resumed for its result
+            after = self._evaluate()
         self.metrics.close()
         plots.write_all(self)
         return {"before": self.before, "after": after}
@@ -262,19 +266,11 @@ class Trainer:
             self.model, images.images, self.data.spec, batch_size=self.config.evaluation.batch_size
         )
 
-    def _evaluate(self, event: str, *, few: bool = True) -> dict[str, float]:
+    def _evaluate(self, *, few: bool = True) -> dict[str, float]:
         if self.data.test is None:
             return {}
-        results = evaluate_encoder(
-            self.model,
-            self.data.train,
-            self.data.test,
-            self.data.spec,
-            self.config.evaluation,
-            few=few,
-        )
-        self.metrics.write(event, self.epoch, self.step, **results)
-        return results
+        data = self.data
+        return evaluate_encoder(self.model, data.train, data.test, data.spec, self.config.evaluation, few=few)
 
     def _report(self, loss: float, seconds: float, validation: dict, evaluation: dict) -> None:
         images = len(self.loader) * self.config.batch_size
