@@ -115,10 +115,10 @@ struct Backward {
         T *column = field + ptrdiff_t(a + i) * 2 * W, *to = columns + ptrdiff_t(i) * n * 2 * W;
         fft<T, W>(cols, {column + W, column, stride}, {to + W, to, 2 * W}, scratch);
         for (int y = 0; y < n; ++y) {
-          at<T, W>(column + y * stride) = at<T, W>(to + ptrdiff_t(y) * 2 * W);
-          at<T, W>(column + y * stride + W) = at<T, W>(to + ptrdiff_t(y) * 2 * W + W);
+          const Vec<T, W> re = at<T, W>(to + ptrdiff_t(y) * 2 * W), im = at<T, W>(to + ptrdiff_t(y) * 2 * W + W);
+          at<T, W>(column + y * stride) = re, at<T, W>(column + y * stride + W) = im;
+          at<T, W>(to + ptrdiff_t(y) * W) = square_root<T, W>(re * re + im * im);
         }
-        if (second_follows(j1)) modulus<T, W>(to, to, n);
       }
       if (second_follows(j1)) {
         forward_pair<T, W>(cols, columns, columns + ptrdiff_t(n) * 2 * W, W, spectrum + ptrdiff_t(a) * 2 * W, stride,

@@ -102,11 +102,10 @@ struct Forward {
     for (int a = 0; a < product.length; a += 2) {
       for (int i = 0; i < 2; ++i) {
         const T* from = z + ptrdiff_t(a + i) * 2 * W;
-        T* to = columns + ptrdiff_t(i) * n * 2 * W;
-        fft<T, W>(cols, {from + W, from, stride}, {to + W, to, 2 * W}, scratch);
-        modulus<T, W>(to, to, n);
+        T* to = columns + ptrdiff_t(i) * n * W;
+        fft<T, W, Result::modulus>(cols, {from + W, from, stride}, {to, to, W}, scratch);
       }
-      sink.put(a, columns, columns + ptrdiff_t(n) * 2 * W, W);
+      sink.put(a, columns, columns + ptrdiff_t(n) * W, W);
     }
   }
 

@@ -38,33 +38,49 @@ Lanes<T, W> make_lanes(int group, int planes, int L) {
   return lanes;
 }
 
+// Points [begin, end) of a segment: set, or added to what other parts of the spectrum folded there.
+template <class T, int W, bool per_lane, bool add>
+SCATSIMCLR_INLINE void gather_points(const Product<T>& product, const Segment& segment, int begin, int end,
+                                     const T* spectrum, const Lanes<T, W>* lanes, T* out) {
+  using V = Vec<T, W>;
+  const ptrdiff_t step = ptrdiff_t(segment.step) * 2 * W, stride = product.weight_stride;
+  const T* from = spectrum + ptrdiff_t(segment.source) * 2 * W + begin * step;
+  const T* weight = product.weights + (segment.weight + begin) * stride + (per_lane ? lanes->theta0 : 0);
+  const T sign = segment.conj ? -1 : 1;
+  T* to = out + ptrdiff_t(segment.dst + begin) * 2 * W;
+  for (int i = begin; i < end; ++i, from += step, to += 2 * W, weight += per_lane ? stride : 1) {
+    V re, im;
+    if constexpr (per_lane) {
+      const V w = *reinterpret_cast<const typename Simd<T, W>::Unaligned*>(weight);
+      re = w * __builtin_shuffle(at<T, W>(from), lanes->select);
+      im = w * sign * __builtin_shuffle(at<T, W>(from + W), lanes->select);
+    } else {
+      re = at<T, W>(from) * *weight, im = at<T, W>(from + W) * (sign * *weight);
+    }
+    at<T, W>(to) = add ? at<T, W>(to) + re : re;
+    at<T, W>(to + W) = add ? at<T, W>(to + W) + im : im;
+  }
+}
+
 // One line of the filtered and folded spectrum, into out[0 … length). With `lanes`, the spectrum's lanes are
 // planes and each result lane has a filter of its own; without, all lanes share the filter.
 template <class T, int W, bool per_lane>
 void gather_line(const Product<T>& product, int line, const T* spectrum, const Lanes<T, W>* lanes, T* out) {
-  using V = Vec<T, W>;
-  for (int i = 0; i < product.length; ++i) at<T, W>(out + 2 * W * i) = at<T, W>(out + 2 * W * i + W) = V{};
+  int filled = 0;  // out[0 … filled) holds something
+  const auto clear_until = [&](int end) __attribute__((always_inline)) {
+    for (; filled < end; ++filled) {
+      at<T, W>(out + ptrdiff_t(filled) * 2 * W) = at<T, W>(out + ptrdiff_t(filled) * 2 * W + W) = Vec<T, W>{};
+    }
+  };
   for (int s = product.line_start[line]; s < product.line_start[line + 1]; ++s) {
     const Segment& segment = product.segments[s];
-    const T* from = spectrum + ptrdiff_t(segment.source) * 2 * W;
-    const ptrdiff_t step = ptrdiff_t(segment.step) * 2 * W;
-    T* to = out + ptrdiff_t(segment.dst) * 2 * W;
-    const T* weight = product.weights + ptrdiff_t(segment.weight) * product.weight_stride;
-    const T sign = segment.conj ? -1 : 1;
-    if constexpr (per_lane) {
-      weight += lanes->theta0;
-      for (int i = 0; i < segment.length; ++i, from += step, to += 2 * W, weight += product.weight_stride) {
-        const V w = *reinterpret_cast<const typename Simd<T, W>::Unaligned*>(weight);
-        at<T, W>(to) += w * __builtin_shuffle(at<T, W>(from), lanes->select);
-        at<T, W>(to + W) += w * sign * __builtin_shuffle(at<T, W>(from + W), lanes->select);
-      }
-    } else {
-      for (int i = 0; i < segment.length; ++i, from += step, to += 2 * W) {
-        at<T, W>(to) += at<T, W>(from) * weight[i];
-        at<T, W>(to + W) += at<T, W>(from + W) * (sign * weight[i]);
-      }
-    }
+    clear_until(segment.dst);
+    const int known = std::min(filled - segment.dst, segment.length);
+    gather_points<T, W, per_lane, true>(product, segment, 0, known, spectrum, lanes, out);
+    gather_points<T, W, per_lane, false>(product, segment, known, segment.length, spectrum, lanes, out);
+    filled = std::max(filled, segment.dst + segment.length);
   }
+  clear_until(product.length);
 }
 
 // First half of an inverse transform: every line filtered, folded and transformed along itself. The rows of z
@@ -83,16 +99,6 @@ void inverse_lines(const Product<T>& product, const T* spectrum, const Lanes<T, 
   }
 }
 
-// |z|, element by element. z and u may be the same memory.
-template <class T, int W>
-void modulus(const T* z, T* u, int count) {
-  for (int i = 0; i < count; ++i, z += 2 * W, u += W) {
-    T square[W] __attribute__((aligned(64)));
-    at<T, W>(square) = at<T, W>(z) * at<T, W>(z) + at<T, W>(z + W) * at<T, W>(z + W);
-    for (int l = 0; l < W; ++l) u[l] = sizeof(T) == 4 ? __builtin_sqrtf(square[l]) : __builtin_sqrt(square[l]);
-  }
-}
-
 // One direction of the low-pass (scattering2d_pack.h): u[n·u_stride] -> out[m·out_stride].
 template <class T, int W>
 void lowpass(const Lowpass<T>& low, const T* u, ptrdiff_t u_stride, T* out, ptrdiff_t out_stride) {
@@ -101,13 +107,19 @@ void lowpass(const Lowpass<T>& low, const T* u, ptrdiff_t u_stride, T* out, ptrd
   for (int chunk = 0; chunk < low.chunks; ++chunk) {
     V p[kChunk] = {}, q[kChunk] = {};
     const ptrdiff_t weights = ptrdiff_t(chunk) * pairs * kChunk;
-    for (int t = low.band[2 * chunk]; t < low.band[2 * chunk + 1]; ++t) {
-      const int down = low.centre - t;
-      const V a = at<T, W>(u + (low.centre + t) * u_stride);
-      const V b = at<T, W>(u + (down < 0 ? down + low.inputs : down) * u_stride);
-      const V sum = a + b, difference = a - b;
-      const T *even = low.even + weights + t * kChunk, *odd = low.odd + weights + t * kChunk;
-      SCATSIMCLR_UNROLL for (int i = 0; i < kChunk; ++i) p[i] += sum * even[i], q[i] += difference * odd[i];
+    // Sums of sixteen terms, then of those: one sum over a long row would round worse than kymatio's FFT.
+    for (int begin = low.band[2 * chunk], end; begin < low.band[2 * chunk + 1]; begin = end) {
+      end = std::min(begin + 16, low.band[2 * chunk + 1]);
+      V pt[kChunk] = {}, qt[kChunk] = {};
+      for (int t = begin; t < end; ++t) {
+        const int down = low.centre - t;
+        const V a = at<T, W>(u + (low.centre + t) * u_stride);
+        const V b = at<T, W>(u + (down < 0 ? down + low.inputs : down) * u_stride);
+        const V sum = a + b, difference = a - b;
+        const T *even = low.even + weights + t * kChunk, *odd = low.odd + weights + t * kChunk;
+        SCATSIMCLR_UNROLL for (int i = 0; i < kChunk; ++i) pt[i] += sum * even[i], qt[i] += difference * odd[i];
+      }
+      SCATSIMCLR_UNROLL for (int i = 0; i < kChunk; ++i) p[i] += pt[i], q[i] += qt[i];
     }
     for (int i = 0; i < kChunk; ++i) {
       const int m = low.outputs / 2 + chunk * kChunk + i;
@@ -242,10 +254,7 @@ template <class T, int W>
 void modulus_adjoint(T* z, const T* grad, int count) {
   using V = Vec<T, W>;
   for (int i = 0; i < count; ++i, z += 2 * W, grad += W) {
-    T r[W] __attribute__((aligned(64)));
-    at<T, W>(r) = at<T, W>(z) * at<T, W>(z) + at<T, W>(z + W) * at<T, W>(z + W);
-    for (int l = 0; l < W; ++l) r[l] = sizeof(T) == 4 ? __builtin_sqrtf(r[l]) : __builtin_sqrt(r[l]);
-    const V modulus = at<T, W>(r);
+    const V modulus = square_root<T, W>(at<T, W>(z) * at<T, W>(z) + at<T, W>(z + W) * at<T, W>(z + W));
     const V factor = modulus == 0 ? V{} : at<T, W>(grad) / modulus;
     at<T, W>(z) *= factor, at<T, W>(z + W) *= factor;
   }

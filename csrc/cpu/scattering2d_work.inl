@@ -42,16 +42,45 @@ struct Cast<double> {
   static double from(double v) { return v; }
 };
 
+// Interleaves the lower (or upper) halves of a and b: a0 b0 a1 b1 …
+template <class T, int W, bool upper, size_t... I>
+SCATSIMCLR_INLINE Vec<T, W> zip(Vec<T, W> a, Vec<T, W> b, std::index_sequence<I...>) {
+  return __builtin_shufflevector(a, b, (int(I) / 2 + (upper ? W / 2 : 0) + (I % 2 ? W : 0))...);
+}
+
+// Transposes W vectors of W lanes: log2(W) rounds of zipping the first half of the rows with the second.
+template <class T, int W>
+SCATSIMCLR_INLINE void transpose(Vec<T, W> (&rows)[W]) {
+  SCATSIMCLR_UNROLL for (int round = 1; round < W; round *= 2) {
+    Vec<T, W> next[W];
+    SCATSIMCLR_UNROLL for (int i = 0; i < W / 2; ++i) {
+      next[2 * i] = zip<T, W, false>(rows[i], rows[i + W / 2], std::make_index_sequence<W>{});
+      next[2 * i + 1] = zip<T, W, true>(rows[i], rows[i + W / 2], std::make_index_sequence<W>{});
+    }
+    SCATSIMCLR_UNROLL for (int i = 0; i < W; ++i) rows[i] = next[i];
+  }
+}
+
 template <class E, class T, int W>
 void write_lanes_as(const Plane& out, const T* s, int height, int width, const ptrdiff_t* offset, int used) {
   E* base = static_cast<E*>(out.data);
-  if (out.column == 1) {
-    for (int l = 0; l < used; ++l) {
-      for (int y = 0; y < height; ++y) {
-        E* row = base + offset[l] + y * out.row;
-        const T* from = s + ptrdiff_t(y) * width * W + l;
-        for (int x = 0; x < width; ++x) row[x] = Cast<E>::from(from[ptrdiff_t(x) * W]);
+  if (out.column == 1 && (out.row == width || height == 1)) {
+    const int pixels = height * width;
+    int p = 0;
+    for (; p + W <= pixels; p += W) {
+      Vec<T, W> rows[W];
+      SCATSIMCLR_UNROLL for (int i = 0; i < W; ++i) rows[i] = at<T, W>(s + ptrdiff_t(p + i) * W);
+      transpose<T, W>(rows);
+      for (int l = 0; l < used; ++l) {
+        if constexpr (std::is_same_v<E, T>) {
+          *reinterpret_cast<typename Simd<T, W>::Unaligned*>(base + offset[l] + p) = rows[l];
+        } else {
+          for (int i = 0; i < W; ++i) base[offset[l] + p + i] = Cast<E>::from(rows[l][i]);
+        }
       }
+    }
+    for (; p < pixels; ++p) {
+      for (int l = 0; l < used; ++l) base[offset[l] + p] = Cast<E>::from(s[ptrdiff_t(p) * W + l]);
     }
     return;
   }

@@ -109,7 +109,8 @@ def resample(images: torch.Tensor, across, down) -> torch.Tensor:
     wide = _pass(columns.view(batch, width, 3 * height), *across)
     out_width = wide.shape[1]
     lines = wide.view(batch, out_width, 3, height).transpose(1, 3).contiguous()
-    return _pass(lines.view(batch, height, 3 * out_width), *down).view(batch, -1, 3, out_width)
+    tall = _pass(lines.view(batch, height, 3 * out_width), *down)
+    return tall.view(batch, tall.shape[1], 3, out_width)
 
 
 def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

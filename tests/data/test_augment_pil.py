@@ -18,6 +18,15 @@ from scatsimclr.data.resample import affine_nearest, resize
 SHAPES = [(32, 32), (96, 96), (24, 41), (8, 8), (1, 1), (1, 7), (5, 1)]
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """On a machine with other work, OpenMP's barriers make these small operations up to 100 times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def pictures(batch, height, width, seed=0):
     """Half noise, half smooth colourful pictures with saturated parts: uint8 (B, H, W, 3)."""
     rng = np.random.default_rng(seed)
