@@ -50,16 +50,24 @@ def test_pre_pad_equals_kymatio(backend):
     close(ours(x), theirs(x))
 
 
+def gradient(S, x):
+    leaf = x.clone().requires_grad_()
+    S(leaf).square().sum().backward()
+    return leaf.grad
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_gradient_equals_kymatios(backend):
+@pytest.mark.parametrize("blank_rows", [0, 6])
+def test_gradient_is_as_close_to_the_truth_as_kymatios(backend, blank_rows):
+    # Where a patch is blank, moduli near 0 turn rounding into 1e-6 of gradient, in kymatio as in ours: both are
+    # judged against float64.
     x = torch.randn(2, 20, 25)
-    x[0, 3:9] = 0
-    gradients = []
-    for S in (Scattering2D(2, (20, 25), L=5, backend=backend), ScatteringTorch2D(2, (20, 25), L=5)):
-        leaf = x.clone().requires_grad_()
-        S(leaf).square().sum().backward()
-        gradients.append(leaf.grad)
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+    x[0, 3 : 3 + blank_rows] = 0
+    truth = gradient(Scattering2D(2, (20, 25), L=5, backend="reference").double(), x.double())
+    ours = gradient(Scattering2D(2, (20, 25), L=5, backend=backend), x)
+    kymatios = gradient(ScatteringTorch2D(2, (20, 25), L=5), x)
+    error, allowed = ((each - truth).abs().max() for each in (ours, kymatios))
+    assert error <= 2 * allowed + 1e-7 * truth.abs().max()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
