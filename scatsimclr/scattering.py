@@ -57,9 +57,9 @@ class Scattering2D(nn.Module):
 
         bank = filter_bank(self.M_padded, self.N_padded, self.J, self.L)
         self.phi, self.psi = bank.phi, bank.psi
-        self._n_filters = len(bank.tensors())
-        for n, level in enumerate(bank.tensors()):
-            self.register_buffer(f"tensor{n}", torch.tensor(level).unsqueeze(-1))
+        self._filter_names = [f"tensor{n}" for n in range(len(bank.tensors()))]
+        for name, level in zip(self._filter_names, bank.tensors(), strict=True):
+            self.register_buffer(name, torch.tensor(level).unsqueeze(-1))
         self.register_buffer("_packed", torch.empty(0), persistent=False)
         self._pack()
 
@@ -69,7 +69,9 @@ class Scattering2D(nn.Module):
         return channels(self.J, self.L, self.max_order)
 
     def _filters(self) -> list[Tensor]:
-        return [getattr(self, f"tensor{n}") for n in range(self._n_filters)]
+        # Through the dict: fifty attribute look-ups of an nn.Module take longer than a small transform.
+        buffers = self._buffers
+        return [buffers[name] for name in self._filter_names]
 
     def _pack(self) -> None:
         """Rebuilds the kernel's own copy of the filters; called whenever they may have changed."""

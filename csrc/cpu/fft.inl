@@ -76,51 +76,6 @@ struct Dft {
   }
 };
 
-// 13 points: 2 generates the residues, so that with a_v of index 2^v the cosine sums are a cyclic correlation of
-// length 6, C_u = Σ_v c_{u+v} a_v, which splits into two of length 3 (by a_v ± a_{v+3}); C_{u+3} comes with C_u.
-// 132 multiply-adds and 72 additions, against 168 and 48 of the plain formula: Zen 4 adds on ports of their own.
-template <class T, int W>
-struct Dft<T, W, 13> {
-  using V = Vec<T, W>;
-  static constexpr int power[6] = {1, 2, 4, 8, 3, 6};  // 2^v mod 13
-  static SCATSIMCLR_INLINE void run(V (&xr)[13], V (&xi)[13]) {
-    static constexpr Roots<T, 13> w{};
-    static constexpr Roots<double, 13> exact{};
-    V pr[3], pi[3], qr[3], qi[3], br[6], bi[6];
-    V sum_r = xr[0], sum_i = xi[0];
-    SCATSIMCLR_UNROLL for (int v = 0; v < 3; ++v) {
-      const int m = power[v], n = power[v + 3];
-      const V ar = xr[m] + xr[13 - m], ai = xi[m] + xi[13 - m], cr = xr[n] + xr[13 - n], ci = xi[n] + xi[13 - n];
-      br[v] = xr[m] - xr[13 - m], bi[v] = xi[m] - xi[13 - m];
-      br[v + 3] = xr[n] - xr[13 - n], bi[v + 3] = xi[n] - xi[13 - n];
-      pr[v] = ar + cr, pi[v] = ai + ci, qr[v] = ar - cr, qi[v] = ai - ci;
-      sum_r += pr[v], sum_i += pi[v];
-    }
-    const V x0r = xr[0], x0i = xi[0];
-    SCATSIMCLR_UNROLL for (int u = 0; u < 3; ++u) {
-      V cpr = x0r, cpi = x0i, cqr, cqi;
-      SCATSIMCLR_UNROLL for (int v = 0; v < 3; ++v) {
-        const int m = (1 << (u + v)) % 13, n = (1 << (u + v + 3)) % 13;
-        const T plus = T((exact.c[m] + exact.c[n]) / 2), minus = T((exact.c[m] - exact.c[n]) / 2);
-        cpr += pr[v] * plus, cpi += pi[v] * plus;
-        cqr = v ? cqr + qr[v] * minus : qr[v] * minus, cqi = v ? cqi + qi[v] * minus : qi[v] * minus;
-      }
-      SCATSIMCLR_UNROLL for (int half = 0; half < 2; ++half) {
-        V sr, si;
-        SCATSIMCLR_UNROLL for (int v = 0; v < 6; ++v) {
-          const T s = w.s[(1 << (u + 3 * half + v)) % 13];
-          sr = v ? sr + br[v] * s : br[v] * s, si = v ? si + bi[v] * s : bi[v] * s;
-        }
-        const V cr = half ? cpr - cqr : cpr + cqr, ci = half ? cpi - cqi : cpi + cqi;
-        const int k = power[u + 3 * half];
-        xr[k] = cr + si, xi[k] = ci - sr;
-        xr[13 - k] = cr - si, xi[13 - k] = ci + sr;
-      }
-    }
-    xr[0] = sum_r, xi[0] = sum_i;
-  }
-};
-
 template <class T, int W>
 struct Dft<T, W, 1> {
   using V = Vec<T, W>;
@@ -211,7 +166,8 @@ SCATSIMCLR_INLINE Vec<T, W> square_root(Vec<T, W> x) {
 }
 
 // What a stage does with its results. The modulus is taken in the last stage of a transform, where the square
-// roots (a unit of their own, not pipelined) hide behind the multiply-adds.
+// roots (a unit of their own, not pipelined) hide behind the multiply-adds; the approximate reciprocal square root
+// with a Newton step was slower by 5 % (EPYC Zen 4, 2026-11-24).
 enum class Result { complex, twiddled, modulus };
 
 template <class T, int W, int R, Result result>
@@ -245,11 +201,101 @@ __attribute__((noinline)) void fft_stage(const FftStage<T>& stage, Points<const 
   }
 }
 
-// A prime radix without a codelet: the formula of Dft with its sums a, b in memory, O(R²) per butterfly.
+// One part of the DFT of R points, R an odd prime: the real parts of the results take the sums of the inputs' real
+// parts (`even`) and the differences of their imaginary parts (`odd`), the imaginary parts the other halves.
+// Everything of one pass, constants included, fits in AVX-512's 32 registers. done(k, value) gets X[k]'s part;
+// X[±k] = C_k ∓ i S_k, where C_0 is the sum.
+//
+// 13 points: 2 generates the residues, so that with a_v of index 2^v the cosine sums are a cyclic correlation of
+// length 6, C_u = Σ_v c_{u+v} a_v, which splits into two of length 3 (by a_v ± a_{v+3}); C_{u+3} comes with C_u.
+// 108 products and 78 additions, against 144 and 48 of the plain formula: Zen 4 adds on ports of their own.
+template <class T, int W, int R, bool imaginary, class Done>
+SCATSIMCLR_INLINE void dft_part(const int* load, const T* even, const T* odd, ptrdiff_t stride, Done done) {
+  using V = Vec<T, W>;
+  constexpr int H = R / 2;
+  static constexpr Roots<T, R> w{};
+  const auto get = [&](const T* from, int n)
+      __attribute__((always_inline)) { return *reinterpret_cast<const V*>(from + load[n] * stride); };
+  const auto both = [&](int k, V c, V s) __attribute__((always_inline)) {
+    done(imaginary ? R - k : k, c + s);
+    done(imaginary ? k : R - k, c - s);
+  };
+  const V x0 = get(even, 0);
+  V sum = x0, b[H];
+  if constexpr (R == 13) {
+    static constexpr int power[6] = {1, 2, 4, 8, 3, 6};  // 2^v mod 13
+    static constexpr Roots<double, 13> exact{};
+    V p[3], q[3];
+    SCATSIMCLR_UNROLL for (int v = 0; v < 3; ++v) {
+      const V a = get(even, power[v]) + get(even, 13 - power[v]);
+      const V c = get(even, power[v + 3]) + get(even, 13 - power[v + 3]);
+      p[v] = a + c, q[v] = a - c, sum += p[v];
+    }
+    SCATSIMCLR_UNROLL for (int v = 0; v < 6; ++v) b[v] = get(odd, power[v]) - get(odd, 13 - power[v]);
+    done(0, sum);
+    SCATSIMCLR_UNROLL for (int u = 0; u < 3; ++u) {
+      V cp = x0, cq;
+      SCATSIMCLR_UNROLL for (int v = 0; v < 3; ++v) {
+        const int m = (1 << (u + v)) % 13, n = (1 << (u + v + 3)) % 13;
+        cp += p[v] * T((exact.c[m] + exact.c[n]) / 2);
+        const V product = q[v] * T((exact.c[m] - exact.c[n]) / 2);
+        cq = v ? cq + product : product;
+      }
+      SCATSIMCLR_UNROLL for (int half = 0; half < 2; ++half) {
+        V s;
+        SCATSIMCLR_UNROLL for (int v = 0; v < 6; ++v) {
+          const V product = b[v] * w.s[(1 << (u + 3 * half + v)) % 13];
+          s = v ? s + product : product;
+        }
+        both(power[u + 3 * half], half ? cp - cq : cp + cq, s);
+      }
+    }
+  } else {
+    V a[H];
+    SCATSIMCLR_UNROLL for (int j = 0; j < H; ++j) {
+      a[j] = get(even, j + 1) + get(even, R - 1 - j), b[j] = get(odd, j + 1) - get(odd, R - 1 - j);
+      sum += a[j];
+    }
+    done(0, sum);
+    SCATSIMCLR_UNROLL for (int k = 1; k <= H; ++k) {
+      V c = x0, s = b[0] * w.s[k];
+      SCATSIMCLR_UNROLL for (int j = 0; j < H; ++j) {
+        c += a[j] * w.c[(j + 1) * k % R];
+        if (j > 0) s += b[j] * w.s[(j + 1) * k % R];
+      }
+      both(k, c, s);
+    }
+  }
+}
+
+// A stage of a large prime radix, as `fft_stage` but by parts. Reads its inputs twice: not in place, which no
+// transform here asks for, because lengths are even and a large prime therefore never the only stage.
+template <class T, int W, int R, Result result>
+__attribute__((noinline)) void fft_stage_by_parts(const FftStage<T>& stage, Points<const T> in, Points<T> out) {
+  using V = Vec<T, W>;
+  const int *load = stage.load.data(), *store = stage.store.data();
+  for (int b = 0; b < stage.butterflies; ++b, load += R, store += R) {
+    dft_part<T, W, R, false>(load, in.re, in.im, in.stride, [&](int k, V x) __attribute__((always_inline)) {
+      *reinterpret_cast<V*>(out.re + store[k] * out.stride) = result == Result::modulus ? x * x : x;
+    });
+    dft_part<T, W, R, true>(load, in.im, in.re, in.stride, [&](int k, V x) __attribute__((always_inline)) {
+      if constexpr (result == Result::modulus) {
+        V& to = *reinterpret_cast<V*>(out.re + store[k] * out.stride);
+        to = square_root<T, W>(to + x * x);
+      } else {
+        *reinterpret_cast<V*>(out.im + store[k] * out.stride) = x;
+      }
+    });
+  }
+}
+
+// A prime radix without a codelet: the formula of Dft with its sums a, b in memory, O(R²) per butterfly, for K
+// results at once, whose sums stay in registers.
 template <class T, int W, Result result>
 __attribute__((noinline)) void fft_stage_prime(const FftStage<T>& stage, Points<const T> in, Points<T> out,
                                                T* sums) {
   using V = Vec<T, W>;
+  constexpr int K = SCATSIMCLR_SIMD_BYTES == 64 ? 4 : 2;  // 32 registers or 16
   const int R = stage.radix, H = R / 2;
   V *a = reinterpret_cast<V*>(sums), *b = a + 2 * H;
   const int *load = stage.load.data(), *store = stage.store.data();
@@ -279,17 +325,23 @@ __attribute__((noinline)) void fft_stage_prime(const FftStage<T>& stage, Points<
       sum_r += a[2 * j], sum_i += a[2 * j + 1];
     }
     put(0, sum_r, sum_i);
-    for (int k = 1; k <= H; ++k) {
-      V cr = x0r, ci = x0i, sr = {}, si = {};
-      int m = 0;
+    const T* roots = stage.roots.data();
+    for (int k = 1; k <= H; k += K, roots += 2 * K * H) {
+      V cr[K], ci[K], sr[K], si[K];
+      SCATSIMCLR_UNROLL for (int i = 0; i < K; ++i) cr[i] = x0r, ci[i] = x0i, sr[i] = si[i] = V{};
       for (int j = 0; j < H; ++j) {
-        m += k;
-        m -= m >= R ? R : 0;
-        const T c = stage.roots[2 * m], s = stage.roots[2 * m + 1];
-        cr += a[2 * j] * c, ci += a[2 * j + 1] * c, sr += b[2 * j] * s, si += b[2 * j + 1] * s;
+        const V ar = a[2 * j], ai = a[2 * j + 1], br = b[2 * j], bi = b[2 * j + 1];
+        SCATSIMCLR_UNROLL for (int i = 0; i < K; ++i) {
+          // Stored in pairs of results: [pair][j][2][cos, sin].
+          const T* root = roots + (i / 2 * H + j) * 4 + i % 2 * 2;
+          cr[i] += ar * root[0], ci[i] += ai * root[0], sr[i] += br * root[1], si[i] += bi * root[1];
+        }
       }
-      put(k, cr + si, ci - sr);
-      put(R - k, cr - si, ci + sr);
+      SCATSIMCLR_UNROLL for (int i = 0; i < K; ++i) {
+        if (k + i > H) break;
+        put(k + i, cr[i] + si[i], ci[i] - sr[i]);
+        put(R - k - i, cr[i] - si[i], ci[i] + sr[i]);
+      }
     }
     if (result == Result::twiddled) twiddle += 2 * R;
   }
@@ -306,8 +358,12 @@ void fft_stage_any(const FftStage<T>& stage, Points<const T> in, Points<T> out, 
     case 7: return fft_stage<T, W, 7, result>(stage, in, out);
     case 8: return fft_stage<T, W, 8, result>(stage, in, out);
     case 9: return fft_stage<T, W, 9, result>(stage, in, out);
-    case 11: return fft_stage<T, W, 11, result>(stage, in, out);
-    case 13: return fft_stage<T, W, 13, result>(stage, in, out);
+    case 11:
+      if constexpr (result == Result::twiddled) return fft_stage<T, W, 11, result>(stage, in, out);
+      return fft_stage_by_parts<T, W, 11, result>(stage, in, out);
+    case 13:
+      if constexpr (result == Result::twiddled) return fft_stage<T, W, 13, result>(stage, in, out);
+      return fft_stage_by_parts<T, W, 13, result>(stage, in, out);
     case 16: return fft_stage<T, W, 16, result>(stage, in, out);
     default: return fft_stage_prime<T, W, result>(stage, in, out, sums);
   }

@@ -111,10 +111,15 @@ struct Builder {
     }
     for (auto& s : plan.stages) {
       if (fft_has_codelet(s.radix)) continue;
-      for (int m = 0; m < s.radix; ++m) {
-        const double angle = 2.0 * M_PI * m / s.radix;
-        s.roots.push_back(static_cast<T>(std::cos(angle)));
-        s.roots.push_back(static_cast<T>(std::sin(angle)));
+      const int half = s.radix / 2;
+      for (int pair = 0; pair < (half + 3) / 4 * 2; ++pair) {
+        for (int j = 1; j <= half; ++j) {
+          for (int k = 2 * pair + 1; k <= 2 * pair + 2; ++k) {
+            const double angle = 2.0 * M_PI * (j * k % s.radix) / s.radix;
+            s.roots.push_back(static_cast<T>(std::cos(angle)));
+            s.roots.push_back(static_cast<T>(std::sin(angle)));
+          }
+        }
       }
     }
   }

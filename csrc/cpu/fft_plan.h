@@ -15,7 +15,9 @@ struct FftStage {
   int butterflies = 0;
   std::vector<int> load, store;   // [butterflies][radix]: indices into the previous and the next buffer
   std::vector<T> twiddle;         // [butterflies][radix][re, im], applied to the results; empty: none
-  std::vector<T> roots;           // [radix][cos, sin] of 2πm/radix, for a radix without a codelet
+  // For a radix without a codelet, cos and sin of 2πjk/radix: [pair of k][j][2][cos, sin], j and k from 1 to
+  // radix/2; whole fours of k.
+  std::vector<T> roots;
 };
 
 template <class T>

@@ -13,14 +13,8 @@ struct Backward {
   const Pack<T>& pack;
   T *z, *z1, *spectrum1, *grad1, *grad2, *low_rows, *s, *line, *columns, *reals, *scratch;
 
-  static size_t own_scalars(const Pack<T>& pack) {
-    const size_t n = size_t(std::max(pack.ny, pack.nx));
-    const Sizes<T, W> level0(pack, 0);
-    return 2 * level0.field() + 3 * level0.spectrum() + n * n / 2 * W + n * n / 4 * W + 18 * n * W + 256;
-  }
-
-  Backward(const Scattering<T>& job_, T* memory) : job(job_), pack(job_.pack) {
-    Arena<T> arena{memory};
+  // Needs all its buffers for fields of the finest scale.
+  Backward(const Scattering<T>& job_, int, Arena<T>& arena) : job(job_), pack(job_.pack) {
     const size_t n = size_t(std::max(pack.ny, pack.nx));
     const Sizes<T, W> level0(pack, 0);
     z = arena.take(level0.field());
@@ -28,8 +22,8 @@ struct Backward {
     spectrum1 = arena.take(level0.spectrum());
     grad1 = arena.take(level0.spectrum());
     grad2 = arena.take(level0.spectrum());
-    low_rows = arena.take(n * n / 2 * W);
-    s = arena.take(n * n / 4 * W);
+    low_rows = arena.take(level0.low_rows());
+    s = arena.take(size_t(job.out_height) * job.out_width * W);
     line = arena.take(n * 2 * W);
     columns = arena.take(n * 4 * W);
     reals = arena.take(n * 4 * W);
@@ -94,20 +88,20 @@ struct Backward {
 
   // û of the planes of a block.
   void block(int64_t first_plane, T* spectrum0) {
-    read_planes<T, W>(job, first_plane, z);
+    read_planes<T, W>(job, first_plane, {0, pack.nx}, z);
     const FftPlan<T>&rows = fft_plan<T>(pack.nx), &cols = fft_plan<T>(pack.ny);
     for (int a = 0; a < pack.nx; a += 2) {
       forward_pair<T, W>(cols, z + ptrdiff_t(a) * W, z + ptrdiff_t(a + 1) * W, ptrdiff_t(pack.nx) * W,
                          spectrum0 + ptrdiff_t(a) * 2 * W, ptrdiff_t(odd_stride(pack.nx)) * 2 * W, scratch);
     }
-    spectrum_rows<T, W>(rows, half_rows(pack.ny), spectrum0, false, scratch);
+    spectrum_rows<T, W>(rows, {0, half_rows(pack.ny)}, spectrum0, false, scratch);
   }
 
   // z1 of a group and, where there is a second order, û1.
   void first_order(int j1, const Lanes<T, W>& lanes, const T* spectrum0, T* field, T* spectrum) {
     const Product<T>& product = pack.first[j1];
     const FftPlan<T>&rows = fft_plan<T>(product.length), &cols = fft_plan<T>(product.lines);
-    inverse_lines<T, W, true>(product, spectrum0, &lanes, rows, field, line, scratch);
+    inverse_lines<T, W, true>(product, {0, product.lines}, spectrum0, &lanes, rows, field, line, scratch);
     const ptrdiff_t stride = ptrdiff_t(odd_stride(product.length)) * 2 * W;
     const int n = product.lines;
     for (int a = 0; a < product.length; a += 2) {
@@ -125,7 +119,7 @@ struct Backward {
                            scratch);
       }
     }
-    if (second_follows(j1)) spectrum_rows<T, W>(rows, half_rows(n), spectrum, false, scratch);
+    if (second_follows(j1)) spectrum_rows<T, W>(rows, {0, half_rows(n)}, spectrum, false, scratch);
   }
 
   // Adds the gradient of û1 that comes through the paths (j1, lanes) -> n2 to `grad`.
@@ -141,8 +135,8 @@ struct Backward {
     if (!pack.separable) std::fill_n(grad2, Sizes<T, W>(pack, j2).spectrum(), T(0));
     spread(j2, product.transposed, grad2);
     T* through = pack.separable ? nullptr : grad2;
-    if (through) spectrum_rows<T, W>(rows, half_rows(n), through, true, scratch);
-    inverse_lines<T, W, false>(product, spectrum, nullptr, rows, z, line, scratch);
+    if (through) spectrum_rows<T, W>(rows, {0, half_rows(n)}, through, true, scratch);
+    inverse_lines<T, W, false>(product, {0, product.lines}, spectrum, nullptr, rows, z, line, scratch);
     const ptrdiff_t stride = ptrdiff_t(odd_stride(product.length)) * 2 * W;
     for (int a = 0; a < product.length; a += 2) {
       gradient_columns(j2, product.transposed, a, product.length, cols, through);
@@ -166,7 +160,7 @@ struct Backward {
     read_gradient(first_plane, lanes, q);
     spread(j1, false, grad);
     T* through = second_follows(j1) || !pack.separable ? grad : nullptr;
-    if (through) spectrum_rows<T, W>(rows, half_rows(product.lines), through, true, scratch);
+    if (through) spectrum_rows<T, W>(rows, {0, half_rows(product.lines)}, through, true, scratch);
     const ptrdiff_t stride = ptrdiff_t(odd_stride(product.length)) * 2 * W;
     const int n = product.lines;
     for (int a = 0; a < product.length; a += 2) {
@@ -209,7 +203,7 @@ struct Backward {
     read_lanes<T, W>(job.coefficients_out, s, job.out_height, job.out_width, offsets, used);
     spread(0, false, grad);
     const FftPlan<T>&rows = fft_plan<T>(nx), &cols = fft_plan<T>(ny);
-    spectrum_rows<T, W>(rows, half_rows(ny), grad, true, scratch);
+    spectrum_rows<T, W>(rows, {0, half_rows(ny)}, grad, true, scratch);
     for (int a = 0; a < nx; a += 2) {
       gradient_columns(0, false, a, nx, cols, grad);
       for (int i = 0; i < 2; ++i) {

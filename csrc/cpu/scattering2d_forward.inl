@@ -1,7 +1,8 @@
 // The forward pass. A block is W planes; a group is W of a block's (plane, θ1) pairs at one scale j1.
 //
 // For each block: û of its planes and S0. For each group: U1, S1 and û1, and from û1, while it is in cache,
-// every second-order path of the group.
+// every second-order path of the group. Each step takes a range of lines, columns or rows, so that several
+// threads can share it (scattering2d_rounds.inl).
 
 // Turns pairs of real columns of a field U into its half spectrum and its low-pass, as they are made.
 template <class T, int W>
@@ -25,27 +26,32 @@ struct Columns {
   }
 };
 
+// What a block or a group at one scale leaves for its later steps.
+template <class T>
+struct Stored {
+  T *z, *spectrum, *low_rows;
+};
+
+template <class T, int W>
+Stored<T> take_stored(const Pack<T>& pack, int level, Arena<T>& arena) {
+  const Sizes<T, W> sizes(pack, level);
+  return {arena.take(sizes.field()), arena.take(sizes.spectrum()), arena.take(sizes.low_rows())};
+}
+
 template <class T, int W>
 struct Forward {
   const Scattering<T>& job;
   const Pack<T>& pack;
   // Buffers of this thread.
-  T *z, *spectrum1, *spectrum2, *low_rows, *s, *line, *columns, *scratch;
+  Stored<T> own;
+  T *second_spectrum, *s, *line, *columns, *scratch;
 
-  static size_t own_scalars(const Pack<T>& pack) {
-    const size_t n = size_t(std::max(pack.ny, pack.nx)), level0 = Sizes<T, W>(pack, 0).field();
-    return level0 + 2 * Sizes<T, W>(pack, 0).spectrum() + n * n / 2 * W + n * n / 4 * W + 12 * n * 2 * W + 256;
-  }
-
-  Forward(const Scattering<T>& job_, T* memory) : job(job_), pack(job_.pack) {
-    Arena<T> arena{memory};
+  // `level`: the finest scale whose fields this thread keeps to itself.
+  Forward(const Scattering<T>& job_, int level, Arena<T>& arena) : job(job_), pack(job_.pack) {
     const size_t n = size_t(std::max(pack.ny, pack.nx));
-    const Sizes<T, W> level0(pack, 0);
-    z = arena.take(level0.field());
-    spectrum1 = arena.take(level0.spectrum());
-    spectrum2 = arena.take(level0.spectrum());
-    low_rows = arena.take(n * n / 2 * W);
-    s = arena.take(n * n / 4 * W);
+    own = take_stored<T, W>(pack, level, arena);
+    second_spectrum = pack.separable ? nullptr : arena.take(Sizes<T, W>(pack, 0).spectrum());
+    s = arena.take(size_t(job.out_height) * job.out_width * W);
     line = arena.take(n * 2 * W);
     columns = arena.take(n * 4 * W);
     scratch = arena.take(n * 8 * W);
@@ -58,15 +64,15 @@ struct Forward {
       const Lowpass<T>& across = (transposed ? pack.low_y : pack.low_x)[j];
       for (int m = 0; m < sink.low->outputs; ++m) {
         T* out = s + ptrdiff_t(transposed ? m : m * w) * W;
-        lowpass<T, W>(across, low_rows + ptrdiff_t(m) * sink.width * W, W, out, (transposed ? w : 1) * W);
+        lowpass<T, W>(across, sink.low_rows + ptrdiff_t(m) * sink.width * W, W, out, (transposed ? w : 1) * W);
       }
     } else {
       const Product<T>& phi = pack.phi[j];
       const FftPlan<T>&rows = fft_plan<T>(phi.length), &cols = fft_plan<T>(phi.lines);
-      inverse_lines<T, W, false>(phi, sink.spectrum, nullptr, rows, z, line, scratch);
+      inverse_lines<T, W, false>(phi, {0, phi.lines}, sink.spectrum, nullptr, rows, own.z, line, scratch);
       const ptrdiff_t stride = ptrdiff_t(odd_stride(phi.length)) * 2 * W;
       for (int x = 1; x + 1 < phi.length; ++x) {
-        T* column = z + ptrdiff_t(x) * 2 * W;
+        T* column = own.z + ptrdiff_t(x) * 2 * W;
         fft<T, W>(cols, {column + W, column, stride}, {columns + W, columns, 2 * W}, scratch);
         for (int y = 1; y + 1 < phi.lines; ++y) {
           at<T, W>(s + (ptrdiff_t(y - 1) * w + x - 1) * W) = at<T, W>(columns + ptrdiff_t(y) * 2 * W);
@@ -76,30 +82,42 @@ struct Forward {
     write_lanes<T, W>(job.coefficients_out, s, h, w, offsets, used);
   }
 
-  // û of the planes of a block, into `spectrum0`, and their S0.
-  void block(int64_t first_plane, T* spectrum0) {
-    read_planes<T, W>(job, first_plane, z);
-    const FftPlan<T>&rows = fft_plan<T>(pack.nx), &cols = fft_plan<T>(pack.ny);
-    const Columns<T, W> sink{&cols, pack.nx, spectrum0, pack.separable ? &pack.low_y[0] : nullptr, low_rows,
-                             scratch};
-    for (int a = 0; a < pack.nx; a += 2) {
-      sink.put(a, z + ptrdiff_t(a) * W, z + ptrdiff_t(a + 1) * W, ptrdiff_t(pack.nx) * W);
+  Columns<T, W> block_sink(const Stored<T>& stored) const {
+    return {&fft_plan<T>(pack.ny), pack.nx, stored.spectrum, pack.separable ? &pack.low_y[0] : nullptr,
+            stored.low_rows, scratch};
+  }
+
+  // Columns of û of the planes of a block.
+  void block_columns(int64_t first_plane, Range range, const Stored<T>& stored) {
+    read_planes<T, W>(job, first_plane, range, own.z);
+    const Columns<T, W> sink = block_sink(stored);
+    for (int a = range.begin; a < range.end; a += 2) {
+      const T* u = own.z + ptrdiff_t(a - range.begin) * W;
+      sink.put(a, u, u + W, ptrdiff_t(range.end - range.begin) * W);
     }
-    spectrum_rows<T, W>(rows, half_rows(pack.ny), spectrum0, false, scratch);
+  }
+
+  void block_rows(Range range, const Stored<T>& stored) {
+    spectrum_rows<T, W>(fft_plan<T>(pack.nx), range, stored.spectrum, false, scratch);
+  }
+
+  // S0 of a block.
+  void block_finish(int64_t first_plane, const Stored<T>& stored) {
     ptrdiff_t offsets[W];
     const int used = static_cast<int>(std::min<int64_t>(W, job.images * job.colours - first_plane));
     for (int l = 0; l < used; ++l) {
       offsets[l] =
           coefficient_offset(job.coefficients_out, first_plane + l, job.colours, job.coefficients, 0);
     }
-    finish(sink, 0, false, offsets, used);
+    finish(block_sink(stored), 0, false, offsets, used);
   }
 
   // Second half of the inverse transform in z, modulus, and both columns of each pair into the sink.
-  void modulus_columns(const Product<T>& product, const FftPlan<T>& cols, const Columns<T, W>& sink) {
+  void modulus_columns(const Product<T>& product, Range range, const T* z, const Columns<T, W>& sink) {
+    const FftPlan<T>& cols = fft_plan<T>(product.lines);
     const ptrdiff_t stride = ptrdiff_t(odd_stride(product.length)) * 2 * W;
     const int n = product.lines;
-    for (int a = 0; a < product.length; a += 2) {
+    for (int a = range.begin; a < range.end; a += 2) {
       for (int i = 0; i < 2; ++i) {
         const T* from = z + ptrdiff_t(a + i) * 2 * W;
         T* to = columns + ptrdiff_t(i) * n * W;
@@ -109,22 +127,35 @@ struct Forward {
     }
   }
 
-  // U1, S1 and, where there is a second order, û1 (into `spectrum`) of a group.
-  void first_order(int j1, int64_t first_plane, const Lanes<T, W>& lanes, const T* spectrum0, T* spectrum) {
+  bool second_follows(int j1) const { return pack.max_order >= 2 && j1 + 1 < pack.J; }
+
+  Columns<T, W> group_sink(int j1, const Stored<T>& stored) const {
+    const bool wanted = !pack.separable || second_follows(j1);
+    return {&fft_plan<T>(pack.first[j1].lines), pack.first[j1].length, wanted ? stored.spectrum : nullptr,
+            pack.separable ? &pack.low_y[j1] : nullptr, stored.low_rows, scratch};
+  }
+
+  // The first order of a group, step by step: z1; U1, and columns of û1 and S1; rows of û1; S1.
+  void group_lines(int j1, Range range, const Lanes<T, W>& lanes, const T* spectrum0,
+                   const Stored<T>& stored) {
     const Product<T>& product = pack.first[j1];
-    const FftPlan<T>&rows = fft_plan<T>(product.length), &cols = fft_plan<T>(product.lines);
-    inverse_lines<T, W, true>(product, spectrum0, &lanes, rows, z, line, scratch);
-    const bool wanted = !pack.separable || (pack.max_order >= 2 && j1 + 1 < pack.J);
-    const Columns<T, W> sink{&cols, product.length, wanted ? spectrum : nullptr,
-                             pack.separable ? &pack.low_y[j1] : nullptr, low_rows, scratch};
-    modulus_columns(product, cols, sink);
-    if (wanted) spectrum_rows<T, W>(rows, half_rows(product.lines), spectrum, false, scratch);
+    inverse_lines<T, W, true>(product, range, spectrum0, &lanes, fft_plan<T>(product.length), stored.z, line,
+                              scratch);
+  }
+  void group_columns(int j1, Range range, const Stored<T>& stored) {
+    modulus_columns(pack.first[j1], range, stored.z, group_sink(j1, stored));
+  }
+  void group_rows(int j1, Range range, const Stored<T>& stored) {
+    T* spectrum = group_sink(j1, stored).spectrum;
+    if (spectrum) spectrum_rows<T, W>(fft_plan<T>(pack.first[j1].length), range, spectrum, false, scratch);
+  }
+  void group_finish(int j1, int64_t first_plane, const Lanes<T, W>& lanes, const Stored<T>& stored) {
     ptrdiff_t offsets[W];
     for (int l = 0; l < lanes.used; ++l) {
       offsets[l] = coefficient_offset(job.coefficients_out, first_plane + lanes.plane[l], job.colours,
                                       job.coefficients, 1 + j1 * pack.L + lanes.theta[l]);
     }
-    finish(sink, j1, false, offsets, lanes.used);
+    finish(group_sink(j1, stored), j1, false, offsets, lanes.used);
   }
 
   // S2 of the paths (j1, lanes) -> n2.
@@ -132,12 +163,12 @@ struct Forward {
     const Product<T>& product = pack.second[pack.second_index(j1, n2)];
     const int j2 = n2 / pack.L;
     const FftPlan<T>&rows = fft_plan<T>(product.length), &cols = fft_plan<T>(product.lines);
-    inverse_lines<T, W, false>(product, spectrum, nullptr, rows, z, line, scratch);
+    inverse_lines<T, W, false>(product, {0, product.lines}, spectrum, nullptr, rows, own.z, line, scratch);
     const Lowpass<T>* low = nullptr;
     if (pack.separable) low = product.transposed ? &pack.low_x[j2] : &pack.low_y[j2];
-    const Columns<T, W> sink{&cols, product.length, low ? nullptr : spectrum2, low, low_rows, scratch};
-    modulus_columns(product, cols, sink);
-    if (!low) spectrum_rows<T, W>(rows, half_rows(product.lines), spectrum2, false, scratch);
+    const Columns<T, W> sink{&cols, product.length, low ? nullptr : second_spectrum, low, own.low_rows, scratch};
+    modulus_columns(product, {0, product.length}, own.z, sink);
+    if (!low) spectrum_rows<T, W>(rows, {0, half_rows(product.lines)}, second_spectrum, false, scratch);
     ptrdiff_t offsets[W];
     for (int l = 0; l < lanes.used; ++l) {
       const int q = second_coefficient(pack.J, pack.L, j1, lanes.theta[l]) + n2 - (j1 + 1) * pack.L;

@@ -1,18 +1,21 @@
 // How a call is cut into tasks. Blocks (W planes) are taken some at a time, and each round of tasks over them
 // ends before the next begins. A group's second order follows its first order in the same task where there are
-// groups enough for the threads; otherwise it is cut into pieces that are tasks of their own, so that one image
-// keeps several threads busy.
+// groups enough for the threads. Otherwise (`split`) every step is a round of its own, cut into pieces: one image
+// keeps many threads busy.
 
 template <class T, int W>
 struct Rounds {
-  static constexpr int kPieces = 4;  // of one group's second order
+  static constexpr int kPieces = 4;  // of one group's second order, backward: their gradients take memory
 
   const Scattering<T>& job;
   int64_t first_block, blocks;
   size_t spectrum_scalars, field_scalars;
-  bool split;
-  // Forward: û0 of each block, û1 of each group (only where split).
-  // Backward: also z1 and the pieces' gradients of û1 (only where split), and the groups' parts.
+  bool split = false;
+  int pieces = 1;  // forward, of every step
+  // Forward: of each block; where split also of each group, scale by scale.
+  std::vector<Stored<T>> of_block, of_group;
+  // Backward: û0 of each block, û1 of each group (only where split), also z1 and the pieces' gradients of û1 (only
+  // where split), and the groups' parts.
   T *spectra0 = nullptr, *spectra1 = nullptr, *fields = nullptr, *grads = nullptr, *parts = nullptr;
   std::vector<size_t> part_start;  // of each task (j1, group), in scalars
 
@@ -37,42 +40,109 @@ struct Rounds {
             make_lanes<T, W>(static_cast<int>(index % L), static_cast<int>(planes(block)), L)};
   }
 
+  // This thread's buffers, for fields of scale `level` and coarser.
   template <class Worker>
-  Worker worker() const {
-    return Worker(job, reinterpret_cast<T*>(workspace(Slot::own, Worker::own_scalars(job.pack) * sizeof(T))));
+  Worker worker(int level = 0) const {
+    Arena<T> sizes{nullptr};
+    Worker(job, level, sizes);
+    Arena<T> memory{reinterpret_cast<T*>(workspace(Slot::own, sizes.used * sizeof(T)))};
+    return Worker(job, level, memory);
   }
 
-  // Runs f(n2) for the scales and angles of one piece of (j1, ·)'s second order; pieces == 1: for all.
+  // Where split, the finest fields are shared: a thread's own hold the second order, or a piece of a block.
+  Forward<T, W> forward_worker() const { return worker<Forward<T, W>>(split ? 1 : 0); }
+
+  // Runs f(n2) for the scales and angles of one piece of (j1, ·)'s second order; count == 1: for all.
   template <class F>
-  void each_second(int j1, int piece, int pieces, F f) const {
+  void each_second(int j1, int piece, int count, F f) const {
     if (job.pack.max_order < 2) return;
-    for (int n2 = (j1 + 1) * job.pack.L + piece; n2 < job.pack.J * job.pack.L; n2 += pieces) f(n2);
+    for (int n2 = (j1 + 1) * job.pack.L + piece; n2 < job.pack.J * job.pack.L; n2 += count) f(n2);
+  }
+
+  static Range part(int count, int64_t piece, int64_t pieces) {
+    return {static_cast<int>(count * piece / pieces), static_cast<int>(count * (piece + 1) / pieces)};
+  }
+  // Columns are taken in pairs.
+  static Range column_part(int count, int64_t piece, int64_t pieces) {
+    const Range pairs = part(count / 2, piece, pieces);
+    return {2 * pairs.begin, 2 * pairs.end};
   }
 
   static Rounds& of(void* context) { return *static_cast<Rounds*>(context); }
 
   static void forward_block(void* context, int64_t task) {
     const Rounds& r = of(context);
-    r.template worker<Forward<T, W>>().block((r.first_block + task) * W, r.spectra0 + task * r.spectrum_scalars);
+    const Pack<T>& pack = r.job.pack;
+    const int64_t plane = (r.first_block + task) * W;
+    auto worker = r.forward_worker();
+    const Stored<T> stored{nullptr, r.of_block[task].spectrum, worker.own.low_rows};
+    worker.block_columns(plane, {0, pack.nx}, stored);
+    worker.block_rows({0, half_rows(pack.ny)}, stored);
+    worker.block_finish(plane, stored);
   }
 
   static void forward_group(void* context, int64_t task) {
     const Rounds& r = of(context);
     const Group g = r.group_of(task);
-    auto worker = r.template worker<Forward<T, W>>();
-    T* spectrum = r.split ? r.spectra1 + task * r.spectrum_scalars : worker.spectrum1;
-    worker.first_order(g.j1, g.plane, g.lanes, r.spectra0 + g.block * r.spectrum_scalars, spectrum);
-    if (r.split) return;
-    r.each_second(g.j1, 0, 1, [&](int n2) { worker.second_order(g.j1, n2, g.plane, g.lanes, spectrum); });
+    const Product<T>& first = r.job.pack.first[g.j1];
+    auto worker = r.forward_worker();
+    const Stored<T>& own = worker.own;
+    worker.group_lines(g.j1, {0, first.lines}, g.lanes, r.of_block[g.block].spectrum, own);
+    worker.group_columns(g.j1, {0, first.length}, own);
+    worker.group_rows(g.j1, {0, half_rows(first.lines)}, own);
+    worker.group_finish(g.j1, g.plane, g.lanes, own);
+    r.each_second(g.j1, 0, 1, [&](int n2) { worker.second_order(g.j1, n2, g.plane, g.lanes, own.spectrum); });
   }
 
-  static void forward_piece(void* context, int64_t task) {
+  // The same in steps. A step's last piece, one more than the others, writes coefficients.
+  static void split_block_columns(void* context, int64_t task) {
     const Rounds& r = of(context);
-    const Group g = r.group_of(task / kPieces);
-    auto worker = r.template worker<Forward<T, W>>();
-    const T* spectrum = r.spectra1 + task / kPieces * r.spectrum_scalars;
-    r.each_second(g.j1, static_cast<int>(task % kPieces), kPieces,
-                  [&](int n2) { worker.second_order(g.j1, n2, g.plane, g.lanes, spectrum); });
+    const int64_t block = task / r.pieces;
+    const Range range = column_part(r.job.pack.nx, task % r.pieces, r.pieces);
+    r.forward_worker().block_columns((r.first_block + block) * W, range, r.of_block[block]);
+  }
+
+  static void split_block_rows(void* context, int64_t task) {
+    const Rounds& r = of(context);
+    const int64_t block = task / (r.pieces + 1), piece = task % (r.pieces + 1);
+    auto worker = r.forward_worker();
+    if (piece == r.pieces) return worker.block_finish((r.first_block + block) * W, r.of_block[block]);
+    worker.block_rows(part(half_rows(r.job.pack.ny), piece, r.pieces), r.of_block[block]);
+  }
+
+  static void split_group_lines(void* context, int64_t task) {
+    const Rounds& r = of(context);
+    const int64_t index = task / r.pieces;
+    const Group g = r.group_of(index);
+    const Range range = part(r.job.pack.first[g.j1].lines, task % r.pieces, r.pieces);
+    r.forward_worker().group_lines(g.j1, range, g.lanes, r.of_block[g.block].spectrum, r.of_group[index]);
+  }
+
+  static void split_group_columns(void* context, int64_t task) {
+    const Rounds& r = of(context);
+    const int64_t index = task / r.pieces;
+    const int j1 = r.group_of(index).j1;
+    const Range range = column_part(r.job.pack.first[j1].length, task % r.pieces, r.pieces);
+    r.forward_worker().group_columns(j1, range, r.of_group[index]);
+  }
+
+  static void split_group_rows(void* context, int64_t task) {
+    const Rounds& r = of(context);
+    const int64_t index = task / (r.pieces + 1), piece = task % (r.pieces + 1);
+    const Group g = r.group_of(index);
+    auto worker = r.forward_worker();
+    if (piece == r.pieces) return worker.group_finish(g.j1, g.plane, g.lanes, r.of_group[index]);
+    worker.group_rows(g.j1, part(half_rows(r.job.pack.first[g.j1].lines), piece, r.pieces), r.of_group[index]);
+  }
+
+  static void split_second(void* context, int64_t task) {
+    const Rounds& r = of(context);
+    const int64_t index = task / r.pieces;
+    const Group g = r.group_of(index);
+    auto worker = r.forward_worker();
+    r.each_second(g.j1, static_cast<int>(task % r.pieces), r.pieces, [&](int n2) {
+      worker.second_order(g.j1, n2, g.plane, g.lanes, r.of_group[index].spectrum);
+    });
   }
 
   static void backward_block(void* context, int64_t task) {
@@ -142,14 +212,35 @@ struct Rounds {
     r.template worker<Backward<T, W>>().finish_block((r.first_block + task) * W, grad);
   }
 
+  void take_shared(Arena<T> arena, int64_t tasks, size_t* used) {
+    of_block.clear(), of_group.clear();
+    for (int64_t block = 0; block < blocks; ++block) {
+      // A block has no z, and low_rows of its own only where its steps are taken apart.
+      const Sizes<T, W> sizes(job.pack, 0);
+      of_block.push_back({nullptr, arena.take(sizes.spectrum()), split ? arena.take(sizes.low_rows()) : nullptr});
+    }
+    for (int64_t task = 0; split && task < tasks; ++task) {
+      of_group.push_back(take_stored<T, W>(job.pack, static_cast<int>(task / all_groups()), arena));
+    }
+    *used = arena.used;
+  }
+
   void forward() {
     const int64_t tasks = all_groups() * job.pack.J;
-    const size_t shared = (blocks + (split ? tasks : 0)) * spectrum_scalars;
-    spectra0 = reinterpret_cast<T*>(workspace(Slot::shared, shared * sizeof(T)));
-    spectra1 = spectra0 + blocks * spectrum_scalars;
-    parallel_tasks(blocks, &forward_block, this);
-    parallel_tasks(tasks, &forward_group, this);
-    if (split) parallel_tasks(all_groups() * (job.pack.J - 1) * kPieces, &forward_piece, this);
+    size_t shared;
+    take_shared({nullptr}, tasks, &shared);
+    take_shared({reinterpret_cast<T*>(workspace(Slot::shared, shared * sizeof(T)))}, tasks, &shared);
+    if (!split) {
+      parallel_tasks(blocks, &forward_block, this);
+      parallel_tasks(tasks, &forward_group, this);
+      return;
+    }
+    parallel_tasks(blocks * pieces, &split_block_columns, this);
+    parallel_tasks(blocks * (pieces + 1), &split_block_rows, this);
+    parallel_tasks(tasks * pieces, &split_group_lines, this);
+    parallel_tasks(tasks * pieces, &split_group_columns, this);
+    parallel_tasks(tasks * (pieces + 1), &split_group_rows, this);
+    parallel_tasks(all_groups() * (job.pack.J - 1) * pieces, &split_second, this);
   }
 
   void backward() {
@@ -186,12 +277,16 @@ void run_rounds(const Scattering<T>& job, bool backward) {
   const int64_t at_once =
       std::max<int64_t>(1, (int64_t{backward ? 4 : 16} << 20) / int64_t(level0.spectrum() * sizeof(T)));
   for (int64_t first = 0; first < blocks; first += at_once) {
-    Rounds<T, W> rounds{job, first, std::min(at_once, blocks - first), level0.spectrum(), level0.field(), false};
-    rounds.split = job.pack.max_order >= 2 && job.pack.J > 1 && thread_count() > 1 &&
-                   rounds.all_groups() < 4 * thread_count();
+    Rounds<T, W> rounds{job, first, std::min(at_once, blocks - first), level0.spectrum(), level0.field()};
+    // Each step is cut so that every thread gets some pieces.
+    const int64_t wanted = 4 * int64_t{thread_count()}, groups = rounds.all_groups();
+    rounds.split = thread_count() > 1 && groups < wanted && job.pack.max_order >= 2 && job.pack.J > 1;
     if (backward) {
       rounds.backward();
     } else {
+      // φ without the separable low-pass needs whole spectra before it can finish: not cut into steps.
+      rounds.split = rounds.split && job.pack.separable;
+      rounds.pieces = static_cast<int>(std::clamp<int64_t>((wanted + groups - 1) / groups, 4, 16));
       rounds.forward();
     }
   }

@@ -12,6 +12,11 @@ SCATSIMCLR_INLINE const Vec<T, W>& at(const T* p) {
   return *reinterpret_cast<const Vec<T, W>*>(p);
 }
 
+// Lines, columns or rows that one call takes care of.
+struct Range {
+  int begin, end;
+};
+
 // Which signal each lane holds, among the planes of a block and the L orientations: item = plane·L + θ.
 template <class T, int W>
 struct Lanes {
@@ -83,12 +88,12 @@ void gather_line(const Product<T>& product, int line, const T* spectrum, const L
   clear_until(product.length);
 }
 
-// First half of an inverse transform: every line filtered, folded and transformed along itself. The rows of z
-// are odd_stride(length) elements apart.
+// First half of an inverse transform: lines filtered, folded and transformed along themselves. The rows of z are
+// odd_stride(length) elements apart.
 template <class T, int W, bool per_lane>
-void inverse_lines(const Product<T>& product, const T* spectrum, const Lanes<T, W>* lanes,
+void inverse_lines(const Product<T>& product, Range range, const T* spectrum, const Lanes<T, W>* lanes,
                    const FftPlan<T>& plan, T* z, T* line, T* scratch) {
-  for (int m = 0; m < product.lines; ++m) {
+  for (int m = range.begin; m < range.end; ++m) {
     T* row = z + ptrdiff_t(m) * odd_stride(product.length) * 2 * W;
     if (product.line_start[m] == product.line_start[m + 1]) {
       for (int i = 0; i < 2 * product.length; ++i) at<T, W>(row + i * W) = Vec<T, W>{};
@@ -199,10 +204,10 @@ void backward_pair(const FftPlan<T>& plan, const T* spectrum, ptrdiff_t stride, 
   fft<T, W>(plan, {pair + W, pair, 2 * W}, {u1, u0, W}, pair + ptrdiff_t(n) * 2 * W);
 }
 
-// Transforms each row of a half spectrum along itself, in place.
+// Transforms rows of a half spectrum along themselves, in place.
 template <class T, int W>
-void spectrum_rows(const FftPlan<T>& plan, int rows, T* spectrum, bool inverse, T* scratch) {
-  for (int m = 0; m < rows; ++m) {
+void spectrum_rows(const FftPlan<T>& plan, Range rows, T* spectrum, bool inverse, T* scratch) {
+  for (int m = rows.begin; m < rows.end; ++m) {
     T* row = spectrum + ptrdiff_t(m) * odd_stride(plan.length) * 2 * W;
     T *re = inverse ? row + W : row, *im = inverse ? row : row + W;
     fft<T, W>(plan, {re, im, 2 * W}, {re, im, 2 * W}, scratch);

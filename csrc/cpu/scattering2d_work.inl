@@ -8,14 +8,18 @@ struct Sizes {
   // A complex field with odd_stride rows, in either orientation.
   size_t field() const { return size_t(std::max(ny * odd_stride(nx), nx * odd_stride(ny))) * 2 * W; }
   size_t spectrum() const { return size_t(half_rows(ny)) * odd_stride(nx) * 2 * W; }
+  // A field low-passed in one direction; level 0 has the most: its outputs are at most half of its inputs.
+  size_t low_rows() const { return size_t(ny) * nx / 2 * W; }
 };
 
+// Hands out parts of a piece of memory; without one it only counts what they take.
 template <class T>
 struct Arena {
-  T* next;
+  T* base;
+  size_t used = 0;
   T* take(size_t scalars) {
-    T* taken = next;
-    next += (scalars + 15) / 16 * 16;
+    T* taken = base ? base + used : nullptr;
+    used += (scalars + 15) / 16 * 16;
     return taken;
   }
 };
@@ -132,24 +136,27 @@ inline int reflect(int index, int size) {
   return i < size ? i : period - i;
 }
 
-// Planes first … first + W of x, padded by reflection, one in each lane; lanes beyond the last plane hold 0.
+// Columns of planes first … first + W of x, padded by reflection, one plane in each lane; lanes beyond the last
+// plane hold 0.
 template <class T, int W>
-void read_planes(const Scattering<T>& job, int64_t first, T* padded) {
-  const int ny = job.pack.ny, nx = job.pack.nx;
+void read_planes(const Scattering<T>& job, int64_t first, Range columns, T* padded) {
+  const int ny = job.pack.ny, nx = job.pack.nx, count = columns.end - columns.begin;
   const int top = (ny - job.height) / 2, left = (nx - job.width) / 2;
   const int64_t planes = job.images * job.colours;
   const T* x = static_cast<const T*>(job.x.data);
   for (int y = 0; y < ny; ++y) {
-    T* row = padded + ptrdiff_t(y) * nx * W;
+    T* row = padded + ptrdiff_t(y) * count * W;
     const ptrdiff_t from = reflect(y - top, job.height) * job.x.row;
     for (int l = 0; l < W; ++l) {
       if (first + l >= planes) {
-        for (int i = 0; i < nx; ++i) row[i * W + l] = 0;
+        for (int i = 0; i < count; ++i) row[i * W + l] = 0;
         continue;
       }
       const int64_t plane = first + l;
       const T* in = x + plane / job.colours * job.x.image + plane % job.colours * job.x.channel + from;
-      for (int i = 0; i < nx; ++i) row[i * W + l] = in[reflect(i - left, job.width) * job.x.column];
+      for (int i = 0; i < count; ++i) {
+        row[i * W + l] = in[reflect(columns.begin + i - left, job.width) * job.x.column];
+      }
     }
   }
 }
