@@ -21,6 +21,19 @@ bench: setup
 	  --benchmark-columns=median,iqr,rounds --benchmark-sort=mean --benchmark-json=benchmarks/results/local.json
 	@echo "times in brackets are ratios to the fastest; all figures: benchmarks/results/local.json"
 
+# AddressSanitizer and UndefinedBehaviourSanitizer over every test of the C++ kernels, in a build of its own.
+# Their libraries must come first in the process; libstdc++ with them, so that exceptions are seen. Python's own
+# allocations live until it ends: leaks are not looked for. The sanitizers' own memory would fail the memory test.
+SANITIZED := build/sanitized
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
+sanitize: setup
+	CFLAGS="$(SANITIZERS)" LDFLAGS="$(SANITIZERS)" \
+	  $(BIN)/python setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
+	LD_PRELOAD="$$(for lib in asan ubsan stdc++; do $(CXX) -print-file-name=lib$$lib.so; done | xargs)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/lib \
+	  $(BIN)/pytest -n $(JOBS) -o pythonpath="$(SANITIZED)/lib ." -k "not little_memory" \
+	  tests/ops tests/test_scattering.py tests/test_loss.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

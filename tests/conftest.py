@@ -1,5 +1,13 @@
+from pathlib import Path
+
 import pytest
 import torch
+
+import scatsimclr
+
+
+def pytest_report_header():
+    return f"scatsimclr: {Path(scatsimclr.__file__).parent}"
 
 
 @pytest.fixture(autouse=True)

@@ -150,6 +150,18 @@ def test_copies_and_pickles_give_the_same_numbers():
         assert torch.equal(other(x), S(x))
 
 
+def test_a_replica_for_data_parallel_stands_on_its_own_buffers():
+    S = Scattering2D(2, (16, 16), L=4)
+    x = torch.randn(1, 16, 16)
+    expected = S(x)
+    replica = S._replicate_for_data_parallel()
+    # What torch.nn.parallel.replicate does for every device.
+    replica._buffers = {name: buffer.clone() for name, buffer in S._buffers.items()}
+    for buffer in S.buffers():
+        buffer.fill_(0)
+    assert torch.equal(replica(x), expected)
+
+
 def test_compiles_without_graph_breaks_and_exports():
     S = Scattering2D(2, (16, 16), L=4)
     x = torch.randn(2, 16, 16)

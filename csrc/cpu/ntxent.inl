@@ -8,6 +8,7 @@ struct Simd {
   typedef T Unaligned __attribute__((vector_size(SCATSIMCLR_SIMD_BYTES), aligned(sizeof(T))));
   using Int = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
   typedef Int I __attribute__((vector_size(SCATSIMCLR_SIMD_BYTES)));
+  typedef std::make_unsigned_t<Int> U __attribute__((vector_size(SCATSIMCLR_SIMD_BYTES)));
   static constexpr int kLanes = SCATSIMCLR_SIMD_BYTES / sizeof(T);
   static constexpr int kWidth = 2 * kLanes;  // columns of a micro tile
   // Rows of a micro tile: 8 × 2 sums fill half of AVX-512's 32 registers, 4 × 2 half of the others' 16;
@@ -61,10 +62,10 @@ struct Exponential {
     constexpr bool kSingle = sizeof(T) == 4;
     constexpr T kMagic = kSingle ? T(12582912.0) : T(6755399441055744.0);  // 1.5 · 2^(mantissa bits)
     constexpr int kMantissa = kSingle ? 23 : 52;
-    constexpr typename S::Int kBias = kSingle ? 127 : 1023;
+    constexpr std::make_unsigned_t<typename S::Int> kBias = kSingle ? 127 : 1023;
     const V magic = S::splat(kMagic);
     V t = d * high;
-    const I vanishes = t < S::splat(T(1 - kBias));
+    const I vanishes = t < S::splat(T(1) - T(kBias));
     if constexpr (kLow) t = vanishes ? V{} : t;
     const V shifted = t + magic;
     const V n = shifted - magic;
@@ -93,8 +94,10 @@ struct Exponential {
       p = p * f + S::splat(0.69314718055994530925);
       p = p * f + S::splat(1.0);
     }
-    // The low mantissa bits of `shifted` are n; they become the exponent.
-    const I exponent = (reinterpret_cast<I>(shifted) << kMantissa) + (kBias << kMantissa);
+    // The low mantissa bits of `shifted` are n; they become the exponent. Unsigned, because lanes that the caller
+    // masks may hold anything.
+    using U = typename S::U;
+    const U exponent = (reinterpret_cast<U>(shifted) << kMantissa) + ((U{} + kBias) << kMantissa);
     const V result = p * reinterpret_cast<V>(exponent);
     if constexpr (kLow) return vanishes ? V{} : result;
     return result;
