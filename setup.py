@@ -32,7 +32,7 @@ def extensions():
             # -ffp-contract=fast is gcc's default; errno and traps would block vectorised sqrt.
             extra_compile_args=[
                 *("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math"),
-                *("-Wall", "-Wno-psabi", "-fvisibility=hidden"),
+                *("-Wall", "-Wno-psabi", "-fvisibility=hidden", "-g0"),
                 *STABLE_ABI,
             ],
             py_limited_api=True,

@@ -280,8 +280,10 @@ void run_rounds(const Scattering<T>& job, bool backward) {
     Rounds<T, W> rounds{job, first, std::min(at_once, blocks - first), level0.spectrum(), level0.field()};
     // Each step is cut so that every thread gets some pieces.
     const int64_t wanted = 4 * int64_t{thread_count()}, groups = rounds.all_groups();
-    rounds.split = thread_count() > 1 && groups < wanted && job.pack.max_order >= 2 && job.pack.J > 1;
+    rounds.split = thread_count() > 1 && groups < wanted;
     if (backward) {
+      // What is cut is the second order.
+      rounds.split = rounds.split && job.pack.max_order >= 2 && job.pack.J > 1;
       rounds.backward();
     } else {
       // φ without the separable low-pass needs whole spectra before it can finish: not cut into steps.
