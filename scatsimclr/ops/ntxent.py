@@ -96,10 +96,19 @@ def _triton_backward(*args):
     return kernels.ntxent_backward(*args)
 
 
+def _cuda_forward(x, *args):
+    # float64 has no Triton kernel.
+    return (reference.ntxent if x.dtype == torch.float64 else _triton_forward)(x, *args)
+
+
+def _cuda_backward(grad, x, *args):
+    return (reference.ntxent_backward if x.dtype == torch.float64 else _triton_backward)(grad, x, *args)
+
+
 _HAVE_TRITON = importlib.util.find_spec("triton") is not None
 if _HAVE_TRITON:
-    LIBRARY.impl("ntxent", _triton_forward, "CUDA")
-    LIBRARY.impl("ntxent_backward", _triton_backward, "CUDA")
+    LIBRARY.impl("ntxent", _cuda_forward, "CUDA")
+    LIBRARY.impl("ntxent_backward", _cuda_backward, "CUDA")
 
 
 def _triton_missing() -> str | None:
