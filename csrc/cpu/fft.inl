@@ -170,6 +170,9 @@ SCATSIMCLR_INLINE Vec<T, W> square_root(Vec<T, W> x) {
 // with a Newton step was slower by 5 % (EPYC Zen 4, 2026-11-24).
 enum class Result { complex, twiddled, modulus };
 
+template <class T, int W, Result result = Result::complex>
+void fft(const FftPlan<T>& plan, Points<const T> in, Points<T> out, T* scratch);
+
 template <class T, int W, int R, Result result>
 __attribute__((noinline)) void fft_stage(const FftStage<T>& stage, Points<const T> in, Points<T> out) {
   using V = Vec<T, W>;
@@ -347,6 +350,52 @@ __attribute__((noinline)) void fft_stage_prime(const FftStage<T>& stage, Points<
   }
 }
 
+// A large prime radix: Bluestein's convolution (fft_plan.cpp). scratch: inner.length + inner.scratch elements.
+template <class T, int W, Result result>
+__attribute__((noinline)) void fft_stage_chirp(const FftStage<T>& stage, Points<const T> in, Points<T> out,
+                                               T* scratch) {
+  using V = Vec<T, W>;
+  const FftPlan<T>& inner = *stage.inner;
+  const int R = stage.radix, P = inner.length;
+  const int *load = stage.load.data(), *store = stage.store.data();
+  const T* twiddle = stage.twiddle.data();
+  T *a = scratch, *rest = scratch + ptrdiff_t(P) * 2 * W;
+  const auto multiply = [](V& r, V& i, const T* by) __attribute__((always_inline)) {
+    const V t = r;
+    r = r * by[0] - i * by[1], i = i * by[0] + t * by[1];
+  };
+  for (int butterfly = 0; butterfly < stage.butterflies; ++butterfly, load += R, store += R) {
+    for (int n = 0; n < P; ++n) {
+      V r{}, i{};
+      if (n < R) {
+        r = *reinterpret_cast<const V*>(in.re + load[n] * in.stride);
+        i = *reinterpret_cast<const V*>(in.im + load[n] * in.stride);
+        multiply(r, i, stage.chirp.data() + 2 * n);
+      }
+      *reinterpret_cast<V*>(a + ptrdiff_t(n) * 2 * W) = r, *reinterpret_cast<V*>(a + ptrdiff_t(n) * 2 * W + W) = i;
+    }
+    fft<T, W>(inner, {a, a + W, 2 * W}, {a, a + W, 2 * W}, rest);
+    for (int q = 0; q < P; ++q) {
+      T* at_q = a + ptrdiff_t(q) * 2 * W;
+      multiply(*reinterpret_cast<V*>(at_q), *reinterpret_cast<V*>(at_q + W), stage.kernel.data() + 2 * q);
+    }
+    fft<T, W>(inner, {a + W, a, 2 * W}, {a + W, a, 2 * W}, rest);
+    for (int k = 0; k < R; ++k) {
+      V r = *reinterpret_cast<const V*>(a + ptrdiff_t(k) * 2 * W);
+      V i = *reinterpret_cast<const V*>(a + ptrdiff_t(k) * 2 * W + W);
+      const ptrdiff_t to = store[k] * out.stride;
+      if constexpr (result == Result::modulus) {
+        *reinterpret_cast<V*>(out.re + to) = square_root<T, W>(r * r + i * i);
+      } else {
+        multiply(r, i, stage.chirp.data() + 2 * k);
+        if (result == Result::twiddled && k > 0) multiply(r, i, twiddle + 2 * k);
+        *reinterpret_cast<V*>(out.re + to) = r, *reinterpret_cast<V*>(out.im + to) = i;
+      }
+    }
+    if (result == Result::twiddled) twiddle += 2 * R;
+  }
+}
+
 template <class T, int W, Result result>
 void fft_stage_any(const FftStage<T>& stage, Points<const T> in, Points<T> out, T* sums) {
   switch (stage.radix) {
@@ -365,13 +414,15 @@ void fft_stage_any(const FftStage<T>& stage, Points<const T> in, Points<T> out, 
       if constexpr (result == Result::twiddled) return fft_stage<T, W, 13, result>(stage, in, out);
       return fft_stage_by_parts<T, W, 13, result>(stage, in, out);
     case 16: return fft_stage<T, W, 16, result>(stage, in, out);
-    default: return fft_stage_prime<T, W, result>(stage, in, out, sums);
+    default:
+      if (stage.inner) return fft_stage_chirp<T, W, result>(stage, in, out, sums);
+      return fft_stage_prime<T, W, result>(stage, in, out, sums);
   }
 }
 
-// Forward transform of every lane, out of place or in place. `scratch` holds 3·length complex vectors.
+// Forward transform of every lane, out of place or in place. `scratch` holds plan.scratch complex vectors.
 // With Result::modulus only the moduli of the results are stored, at out.re.
-template <class T, int W, Result result = Result::complex>
+template <class T, int W, Result result>
 void fft(const FftPlan<T>& plan, Points<const T> in, Points<T> out, T* scratch) {
   const size_t last = plan.stages.size() - 1, buffer = size_t(plan.length) * 2 * W;
   T* sums = scratch + 2 * buffer;

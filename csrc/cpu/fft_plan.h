@@ -5,9 +5,14 @@
 // with twiddles. Each stage reads one buffer and writes another, so a stage is nothing but two index lists.
 #pragma once
 
+#include <cstddef>
+#include <memory>
 #include <vector>
 
 namespace scatsimclr {
+
+template <class T>
+struct FftPlan;
 
 template <class T>
 struct FftStage {
@@ -18,11 +23,16 @@ struct FftStage {
   // For a radix without a codelet, cos and sin of 2πjk/radix: [pair of k][j][2][cos, sin], j and k from 1 to
   // radix/2; whole fours of k.
   std::vector<T> roots;
+  // For a large one instead: Bluestein's convolution with a chirp, by transforms of a longer but easy length.
+  std::shared_ptr<const FftPlan<T>> inner;
+  std::vector<T> chirp;   // [radix][re, im] of exp(−πi·n²/radix)
+  std::vector<T> kernel;  // [inner length][re, im]: the transform of the conjugate chirp, over that length
 };
 
 template <class T>
 struct FftPlan {
   int length = 0;
+  size_t scratch = 0;  // complex elements that `fft` needs
   std::vector<FftStage<T>> stages;
 };
 

@@ -132,6 +132,9 @@ Scattering<T> describe(const Tensor& x, const std::vector<Tensor>& filters, cons
   STD_TORCH_CHECK(!pre_pad || (job.height == ny && job.width == nx), "scattering2d: with pre_pad the image must be (",
                   ny, ", ", nx, "), got (", job.height, ", ", job.width, ")");
   job.out_height = (ny >> J) - 2, job.out_width = (nx >> J) - 2;
+  for (int j = 0; j < job.pack.J; ++j) {
+    job.fft_scratch = std::max({job.fft_scratch, fft_plan<T>(ny >> j).scratch, fft_plan<T>(nx >> j).scratch});
+  }
   job.x = plane_of(x);
   return job;
 }

@@ -25,6 +25,7 @@ struct Scattering {
   int colours, coefficients;
   int height, width;          // of x
   int out_height, out_width;  // of the coefficients
+  size_t fft_scratch;         // of the transforms, in complex vectors
   Plane x;
   Plane coefficients_out;  // forward: written. backward: their gradient, read
   Plane dx;                // backward only: contiguous, of type T

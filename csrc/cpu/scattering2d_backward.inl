@@ -27,7 +27,7 @@ struct Backward {
     line = arena.take(n * 2 * W);
     columns = arena.take(n * 4 * W);
     reals = arena.take(n * 4 * W);
-    scratch = arena.take(n * 8 * W);
+    scratch = arena.take(2 * (n + job.fft_scratch) * W);
   }
 
   bool second_follows(int j1) const { return pack.max_order >= 2 && j1 + 1 < pack.J; }

@@ -54,7 +54,7 @@ struct Forward {
     s = arena.take(size_t(job.out_height) * job.out_width * W);
     line = arena.take(n * 2 * W);
     columns = arena.take(n * 4 * W);
-    scratch = arena.take(n * 8 * W);
+    scratch = arena.take(2 * (n + job.fft_scratch) * W);
   }
 
   // Low-pass of a field whose columns went through `sink`, written as coefficient offsets[l] of each lane.

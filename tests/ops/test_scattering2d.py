@@ -241,7 +241,7 @@ LENGTHS = [
     242,
     256,
 ]
-LENGTHS += [258, 338, 486, 512, 514]
+LENGTHS += [258, 338, 454, 486, 512, 514]
 
 
 @pytest.mark.parametrize("length", LENGTHS)
