@@ -3,6 +3,7 @@
 #include "cpu/scattering2d_transforms.inl"
 #include "cpu/scattering2d_work.inl"
 #include "cpu/scattering2d_forward.inl"
+#include "cpu/scattering2d_single.inl"
 #include "cpu/scattering2d_backward.inl"
 #include "cpu/scattering2d_rounds.inl"
 
@@ -12,6 +13,7 @@ template <class T>
 void scattering2d_run(const Scattering<T>& job, bool backward) {
   constexpr int W = SCATSIMCLR_SIMD_BYTES / sizeof(T);
   const int64_t signals = job.images * job.colours * job.pack.L;
+  if (!backward && job.pack.separable && signals <= std::max(1, W / 4)) return SingleRounds<T, W>{job}.run();
 #if SCATSIMCLR_SIMD_BYTES == 64
   if (signals <= W / 4) return run_rounds<T, W / 4>(job, backward);
 #endif

@@ -161,6 +161,10 @@ SHAPES = [
     ((1, 2, 48, 64), 4, 2),
     ((1, 1, 19, 23), 2, 17),
     ((2, 1, 64, 40), 3, 1),
+    # Lanes are columns: one signal or few, rows of a part of the lanes, of one block and of many.
+    ((1, 1, 40, 33), 3, 2),
+    ((1, 1, 64, 75), 2, 1),
+    ((2, 1, 8, 9), 2, 2),
 ]
 
 
