@@ -1,7 +1,9 @@
-"""Claim: NT-Xent is several times faster than plain PyTorch on the CPU, in memory linear in the batch.
+"""Claim: NT-Xent is several times faster than plain PyTorch, in memory linear in the batch.
 
 Competitors take turns in one process; their quartiles and the ratios of medians to ours go to `extra_info`, ours
-is also timed by pytest-benchmark. float32, D = 128, τ = 0.5; rows are redrawn for every shape.
+is also timed by pytest-benchmark. D = 128, τ = 0.5; rows are redrawn for every shape. On a CPU float32; on a GPU
+also bfloat16, with the share of the measured rate of matrix products (2·M²·D operations forward and 4·M²·D
+backward, whatever a scheme saves), and small batches under CUDA graphs.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def ours(z_i, z_j):
 def plain(z_i, z_j):
     """Normalise, product, masked cross-entropy."""
     z = F.normalize(torch.cat((z_i, z_j)), dim=1)
-    s = (z @ z.T / TAU).fill_diagonal_(-torch.inf)
+    s = (z @ z.T / TAU).fill_diagonal_(-torch.inf).float()
     return F.cross_entropy(s, torch.arange(len(z), device=z.device).roll(len(z_i)))
 
 
@@ -45,9 +47,10 @@ def original(z_i, z_j):
     z = torch.cat((z_j, z_i))
     s = F.cosine_similarity(z[:, None], z[None], dim=-1)
     positives = torch.cat((s.diagonal(n), s.diagonal(-n))).view(2 * n, 1)
-    diagonals = torch.eye(2 * n) + torch.eye(2 * n).roll(n, 0)
-    logits = torch.cat((positives, s[diagonals == 0].view(2 * n, -1)), 1) / TAU
-    return F.cross_entropy(logits, torch.zeros(2 * n, dtype=torch.long), reduction="sum") / (2 * n)
+    eye = torch.eye(2 * n, device=z.device)
+    logits = torch.cat((positives, s[eye + eye.roll(n, 0) == 0].view(2 * n, -1)), 1) / TAU
+    target = torch.zeros(2 * n, dtype=torch.long, device=z.device)
+    return F.cross_entropy(logits, target, reduction="sum") / (2 * n)
 
 
 def lightly():
@@ -60,15 +63,27 @@ def pytorch_metric_learning():
 
     # Its denominator is one positive and the negatives: the same sum only where an image has two views.
     def run(z_i, z_j):
-        labels = torch.arange(len(z_i)).repeat(2)
+        labels = torch.arange(len(z_i), device=z_i.device).repeat(2)
         return loss(torch.cat((z_i, z_j)), labels)
 
     return run
 
 
 def inf_cl():
-    importlib.import_module("inf_cl")
-    raise ImportError("inf_cl needs a GPU")
+    """Inf-CL's kernel at the same work: M queries against M keys. It cannot leave a row itself out of its sum."""
+    if not torch.cuda.is_available():
+        raise ImportError("inf_cl needs a GPU")
+    loss = importlib.import_module("inf_cl").cal_flash_loss
+
+    def run(z_i, z_j):
+        z = F.normalize(torch.cat((z_i, z_j)).float(), dim=1)
+        partner = torch.arange(len(z), device=z.device).roll(len(z_i))
+        return loss(z, z, partner, 1 / TAU, DEPTH).mean()
+
+    return run
+
+
+OTHER_LOSSES = {"inf_cl"}
 
 
 def competitors(M):
@@ -91,9 +106,10 @@ def competitors(M):
     return found, missing
 
 
-def rows(M):
-    generator = torch.Generator().manual_seed(M)
-    return [torch.randn(M // 2, DEPTH, generator=generator, requires_grad=True) for _ in range(2)]
+def rows(M, device="cpu", dtype=torch.float32):
+    generator = torch.Generator(device).manual_seed(M)
+    drawn = [torch.randn(M // 2, DEPTH, generator=generator, device=device) for _ in range(2)]
+    return [z.to(dtype).requires_grad_() for z in drawn]
 
 
 def gradients(loss, z_i, z_j):
@@ -101,13 +117,20 @@ def gradients(loss, z_i, z_j):
     return [value.detach(), *torch.autograd.grad(value, (z_i, z_j))]
 
 
+def now(z):
+    """The clock, after everything that was asked of z's device."""
+    if z.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def once(loss, z_i, z_j):
     """Seconds of one forward and of one backward."""
-    start = time.perf_counter()
+    start = now(z_i)
     value = loss(z_i, z_j)
-    middle = time.perf_counter()
+    middle = now(z_i)
     torch.autograd.grad(value, (z_i, z_j))
-    return middle - start, time.perf_counter() - middle
+    return middle - start, now(z_i) - middle
 
 
 def interleaved(losses, z, seconds):
@@ -150,33 +173,41 @@ def extra_bytes_of_a_process(name, M):
     return int(done.stdout)
 
 
-@pytest.mark.parametrize("M", [64, 512, 2048, 8192])
-def bench_cpu(benchmark, M):
-    M = M if benchmark.enabled else 64
-    losses, missing = competitors(M)
-    z = rows(M)
+def assert_close(losses, z, tolerance):
+    """Every loss and its gradients against the same loss in float64."""
     # In float64 and beyond 2,048 rows plain PyTorch itself would need gigabytes.
-    truth = gradients(plain if M <= 2048 else ours, *(t.detach().double().requires_grad_() for t in z))
+    reference = plain if len(z[0]) <= 1024 else ours
+    truth = gradients(reference, *(t.detach().cpu().double().requires_grad_() for t in z))
     for name, loss in losses.items():
+        if name in OTHER_LOSSES:
+            continue
         for got, want in zip(gradients(loss, *z), truth, strict=True):
-            error = (got.double() - want).abs().max() / want.abs().max()
-            assert error < 1e-5, name
-    benchmark.group = f"NT-Xent CPU float32 M={M} D={DEPTH} forward + backward"
-    benchmark.pedantic(gradients, (ours, *z), rounds=10 if benchmark.enabled else 1, iterations=1)
-    if not benchmark.enabled:
-        return
-    times = interleaved(losses, z, seconds=3)
-    phases = {
-        "forward": lambda t: t[0],
-        "backward": lambda t: t[1],
-        "both": sum,
-    }
+            error = (got.cpu().double() - want).abs().max() / want.abs().max()
+            assert error < tolerance, name
+
+
+def report(benchmark, times):
+    """Quartiles of forward, backward and both, and the ratios of their medians to ours."""
+    phases = {"forward": lambda t: t[0], "backward": lambda t: t[1], "both": sum}
     for phase, of in phases.items():
         median = {name: statistics.median(map(of, t)) for name, t in times.items()}
         benchmark.extra_info[phase] = {
             "seconds, quartiles": {name: statistics.quantiles(map(of, t), n=4) for name, t in times.items()},
             "times ours": {name: round(t / median["ours"], 2) for name, t in median.items()},
         }
+
+
+@pytest.mark.parametrize("M", [64, 512, 2048, 8192])
+def bench_cpu(benchmark, M):
+    M = M if benchmark.enabled else 64
+    losses, missing = competitors(M)
+    z = rows(M)
+    assert_close(losses, z, 1e-5)
+    benchmark.group = f"NT-Xent CPU float32 M={M} D={DEPTH} forward + backward"
+    benchmark.pedantic(gradients, (ours, *z), rounds=10 if benchmark.enabled else 1, iterations=1)
+    if not benchmark.enabled:
+        return
+    report(benchmark, interleaved(losses, z, seconds=3))
     benchmark.extra_info.update(
         isa=torch.ops.scatsimclr.cpu_isa(),
         missing=missing,
@@ -195,4 +226,169 @@ def bench_cpu_65536_rows(benchmark):
     z = rows(M)
     benchmark.extra_info["extra_bytes"] = {"ours": extra_bytes_of_a_process("ours", M)}
     value, *_ = benchmark.pedantic(gradients, (ours, *z), rounds=1, iterations=1)
+    assert value.isfinite()
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DTYPES = [torch.bfloat16, torch.float32]
+# Of the largest gradient: rows rounded to bfloat16 differ by 2^-9.
+TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
+
+
+@cache
+def product_rate(dtype):
+    """Operations per second of a large matrix product."""
+    a, b = (torch.randn(8192, 8192, device="cuda").to(dtype) for _ in range(2))
+    torch.mm(a, b)
+    times = []
+    for _ in range(10):
+        start = now(a)
+        torch.mm(a, b)
+        times.append(now(a) - start)
+    return 2 * 8192**3 / statistics.median(times)
+
+
+def extra_device_bytes(loss, z):
+    """Most memory beyond rows and gradients in one forward and backward."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    gradients(loss, *z)
+    return torch.cuda.max_memory_allocated() - before - sum(t.nbytes for t in z)
+
+
+def that_fit(losses, missing, z):
+    """The losses that run on z; the others go to `missing`."""
+    for name, loss in list(losses.items()):
+        try:
+            gradients(loss, *z)
+        except torch.OutOfMemoryError as error:
+            missing[name] = str(error).splitlines()[0]
+            del losses[name]
+    torch.cuda.empty_cache()
+    return losses
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("M", [512, 8192, 65536])
+def bench_cuda(benchmark, M, dtype):
+    M = M if benchmark.enabled else 512
+    losses, missing = competitors(M)
+    z = rows(M, "cuda", dtype)
+    that_fit(losses, missing, z)
+    if M <= 8192:
+        assert_close(losses, z, TOLERANCE[dtype])
+    else:
+        # Float32 products, which were compared at M=8192, stand in for float64.
+        truth = gradients(ours, *(t.detach().float().requires_grad_() for t in z))
+        for got, want in zip(gradients(ours, *z), truth, strict=True):
+            assert (got - want).abs().max() < TOLERANCE[dtype] * want.abs().max()
+    benchmark.group = f"NT-Xent CUDA {dtype} M={M} D={DEPTH} forward + backward"
+
+    def run():
+        found = gradients(ours, *z)
+        torch.cuda.synchronize()
+        return found
+
+    benchmark.pedantic(run, rounds=10 if benchmark.enabled else 1, iterations=1, warmup_rounds=1)
+    if not benchmark.enabled:
+        return
+    times = interleaved(losses, z, seconds=2)
+    report(benchmark, times)
+    operations = 6 * M * M * DEPTH
+    rates = {name: operations / statistics.median(map(sum, t)) for name, t in times.items()}
+    benchmark.extra_info.update(
+        missing=missing,
+        product_rate=product_rate(dtype),
+        share_of_product_rate={name: round(rate / product_rate(dtype), 3) for name, rate in rates.items()},
+        extra_bytes={name: extra_device_bytes(loss, z) for name, loss in losses.items()},
+    )
+
+
+def graph_of(loss, z):
+    """A CUDA graph of one forward and backward, after the calls that compile and warm up."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            gradients(loss, *z)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = gradients(loss, *z)
+    return graph, found
+
+
+def launches(call):
+    """Kernels that a call launches."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        call()
+        torch.cuda.synchronize()
+    return [
+        e.name
+        for e in profile.events()
+        if e.device_type == torch.autograd.DeviceType.CUDA and not e.name.startswith(("Mem", "mem"))
+    ]
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("M", [64, 512, 2048])
+def bench_cuda_graph(benchmark, M, dtype):
+    """Small batches, where launches are the cost: both views stacked, forward and backward, from a graph."""
+    repeats = 100
+    z = rows(M, "cuda", dtype)
+    graphs = {name: graph_of(loss, z) for name, loss in {"ours": ours, "plain": plain}.items()}
+    for _, found in graphs.values():
+        assert all(t.isfinite().all() for t in found)
+    for graph, _ in graphs.values():
+        graph.replay()
+    for got, want in zip(graphs["ours"][1], gradients(ours, *z), strict=True):
+        assert torch.equal(got, want)
+
+    def replay(name):
+        for _ in range(repeats):
+            graphs[name][0].replay()
+        torch.cuda.synchronize()
+
+    benchmark.group = f"NT-Xent CUDA graph {dtype} M={M} D={DEPTH} forward + backward"
+    times = {name: [] for name in graphs}
+    for _ in range(20 if benchmark.enabled else 1):
+        for name in graphs:
+            start = now(z[0])
+            replay(name)
+            times[name].append((now(z[0]) - start) / repeats)
+    benchmark.pedantic(replay, ("ours",), rounds=10 if benchmark.enabled else 1)
+    median = {name: statistics.median(t) for name, t in times.items()}
+    x = torch.cat(z).detach()
+    forward = torch.ops.scatsimclr.ntxent
+    loss, stats = forward(x, None, None, TAU, True, 2, 0, M)
+    backward = torch.ops.scatsimclr.ntxent_backward
+    benchmark.extra_info.update(
+        seconds=median,
+        plain_over_ours=round(median["plain"] / median["ours"], 2),
+        launches_forward=launches(lambda: forward(x, None, None, TAU, True, 2, 0, M)),
+        launches_backward=launches(
+            lambda: backward(torch.ones_like(loss), x, stats, None, None, TAU, True, 2, 0, M)
+        ),
+    )
+
+
+@needs_gpu
+def bench_cuda_1048576_rows(benchmark):
+    """Where the similarities alone would be 2 TB; memory beyond rows and gradients at most 3·M·D·4 bytes."""
+    M = 1048576 if benchmark.enabled else 8192
+    z = rows(M, "cuda", torch.bfloat16)
+    gradients(ours, *rows(8192, "cuda", torch.bfloat16))  # compiles
+    extra = extra_device_bytes(ours, z)
+    benchmark.group = f"NT-Xent CUDA bfloat16 M={M} D={DEPTH} forward + backward"
+    benchmark.extra_info["extra_bytes"] = {"ours": extra}
+    assert extra <= 3 * M * DEPTH * 4
+
+    def run():
+        found = gradients(ours, *z)
+        torch.cuda.synchronize()
+        return found
+
+    value, *_ = benchmark.pedantic(run, rounds=1, iterations=1)
     assert value.isfinite()
