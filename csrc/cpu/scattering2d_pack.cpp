@@ -18,8 +18,9 @@ template <class T>
 constexpr double kPrune = std::is_same_v<T, float> ? 3e-7 : 0.0;
 // Taps of the low-pass, likewise.
 constexpr double kTaps = 1e-8;
-// How far φ̂ may be from the outer product of its axes: float32 rounding of kymatio's is 5e-8.
-constexpr double kSeparable = 2e-7;
+// How far φ̂ may be from the outer product of its axes: the float32 rounding of kymatio's is up to 2e-7, and up to
+// 3.3e-7 (at 998 points) where a large prime factor makes its transform less exact; another filter is 1e-3 off.
+constexpr double kSeparable = 5e-7;
 
 struct Writer {
   std::vector<char> bytes;
@@ -164,7 +165,7 @@ Axes rank_one(const T* phi, int ny, int nx) {
   return axes;
 }
 
-// In float32 only: what kymatio stores is separable to a rounding error, 1e-7.
+// In float32 only: what kymatio stores is separable to its rounding.
 template <class T>
 bool separable(const T* phi, const Axes& axes) {
   if (!std::is_same_v<T, float>) return false;
