@@ -206,7 +206,7 @@ def bench_threads(benchmark, images):
 
     benchmark.group = f"scattering2d threads ({images}, 3, 96, 96) J=2 L=16"
     benchmark.pedantic(
-        ours, (x,), setup=setup, rounds=4 * ROUNDS, warmup_rounds=0 if benchmark.disabled else 1
+        ours, (x,), setup=setup, rounds=448 // images, warmup_rounds=0 if benchmark.disabled else 1
     )
     if benchmark.stats is not None:
         one, two = (statistics.median(t[1:]) for t in times.values())
