@@ -56,15 +56,20 @@ class _Settings(BaseModel):
 
 
 class ModelSettings(_Settings):
-    """The encoder."""
+    """The encoder. J, L and stem (width of the first convolution) are ScatSimCLR's, cifar_stem is ResNet's."""
 
-    base_model: Literal["scatsimclr8", "scatsimclr12", "scatsimclr16", "scatsimclr30", "scatsimclr45"] = (
-        "scatsimclr8"
-    )
+    base_model: Literal[
+        "scatsimclr8", "scatsimclr12", "scatsimclr16", "scatsimclr30", "scatsimclr45", "resnet18", "resnet50"
+    ] = "scatsimclr8"
     out_dim: PositiveInt = 128
     J: PositiveInt = 2
     L: PositiveInt = 16
     stem: PositiveInt | None = None
+    cifar_stem: bool = False
+
+    @property
+    def scattering(self) -> bool:
+        return self.base_model.startswith("scatsimclr")
 
     @property
     def res_blocks(self) -> int:
@@ -72,11 +77,15 @@ class ModelSettings(_Settings):
 
 
 class DatasetSettings(_Settings):
-    """The images. `labels_per_class` of the few-label probes stand in `evaluation`."""
+    """The images. `labels_per_class` of the few-label probes stand in `evaluation`.
+
+    limit: only the first so many images of a seeded shuffle of the pre-training split; a quick look at a large set.
+    """
 
     dataset: str = "digits"
     input_shape: Shape = (32, 32, 3)
     valid_size: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    limit: PositiveInt | None = None
     download: bool = True
 
 
@@ -110,18 +119,36 @@ class LossSettings(_Settings):
 
 
 class PretextSettings(_Settings):
-    """The pretext task of `--mode pretext`."""
+    """The pretext task of `--mode pretext`: loss = contrastive + lambda · pretext, from `start_epoch` on.
+
+    start_epoch: 0 in the original code, 40 in the paper. fine_tune_from: weights of the head.
+    """
 
     rotation: bool = False
     jigsaw: bool = False
     num_jigsaw: Literal[35] = 35
     lambda_: NonNegativeFloat = Field(default=0.3, alias="lambda")
+    start_epoch: NonNegativeInt = 0
+    fine_tune_from: Annotated[str | None, BeforeValidator(_optional)] = None
 
 
 class EvaluationSettings(_Settings):
-    """The probes: the paper's linear layer, and kNN. `seeds` repeats what is drawn at random."""
+    """The probes of the test images; see scatsimclr.evaluation.evaluate.
 
+    probes: knn; linear, the original's layer on all labels; few, that with `labels_per_class`, mean and standard
+    deviation over `seeds` draws; logistic, scikit-learn's logistic regression, C chosen on held-out training
+    images; folds, linear by STL-10's ten folds; fine_tune, the whole encoder trained with the labels.
+    features: what the probes see: h, z or both side by side.
+    """
+
+    probes: tuple[Literal["knn", "linear", "few", "logistic", "folds", "fine_tune"], ...] = (
+        "knn",
+        "linear",
+        "few",
+    )
+    features: Literal["h", "z", "both"] = "h"
     probe_epochs: PositiveInt = 100
+    fine_tune_epochs: PositiveInt = 20
     knn_k: PositiveInt = 200
     labels_per_class: tuple[PositiveInt, ...] = (10,)
     seeds: PositiveInt = 5
@@ -159,7 +186,7 @@ class Config(_Settings):
     @model_validator(mode="after")
     def _image_holds_the_scale(self) -> Config:
         height, width, _ = self.dataset.input_shape
-        if min(height, width) < 2**self.model.J:
+        if self.model.scattering and min(height, width) < 2**self.model.J:
             raise ValueError(
                 f"model.J={self.model.J} is too large for {height}×{width} images: 2^J may not exceed the image"
             )
@@ -171,7 +198,29 @@ class Config(_Settings):
             raise ValueError(
                 "mode=pretext needs exactly one of pretext.rotation=true and pretext.jigsaw=true"
             )
+        height, width, _ = self.dataset.input_shape
+        if self.mode == "pretext" and self.pretext.rotation and height != width:
+            raise ValueError(
+                f"pretext.rotation turns images by 90°: they must be square, got {height}×{width}"
+            )
+        if self.mode == "pretext" and self.pretext.jigsaw and min(height, width) < 6:
+            raise ValueError(f"pretext.jigsaw cuts 3×3 tiles: images of 6×6 at least, got {height}×{width}")
         return self
+
+    @model_validator(mode="after")
+    def _folds_of_stl10(self) -> Config:
+        if "folds" in self.evaluation.probes and self.dataset.dataset != "stl10":
+            raise ValueError(
+                f"evaluation.probes: only stl10 has predefined folds, {self.dataset.dataset} has none"
+            )
+        return self
+
+    @property
+    def task(self) -> str | None:
+        """The pretext task of the run: "rotation", "jigsaw" or None."""
+        if self.mode != "pretext":
+            return None
+        return "rotation" if self.pretext.rotation else "jigsaw"
 
     def resolved_amp(self, device_type: str) -> torch.dtype | None:
         """The dtype of autocast, None for float32. "auto" is bfloat16 with `fused` on CUDA, else off."""

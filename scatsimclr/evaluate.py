@@ -5,54 +5,124 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 
+import torch
+
+from scatsimclr import plots
 from scatsimclr.cli import run
-from scatsimclr.config import load_config
+from scatsimclr.config import Config, load_config
 from scatsimclr.errors import UserError
-from scatsimclr.evaluation.evaluate import evaluate_encoder
+from scatsimclr.evaluation.evaluate import Evaluation, titles
 from scatsimclr.train import cell
 from scatsimclr.training import checkpoint
-from scatsimclr.training.loop import augment_spec, build_model, load_labelled, pick_device
+from scatsimclr.training.setup import build_evaluation, build_model, load_labelled, pick_device
+
+# Classes up to which the whole confusion matrix is printed.
+PRINTED_CLASSES = 20
 
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scatsimclr.evaluate",
-        description="Linear probe by the paper's recipe and kNN over all test images, and the linear probe with a "
-        "few labels per class (mean ± standard deviation over seeds).",
+        description="Accuracy of an encoder on the test images by the probes of the settings, and by class: kNN, the "
+        "paper's linear layer on all labels and on a few per class (mean ± standard deviation over seeds), "
+        "logistic regression, STL-10's folds, fine-tuning.",
+        epilog="Examples: runs/RUN | runs/RUN evaluation.probes=[knn,linear,few,logistic] "
+        "evaluation.labels_per_class=[1,10] | model_final.pth --config config.yaml --data-dir data",
     )
-    parser.add_argument("checkpoint", help="checkpoint file, or run folder (its last checkpoint)")
+    parser.add_argument(
+        "checkpoint",
+        help="checkpoint file, or run folder (its last checkpoint); with --config also weights alone: "
+        ".safetensors, or a .pth of the original code",
+    )
+    parser.add_argument("-c", "--config", help="settings file, for weights that come without their settings")
     parser.add_argument("--data-dir", metavar="DIR", help="where the images are")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    parser.add_argument("--output", metavar="DIR", help="also write evaluation.json and confusion.png there")
     parser.add_argument(
         "settings", nargs="*", metavar="key=value",
-        help="for instance evaluation.labels_per_class=[1,10], evaluation.seeds=10, dataset.dataset=cifar10",
+        help="for instance evaluation.features=both, evaluation.seeds=10, dataset.dataset=cifar10",
     )  # fmt: skip
     return parser
 
 
+def settings_of(options: argparse.Namespace) -> tuple[Config, str]:
+    """The settings to evaluate with, and where the weights come from in words."""
+    changes = options.settings + ([f"data_dir={options.data_dir}"] if options.data_dir else [])
+    if options.config:
+        return load_config(options.config, changes), f"weights of {options.checkpoint}"
+    if not checkpoint.is_checkpoint(options.checkpoint):
+        raise UserError(f"{options.checkpoint} holds weights without their settings: give them with --config")
+    state = checkpoint.load(options.checkpoint)
+    return load_config(base=state["config"], overrides=changes), f"after epoch {state['epoch']}"
+
+
 def command(argv: list[str]) -> int:
     options = parser().parse_intermixed_args(argv)
-    state = checkpoint.load(options.checkpoint)
-    settings = options.settings + ([f"data_dir={options.data_dir}"] if options.data_dir else [])
-    config = load_config(base=state["config"], overrides=settings)
+    config, origin = settings_of(options)
     model = build_model(config)
     checkpoint.load_weights(options.checkpoint, model)
     model.to(pick_device(config))
     train, test = load_labelled(config)
     if train is None or not train.classes:
         raise UserError(f"data set {config.dataset.dataset} has no labels to evaluate with")
-    results = evaluate_encoder(model, train, test, augment_spec(config), config.evaluation)
+    evaluation = build_evaluation(config, model, train, test)
+    results = evaluation.figures()
+    by_class = accuracy_by_class(evaluation.confusion())
+    record = {
+        **results,
+        "classes": dict(zip(test.classes, by_class, strict=True)),
+        "confusion": evaluation.confusion().tolist(),
+    }
+    if options.output:
+        folder = Path(options.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "evaluation.json").write_text(json.dumps(record, indent=1) + "\n")
+        plots.confusion(evaluation.confusion().numpy(), test.classes, folder / "confusion.png")
     if options.json:
-        print(json.dumps(results))
+        print(json.dumps(record))
         return 0
-    print(f"{config.model.base_model} after epoch {state['epoch']}, {config.dataset.dataset}: "
+    print(f"{config.model.base_model}, {origin}; {config.dataset.dataset}: "
           f"{len(train)} training and {len(test)} test images")  # fmt: skip
-    print(f"{'kNN':38}{cell(results, 'knn'):>16}")
-    print(f"{'linear probe, all labels':38}{cell(results, 'linear'):>16}")
-    for n in config.evaluation.labels_per_class:
-        print(f"{f'linear probe, {n} labels per class':38}{cell(results, f'linear_{n}'):>16}")
+    for key, text in titles(config.evaluation).items():
+        print(f"{text:38}{cell(results, key):>16}")
+    print_classes(evaluation, by_class)
     return 0
+
+
+def accuracy_by_class(confusion: torch.Tensor) -> list[float | None]:
+    """Share of each class's test images that the linear probe gets right, None for a class without images."""
+    totals = confusion.sum(1)
+    return [
+        right / total if total else None
+        for right, total in zip(confusion.diagonal().tolist(), totals.tolist(), strict=True)
+    ]
+
+
+def print_classes(evaluation: Evaluation, by_class: list[float | None]) -> None:
+    """Accuracy by class, and the confusion matrix (or, of many classes, the most confused pairs)."""
+    names, confusion = evaluation.test.classes, evaluation.confusion()
+    print("\nlinear probe by class (rows: true, columns: predicted)")
+    width = max(5, *(len(name) for name in names))
+    if len(names) <= PRINTED_CLASSES:
+        columns = max(len(str(int(confusion.max()))), 2) + 1
+        for name, share, row in zip(names, by_class, confusion.tolist(), strict=True):
+            counts = "".join(f"{count or '·':>{columns}}" for count in row)
+            print(f"{name:{width}} {percent(share):>7} {counts}")
+        return
+    for name, share in zip(names, by_class, strict=True):
+        print(f"{name:{width}} {percent(share):>7}")
+    wrong = confusion - torch.diag(confusion.diagonal())
+    print("most confused")
+    for index in wrong.flatten().argsort(descending=True, stable=True)[:10].tolist():
+        true, predicted = divmod(index, len(names))
+        if wrong[true, predicted]:
+            print(f"  {names[true]} taken for {names[predicted]}: {int(wrong[true, predicted])}")
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"
 
 
 if __name__ == "__main__":

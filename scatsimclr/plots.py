@@ -25,13 +25,14 @@ def write_all(trainer: Trainer) -> None:
     folder = trainer.folder / "plots"
     folder.mkdir(exist_ok=True)
     loss_curve(trainer.records(), folder / "loss.png")
-    first, second = trainer.loader.pairs(trainer.loader.order(0)[:8], 0).views
+    first, second = trainer.loader.batch(trainer.loader.order(0)[:8], 0).views
     augmented_pairs(first, second, trainer.data.spec, folder / "pairs.png")
     shown = trainer.data.test or trainer.data.pretrain
     shown = shown.subset(torch.arange(min(PROJECTED, len(shown))))
     features = extract(trainer.model, shown.images, trainer.data.spec)
     projection(features.cpu().numpy(), shown.labels.numpy(), shown.classes, folder / "embeddings.png")
-    filter_bank(trainer.model._scatnet, folder / "filters.png")
+    if trainer.config.model.scattering:
+        filter_bank(trainer.model._scatnet, folder / "filters.png")
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -115,4 +116,24 @@ def filter_bank(scattering, path: Path) -> None:
     for theta in range(L):
         axes[0, theta].set_title(f"θ{theta}", fontsize=8)
     axes[J - 1, L].set_title("φ", fontsize=8)
+    _save(figure, path)
+
+
+def confusion(counts: np.ndarray, classes: tuple[str, ...], path: Path) -> None:
+    """Confusion matrix: counts (classes, classes), rows true, columns predicted, shaded by the share of the row."""
+    n = len(classes)
+    side = min(3 + 0.35 * n, 16)
+    figure = Figure(figsize=(side, side))
+    axes = figure.subplots()
+    axes.imshow(counts / np.maximum(counts.sum(1, keepdims=True), 1), cmap="Blues", vmin=0, vmax=1)
+    if n <= 30:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                dark = count > counts[row].sum() / 2
+                axes.text(
+                    column, row, str(count), ha="center", va="center", fontsize=7, color="w" if dark else "k"
+                )
+    axes.set(xticks=range(n), yticks=range(n), xlabel="predicted", ylabel="true")
+    axes.set_xticklabels(classes, rotation=90)
+    axes.set_yticklabels(classes)
     _save(figure, path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from scatsimclr.cli import run
 from scatsimclr.config import Config, load_config
 from scatsimclr.errors import UserError
+from scatsimclr.evaluation.evaluate import titles
 from scatsimclr.ops.library import default_implementation
 from scatsimclr.training import checkpoint
 from scatsimclr.training.loop import Trainer, parameter_count
@@ -58,10 +59,6 @@ def command(argv: list[str]) -> int:
     options = parser().parse_intermixed_args(argv)
     folder, state = find_resume(options.resume, options.run_dir)
     config = resumed_config(state, options) if state else load_config(options.config, overrides(options))
-    if config.mode == "pretext":
-        raise UserError(
-            "mode=pretext: the settings are valid, but pretext training is not part of this version"
-        )
     folder = folder or new_folder(config)
     if state is None and (folder / "checkpoints").exists():
         raise UserError(
@@ -126,7 +123,7 @@ def describe(trainer: Trainer) -> None:
     config, data = trainer.config, trainer.data
     operators = ", ".join(
         f"{op} {default_implementation(op, trainer.device.type).name if config.fused else 'reference'}"
-        for op in ("scattering2d", "ntxent")
+        for op in (("scattering2d", "ntxent") if config.model.scattering else ("ntxent",))
     )
     amp = str(trainer.amp).removeprefix("torch.") if trainer.amp else "off"
     height, width, _ = config.dataset.input_shape
@@ -135,35 +132,40 @@ def describe(trainer: Trainer) -> None:
     if data.pretrain.skipped:
         path, reason = data.pretrain.skipped[0]
         print(f"           {len(data.pretrain.skipped)} files left out, the first: {path} ({reason})")
-    print(f"model      {config.model.base_model}, J={config.model.J}, L={config.model.L}, "
-          f"{parameter_count(trainer.model):,} trained parameters")  # fmt: skip
+    scales = f", J={config.model.J}, L={config.model.L}" if config.model.scattering else ""
+    print(
+        f"model      {config.model.base_model}{scales}, {parameter_count(trainer.model):,} trained parameters"
+    )
+    if trainer.head is not None:
+        print(f"pretext    {config.task}, λ={config.pretext.lambda_:g} from epoch {config.pretext.start_epoch} on, "
+              f"{parameter_count(trainer.head):,} parameters in its head")  # fmt: skip
     print(f"machine    {trainer.device}, amp {amp}; {operators}; augmentation torch")
     print(f"run        {trainer.folder}" + (f", from epoch {trainer.epoch}" if trainer.epoch else ""))
 
 
 def print_results(trainer: Trainer, results: dict[str, dict[str, float]]) -> None:
-    """The closing table: probes before (random adapter) and after training, throughput, where everything is."""
+    """The closing table: probes before (untrained) and after training, throughput, where everything is."""
     before, after = results["before"], results["after"]
     print()
     if after:
         print(f"{'test accuracy':38}{'before':>16}{'after':>16}")
-        rows = {"knn": "kNN, all labels", "linear": "linear probe, all labels"}
-        for n in trainer.config.evaluation.labels_per_class:
-            rows[f"linear_{n}"] = f"linear probe, {n} labels per class"
-        for key, text in rows.items():
+        for key, text in titles(trainer.config.evaluation).items():
             cells = [cell(scores, key) for scores in (before, after)]
             print(f"{text:38}{cells[0]:>16}{cells[1]:>16}")
-        print("before: random adapter on the same scattering front end")
+        front = " on the same scattering front end" if trainer.config.model.scattering else ""
+        print(f"before: untrained network{front}")
     else:
         print("no labels: no accuracy to measure")
     images = trainer.config.epochs * len(trainer.loader) * trainer.config.batch_size
     if trainer.seconds:
         print(f"trained {trainer.config.epochs} epochs in {trainer.seconds:.0f} s, "
               f"{images / trainer.seconds:.0f} images/s (two views each)")  # fmt: skip
-    print(f"run folder: {trainer.folder}  (plots/, metrics.jsonl, checkpoints/last.pt and best.pt)")
+    print(f"run folder: {trainer.folder}  (plots/, metrics.jsonl, model.safetensors, checkpoints/)")
 
 
 def cell(scores: dict[str, float], key: str) -> str:
+    if key not in scores:
+        return "–"
     spread = f" ± {100 * scores[key + '_sd']:.1f}" if key + "_sd" in scores else ""
     return f"{100 * scores[key]:.1f}{spread} %"
 

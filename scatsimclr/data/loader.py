@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,10 +14,15 @@ from scatsimclr.errors import UserError
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's data. views: two float32 (B, 3, H, W), channels-last, normalised; indices: int64 (B,)."""
+    """One step's data.
+
+    views: two float32 (B, 3, H, W), channels-last, normalised. indices: int64 (B,).
+    pretext: the pretext task's pictures and labels (see scatsimclr.data.pretext), None where it is not active.
+    """
 
     views: tuple[Tensor, Tensor]
     indices: Tensor
+    pretext: tuple[Tensor, Tensor] | None = None
 
 
 class PairLoader:
@@ -25,15 +30,24 @@ class PairLoader:
 
     images: uint8 (n, H, W, 3), already on the device that trains. Every batch has `batch_size` images; the
     remainder of an epoch is left out (NT-Xent's value depends on the batch's size), another one each epoch.
+    pretext: makes the pretext task's pictures of (images, indices, epoch).
     """
 
-    def __init__(self, images: Tensor, augment: Augment, batch_size: int, seed: int):
+    def __init__(
+        self,
+        images: Tensor,
+        augment: Augment,
+        batch_size: int,
+        seed: int,
+        pretext: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] | None = None,
+    ):
         if batch_size > len(images):
             raise UserError(
                 f"batch_size={batch_size} is larger than the {len(images)} images to train on; "
                 f"batch_size={len(images)} or less works"
             )
         self.images, self.augment, self.batch_size, self.seed = images, augment, batch_size, seed
+        self.pretext = pretext
 
     def __len__(self) -> int:
         return len(self.images) // self.batch_size
@@ -43,13 +57,15 @@ class PairLoader:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return torch.randperm(len(self.images), generator=generator)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, pretext: bool = False) -> Iterator[Batch]:
+        """The batches of an epoch, with `pretext` also the pictures of that task."""
         order = self.order(epoch)
         for step in range(len(self)):
-            yield self.pairs(order[step * self.batch_size : (step + 1) * self.batch_size], epoch)
+            indices = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield self.batch(indices, epoch, pretext=pretext)
 
-    def pairs(self, indices: Tensor, epoch: int) -> Batch:
-        """The two views of the images at `indices`."""
+    def batch(self, indices: Tensor, epoch: int, *, pretext: bool = False) -> Batch:
+        """The views of the images at `indices`."""
         images = self.images[indices]
         first, second = (self.augment(images, indices, epoch, view) for view in (0, 1))
-        return Batch((first, second), indices)
+        return Batch((first, second), indices, self.pretext(images, indices, epoch) if pretext else None)

@@ -13,95 +13,31 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
 
 from scatsimclr import plots
 from scatsimclr.config import Config
-from scatsimclr.data.augment import Augment, AugmentSpec
-from scatsimclr.data.datasets import ImageSet, load, normalization
+from scatsimclr.data.augment import Augment
+from scatsimclr.data.datasets import ImageSet
 from scatsimclr.data.loader import Batch, PairLoader
+from scatsimclr.data.pretext import TASKS
 from scatsimclr.errors import UserError
-from scatsimclr.evaluation.evaluate import evaluate_encoder
 from scatsimclr.evaluation.features import extract
 from scatsimclr.evaluation.knn import knn_accuracy
 from scatsimclr.loss import NTXentLoss
-from scatsimclr.models.scatsimclr import ScatSimCLR
+from scatsimclr.models.pretext import HEADS
 from scatsimclr.training import checkpoint
 from scatsimclr.training.metrics import Metrics, read_metrics
+from scatsimclr.training.setup import build_evaluation, build_model, load_data, pick_device
 
 
 @dataclass(frozen=True)
-class Data:
-    """The images of a run. train and test are None where there are no labels."""
+class Losses:
+    """One batch's figures, still on the device. total: what is minimised, contrastive + λ · pretext."""
 
-    pretrain: ImageSet
-    validation: ImageSet
-    train: ImageSet | None
-    test: ImageSet | None
-    spec: AugmentSpec
-
-
-def load_labelled(
-    config: Config, pretrain: ImageSet | None = None
-) -> tuple[ImageSet | None, ImageSet | None]:
-    """The labelled train and test images, or (None, None) where the data set has no labels."""
-    if pretrain is not None and not pretrain.classes:
-        return None, None
-    return tuple(_load(config, split) for split in ("train", "test"))
-
-
-def _load(config: Config, split: str) -> ImageSet:
-    settings = config.dataset
-    return load(
-        settings.dataset,
-        split,
-        size=settings.input_shape[:2],
-        data_dir=config.data_dir,
-        download=settings.download,
-    )
-
-
-def load_data(config: Config) -> Data:
-    """All images of a run; the validation images are a seeded random part of the pre-training images."""
-    images = _load(config, "pretrain")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
-    held_out = round(config.dataset.valid_size * len(images))
-    train, test = load_labelled(config, images)
-    return Data(
-        images.subset(order[held_out:].sort().values),
-        images.subset(order[:held_out].sort().values),
-        train,
-        test,
-        augment_spec(config),
-    )
-
-
-def augment_spec(config: Config) -> AugmentSpec:
-    """The augmentation and normalisation of the settings."""
-    mean, std = normalization(config.dataset.dataset)
-    return AugmentSpec(config.dataset.input_shape[:2], mean=mean, std=std, **config.augment.model_dump())
-
-
-def build_model(config: Config) -> ScatSimCLR:
-    """The encoder of the settings, with freshly drawn weights (from torch's global generator)."""
-    settings = config.model
-    return ScatSimCLR(
-        settings.J,
-        settings.L,
-        config.dataset.input_shape,
-        settings.res_blocks,
-        settings.out_dim,
-        stem=settings.stem,
-        backend="auto" if config.fused else "reference",
-    )
-
-
-def pick_device(config: Config) -> torch.device:
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda was asked for, but torch sees no CUDA device")
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(config.device)
+    total: Tensor
+    parts: dict[str, Tensor]  # with a pretext task: contrastive_loss, pretext_loss, pretext_accuracy
 
 
 def learning_rate_factor(epoch: int, flat_epochs: int, epochs: int) -> float:
@@ -109,6 +45,21 @@ def learning_rate_factor(epoch: int, flat_epochs: int, epochs: int) -> float:
     if epoch < flat_epochs:
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (epoch - flat_epochs) / max(1, epochs - flat_epochs)))
+
+
+class _Sums:
+    """Sums of the figures of steps, on their device, so that no step waits for it."""
+
+    def __init__(self):
+        self.sums, self.count = {}, 0
+
+    def add(self, losses: Losses) -> None:
+        self.count += 1
+        for name, value in {"loss": losses.total.detach(), **losses.parts}.items():
+            self.sums[name] = self.sums.get(name, 0) + value.double()
+
+    def means(self) -> dict[str, float]:
+        return {name: (value / self.count).item() for name, value in self.sums.items()}
 
 
 class Trainer:
@@ -119,32 +70,27 @@ class Trainer:
         self.config, self.folder = config, folder
         self.device = pick_device(config)
         self.data = load_data(config)
-        spec = self.data.spec
-        self.loader = PairLoader(
-            self.data.pretrain.images.to(self.device),
-            Augment(spec, config.seed),
-            config.batch_size,
-            config.seed,
-        )
+        self.loader = self._loader(self.data.pretrain, config.batch_size, config.seed)
         # Validation draws its views once and for all, so that its losses compare across epochs.
         self.validation = None
         if len(self.data.validation) > 1:
-            images = self.data.validation.images.to(self.device)
-            batch = min(config.batch_size, len(images))
-            self.validation = PairLoader(images, Augment(spec, config.seed + 1), batch, config.seed)
+            batch = min(config.batch_size, len(self.data.validation))
+            self.validation = self._loader(self.data.validation, batch, config.seed + 1)
 
         torch.manual_seed(config.seed)
         self.model = build_model(config)
         if config.fine_tune_from:
             checkpoint.load_weights(config.fine_tune_from, self.model)
         self.model.to(self.device, memory_format=torch.channels_last)
+        # After the encoder: its weights are those of a run without a pretext task.
+        self.head = self._build_head()
         backend = "auto" if config.fused else "reference"
         self.criterion = NTXentLoss(
             temperature=config.loss.temperature,
             use_cosine_similarity=config.loss.use_cosine_similarity,
             backend=backend,
         )
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in self._modules().parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, config.lr, weight_decay=config.weight_decay, fused=True)
         self.amp = config.resolved_amp(self.device.type)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
@@ -159,40 +105,66 @@ class Trainer:
         (folder / "config.yaml").write_text(config.to_yaml())
         self.metrics = Metrics(folder, resume_step=self.step if state is not None else None)
 
+    def _loader(self, images: ImageSet, batch_size: int, seed: int) -> PairLoader:
+        augment = Augment(self.data.spec, seed)
+        pretext = TASKS[self.config.task](augment) if self.config.task else None
+        resident = images.images.to(self.device)
+        return PairLoader(resident, augment, batch_size, self.config.seed, pretext)
+
+    def _build_head(self) -> nn.Module | None:
+        if self.config.task is None:
+            return None
+        head = HEADS[self.config.task](self.model.h_dim)
+        if self.config.pretext.fine_tune_from:
+            checkpoint.load_head(self.config.pretext.fine_tune_from, head)
+        return head.to(self.device)
+
+    def _modules(self) -> nn.ModuleList:
+        """Everything that is trained."""
+        return nn.ModuleList([self.model] if self.head is None else [self.model, self.head])
+
+    def pretext_in(self, epoch: int) -> bool:
+        """Whether the pretext task takes part in an epoch."""
+        settings = self.config.pretext
+        return self.head is not None and settings.lambda_ > 0 and epoch >= settings.start_epoch
+
     def fit(self) -> dict[str, dict[str, float]]:
         """Trains to the last epoch.
 
-        Returns {"before": …, "after": …}, each as from `evaluate_encoder` or empty without labels.
+        Returns {"before": …, "after": …}, each as from `Evaluation.figures` or empty without labels.
         """
         if self.before is None:
             self.before = self._evaluate()
             self.metrics.write("evaluation", self.epoch, self.step, **self.before)
         after = None
         while self.epoch < self.config.epochs:
-            loss, seconds = self._train_epoch()
+            figures, seconds = self._train_epoch()
             self.epoch += 1
             self.seconds += seconds
             validation, evaluation = self._validate(), {}
             last = self.epoch == self.config.epochs
             if last or self.epoch % self.config.eval_every_n_epochs == 0:
-                evaluation = after = self._evaluate(few=last)
+                evaluation = after = self._evaluate(quick=not last)
                 self.metrics.write("evaluation", self.epoch, self.step, **evaluation)
-            self._report(loss, seconds, validation, evaluation)
+            self._report(figures, seconds, validation, evaluation)
             self._save(validation)
         if after is None:  # a finished run was resumed for its result
             after = self._evaluate()
         self.metrics.close()
+        checkpoint.save_weights(
+            self.folder / "model.safetensors", self.model, {"config": self.config.to_yaml()}
+        )
         plots.write_all(self)
         return {"before": self.before, "after": after}
 
-    def _train_epoch(self) -> tuple[float, float]:
-        """One pass over the images. Returns the mean loss and the seconds it took."""
+    def _train_epoch(self) -> tuple[dict[str, float], float]:
+        """One pass over the images. Returns the mean figures of its steps and the seconds it took."""
         config, start = self.config, time.perf_counter()
         factor = learning_rate_factor(self.epoch, config.flat_epochs, config.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * factor
-        self.model.train()
-        steps, total = len(self.loader), torch.zeros((), dtype=torch.float64, device=self.device)
+        self._modules().train()
+        steps, sums = len(self.loader), _Sums()
         bar = tqdm(
             total=steps * config.batch_size,
             desc=f"epoch {self.epoch + 1}/{config.epochs}",
@@ -200,11 +172,11 @@ class Trainer:
             disable=None,  # silent where the output is no terminal; the epoch's line is printed all the same
             leave=False,
         )
-        for index, batch in enumerate(self.loader.epoch(self.epoch)):
+        for index, batch in enumerate(self.loader.epoch(self.epoch, pretext=self.pretext_in(self.epoch))):
             first = index - index % config.accumulate
-            loss = self._loss(batch)
-            self.scaler.scale(loss / min(config.accumulate, steps - first)).backward()
-            total += loss.detach()
+            losses = self._loss(batch)
+            self.scaler.scale(losses.total / min(config.accumulate, steps - first)).backward()
+            sums.add(losses)
             if (index + 1) % config.accumulate == 0 or index + 1 == steps:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
@@ -212,13 +184,31 @@ class Trainer:
             self.step += 1
             bar.update(config.batch_size)
             if self.step % config.log_every_n_steps == 0:
-                value = self._finite(loss)
+                value = self._finite(losses.total.item())
                 bar.set_postfix(loss=f"{value:.4f}")
-                self.metrics.write("train", self.epoch, self.step, loss=value)
+                parts = {name: part.item() for name, part in losses.parts.items()}
+                self.metrics.write("train", self.epoch, self.step, loss=value, **parts)
         bar.close()
-        return self._finite(total / steps), time.perf_counter() - start
+        figures = sums.means()
+        self._finite(figures["loss"])
+        return figures, time.perf_counter() - start
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch) -> Losses:
+        contrastive = self._contrastive(batch)
+        if batch.pretext is None:
+            return Losses(contrastive, {})
+        pictures, labels = batch.pretext
+        with self._autocast():
+            logits = self.head(self.model.encode(pictures))
+        pretext = F.cross_entropy(logits.float(), labels)
+        parts = {
+            "contrastive_loss": contrastive.detach(),
+            "pretext_loss": pretext.detach(),
+            "pretext_accuracy": (logits.argmax(1) == labels).double().mean(),
+        }
+        return Losses(contrastive + self.config.pretext.lambda_ * pretext, parts)
+
+    def _contrastive(self, batch: Batch) -> Tensor:
         with self._autocast():
             if self.config.views == "concatenated":
                 z_i, z_j = self.model(torch.cat(batch.views))[1].chunk(2)
@@ -229,8 +219,7 @@ class Trainer:
     def _autocast(self) -> contextlib.AbstractContextManager:
         return torch.autocast(self.device.type, self.amp) if self.amp else contextlib.nullcontext()
 
-    def _finite(self, loss: Tensor) -> float:
-        value = loss.item()
+    def _finite(self, value: float) -> float:
         if not math.isfinite(value):
             rate = self.optimizer.param_groups[0]["lr"]
             raise UserError(
@@ -244,9 +233,11 @@ class Trainer:
         """Loss on the held-out images, and where they have labels kNN from the other pre-training images."""
         if self.validation is None or self.epoch % self.config.validate_every_n_epochs:
             return {}
-        self.model.eval()
-        losses = [self._loss(batch).item() for batch in self.validation.epoch(0)]
-        figures = {"loss": sum(losses) / len(losses)}
+        self._modules().eval()
+        sums = _Sums()
+        for batch in self.validation.epoch(0, pretext=self.pretext_in(self.epoch - 1)):
+            sums.add(self._loss(batch))
+        figures = sums.means()
         bank, queries = (
             images.subset(images.labels >= 0) for images in (self.data.pretrain, self.data.validation)
         )
@@ -266,30 +257,32 @@ class Trainer:
             self.model, images.images, self.data.spec, batch_size=self.config.evaluation.batch_size
         )
 
-    def _evaluate(self, *, few: bool = True) -> dict[str, float]:
+    def _evaluate(self, *, quick: bool = False) -> dict[str, float]:
         if self.data.test is None:
             return {}
         data = self.data
-        return evaluate_encoder(self.model, data.train, data.test, data.spec, self.config.evaluation, few=few)
+        return build_evaluation(self.config, self.model, data.train, data.test).figures(quick=quick)
 
-    def _report(self, loss: float, seconds: float, validation: dict, evaluation: dict) -> None:
+    def _report(self, figures: dict, seconds: float, validation: dict, evaluation: dict) -> None:
         images = len(self.loader) * self.config.batch_size
         rate = self.optimizer.param_groups[0]["lr"]
         self.metrics.write(
-            "epoch", self.epoch, self.step, loss=loss, lr=rate, images_per_second=images / seconds
+            "epoch", self.epoch, self.step, **figures, lr=rate, images_per_second=images / seconds
         )
         left = (self.config.epochs - self.epoch) * seconds
-        parts = [f"epoch {self.epoch}/{self.config.epochs}", f"loss {loss:.4f}"]
+        parts = [f"epoch {self.epoch}/{self.config.epochs}", f"loss {figures['loss']:.4f}"]
+        if "pretext_accuracy" in figures:
+            parts.append(f"{self.config.task} {figures['pretext_accuracy']:.1%}")
         parts += [f"val {validation['loss']:.4f}"] if validation else []
         parts += [f"{name} {evaluation[name]:.1%}" for name in ("knn", "linear") if name in evaluation]
         parts += [f"{images / seconds:.0f} img/s", f"{left / 60:.1f} min left" if left else "done"]
         tqdm.write("  ".join(parts))
 
     def _score(self, validation: dict) -> float:
-        """What the best checkpoint minimises."""
+        """What the best checkpoint minimises: the contrastive loss alone compares before and after `start_epoch`."""
         if self.config.best_by == "knn":
             return -validation.get("knn", -math.inf)
-        return validation.get("loss", math.inf)
+        return validation.get("contrastive_loss", validation.get("loss", math.inf))
 
     def _save(self, validation: dict) -> None:
         better = self._score(validation) < self.best
@@ -297,6 +290,7 @@ class Trainer:
         state = {
             "config": self.config.model_dump(mode="json", by_alias=True),
             "model": self.model.state_dict(),
+            "head": None if self.head is None else self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": torch.get_rng_state(),
@@ -312,6 +306,8 @@ class Trainer:
 
     def _restore(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
+        if self.head is not None:
+            self.head.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         torch.set_rng_state(state["rng"].cpu())

@@ -2,9 +2,10 @@ import math
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 
 from scatsimclr.evaluation.knn import knn_accuracy, knn_predict
-from scatsimclr.evaluation.probe import few_labels, linear_probe
+from scatsimclr.evaluation.probe import STRENGTHS, accuracy, few_labels, linear_predict, logistic_predict
 
 
 def blobs(n, spread, seed=0):
@@ -33,17 +34,36 @@ def test_knn_takes_a_bank_smaller_than_k_and_refuses_an_empty_one():
         knn_predict(bank[:0], labels[:0], bank, k=1)
 
 
-def test_linear_probe_learns_what_is_separable_and_nothing_from_noise():
-    train, test = blobs(300, 0.5), blobs(200, 0.5, seed=1)
-    assert linear_probe(*train, *test) > 0.95
-    noise = torch.randn(300, 8), torch.arange(300) % 3
-    assert linear_probe(*noise, torch.randn(300, 8), torch.arange(300) % 3) < 0.5
+@pytest.mark.parametrize("predict", [linear_predict, logistic_predict])
+def test_linear_probes_learn_what_is_separable_and_nothing_from_noise(predict):
+    train, (test, labels) = blobs(300, 0.5), blobs(200, 0.5, seed=1)
+    assert accuracy(predict(*train, test), labels) > 0.95
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(300, 8, generator=generator), torch.arange(300) % 3
+    assert accuracy(predict(*noise, torch.randn(300, 8, generator=generator)), torch.arange(300) % 3) < 0.5
+
+
+def test_logistic_regression_is_scikit_learns_with_the_strength_that_does_best_held_out():
+    (train, labels), (test, _) = blobs(150, 3.0), blobs(60, 3.0, seed=1)
+    mean, scale = train.mean(0), train.std(0, correction=0)
+    candidates = [
+        LogisticRegression(C=c, max_iter=1000).fit((train - mean) / scale, labels).predict((test - mean) / scale)
+        for c in STRENGTHS
+    ]
+    found = logistic_predict(train, labels, test)
+    assert any((found.numpy() == c).all() for c in candidates)
+    assert torch.equal(found, logistic_predict(train, labels, test))
+
+
+def test_logistic_regression_takes_classes_too_small_to_split():
+    train, labels = blobs(4, 0.1)
+    assert accuracy(logistic_predict(train, labels, train), labels) == 1.0
 
 
 def test_linear_probe_repeats_and_takes_constant_features():
     (train, labels), (test, test_labels) = blobs(60, 2.0), blobs(60, 2.0, seed=1)
     train[:, 7] = test[:, 7] = 3.0
-    scores = {linear_probe(train, labels, test, test_labels, seed=3) for _ in range(2)}
+    scores = {accuracy(linear_predict(train, labels, test, seed=3), test_labels) for _ in range(2)}
     assert len(scores) == 1
     assert 0.5 < scores.pop() < 1
 

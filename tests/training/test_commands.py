@@ -47,7 +47,7 @@ def mistakes(tmp_path):
         (["dataset.dataset=folder", "--data-dir", str(few), "batch_size=500"], "batch_size=500 is larger"),
         (["--config", "absent.yaml"], "absent.yaml does not exist"),
         (["device=cuda"], "no CUDA device"),
-        (["--mode", "pretext", "pretext.rotation=true"], "pretext"),
+        (["--mode", "pretext"], "exactly one of pretext.rotation=true and pretext.jigsaw=true"),
         (["dataset.dataset=stl10", "dataset.download=false", "--data-dir", str(empty)], "stl10"),
     ]
 

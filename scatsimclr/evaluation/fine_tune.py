@@ -1,0 +1,61 @@
+"""Fine-tuning: the whole encoder and a linear layer, trained with labels."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scatsimclr.data.augment import Augment, AugmentSpec, center_view
+
+
+def fine_tune_predict(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    test: Tensor,
+    spec: AugmentSpec,
+    *,
+    epochs: int = 20,
+    batch_size: int = 64,
+    lr: float = 3e-4,
+    seed: int = 0,
+) -> Tensor:
+    """Classes that a copy of the encoder, trained with labels, gives to images.
+
+    images uint8 (n, H, W, 3), labels int64 (n,), test uint8 (m, H, W, 3) → int64 (m,), on the model's device.
+    Adam, the rate falling to 0 by half a cosine; views by `spec` without its changes of colour and sharpness.
+    The encoder itself is left as it was. Deterministic for a seed.
+    """
+    device = next(model.parameters()).device
+    augment = Augment(replace(spec, jitter=0.0, grayscale=0.0, blur=0.0), seed)
+    network = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        layer = nn.Linear(model.h_dim, int(labels.max()) + 1).to(device)
+    parameters = [p for p in network.parameters() if p.requires_grad] + list(layer.parameters())
+    optimizer = torch.optim.Adam(parameters, lr, fused=True)
+    batches = -(-len(images) // batch_size)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
+    generator = torch.Generator().manual_seed(seed)
+    network.train()
+    with torch.enable_grad():
+        for epoch in range(epochs):
+            # Batches of equal size, give or take one: batch normalisation cannot work with a single image.
+            for chosen in torch.randperm(len(images), generator=generator).tensor_split(batches):
+                x = augment(images[chosen].to(device), chosen, epoch, 0)
+                optimizer.zero_grad()
+                F.cross_entropy(layer(network.encode(x)), labels[chosen].to(device)).backward()
+                optimizer.step()
+                schedule.step()
+    network.eval()
+    with torch.inference_mode():
+        return torch.cat(
+            [
+                layer(network.encode(center_view(chunk.to(device), spec))).argmax(1)
+                for chunk in test.split(256)
+            ]
+        )

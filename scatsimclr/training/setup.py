@@ -1,0 +1,103 @@
+"""From settings to the parts of a run: device, images, augmentation, encoder, pretext head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from scatsimclr.config import Config
+from scatsimclr.data.augment import AugmentSpec
+from scatsimclr.data.datasets import ImageSet, folds, load, normalization
+from scatsimclr.errors import UserError
+from scatsimclr.evaluation.evaluate import Evaluation
+from scatsimclr.models.resnet import ResNetSimCLR
+from scatsimclr.models.scatsimclr import ScatSimCLR
+
+Encoder = ScatSimCLR | ResNetSimCLR
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run. train and test are None where there are no labels."""
+
+    pretrain: ImageSet
+    validation: ImageSet
+    train: ImageSet | None
+    test: ImageSet | None
+    spec: AugmentSpec
+
+
+def load_labelled(
+    config: Config, pretrain: ImageSet | None = None
+) -> tuple[ImageSet | None, ImageSet | None]:
+    """The labelled train and test images, or (None, None) where the data set has no labels."""
+    if pretrain is not None and not pretrain.classes:
+        return None, None
+    return tuple(_load(config, split) for split in ("train", "test"))
+
+
+def _load(config: Config, split: str) -> ImageSet:
+    settings = config.dataset
+    return load(
+        settings.dataset,
+        split,
+        size=settings.input_shape[:2],
+        data_dir=config.data_dir,
+        download=settings.download,
+    )
+
+
+def load_data(config: Config) -> Data:
+    """All images of a run; the validation images are a seeded random part of the pre-training images."""
+    images = _load(config, "pretrain")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
+    order = order[: config.dataset.limit]
+    held_out = round(config.dataset.valid_size * len(order))
+    train, test = load_labelled(config, images)
+    return Data(
+        images.subset(order[held_out:].sort().values),
+        images.subset(order[:held_out].sort().values),
+        train,
+        test,
+        augment_spec(config),
+    )
+
+
+def augment_spec(config: Config) -> AugmentSpec:
+    """The augmentation and normalisation of the settings."""
+    mean, std = normalization(config.dataset.dataset)
+    return AugmentSpec(config.dataset.input_shape[:2], mean=mean, std=std, **config.augment.model_dump())
+
+
+def build_model(config: Config) -> Encoder:
+    """The encoder of the settings, with freshly drawn weights (from torch's global generator)."""
+    settings = config.model
+    if not settings.scattering:
+        return ResNetSimCLR(settings.base_model, settings.out_dim, cifar_stem=settings.cifar_stem)
+    return ScatSimCLR(
+        settings.J,
+        settings.L,
+        config.dataset.input_shape,
+        settings.res_blocks,
+        settings.out_dim,
+        stem=settings.stem,
+        backend="auto" if config.fused else "reference",
+    )
+
+
+def build_evaluation(config: Config, model: Encoder, train: ImageSet, test: ImageSet) -> Evaluation:
+    """The probes of the settings, ready to run."""
+    subsets = ()
+    if "folds" in config.evaluation.probes:
+        subsets = folds(config.dataset.dataset, data_dir=config.data_dir, download=config.dataset.download)
+    return Evaluation(model, train, test, augment_spec(config), config.evaluation, subsets)
+
+
+def pick_device(config: Config) -> torch.device:
+    """The device of the settings; UserError where there is no such device."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda was asked for, but torch sees no CUDA device")
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(config.device)
