@@ -47,7 +47,9 @@ def test_logistic_regression_is_scikit_learns_with_the_strength_that_does_best_h
     (train, labels), (test, _) = blobs(150, 3.0), blobs(60, 3.0, seed=1)
     mean, scale = train.mean(0), train.std(0, correction=0)
     candidates = [
-        LogisticRegression(C=c, max_iter=1000).fit((train - mean) / scale, labels).predict((test - mean) / scale)
+        LogisticRegression(C=c, max_iter=1000)
+        .fit((train - mean) / scale, labels)
+        .predict((test - mean) / scale)
         for c in STRENGTHS
     ]
     found = logistic_predict(train, labels, test)
