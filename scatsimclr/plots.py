@@ -40,14 +40,23 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def loss_curve(records: list[dict], path: Path) -> None:
-    """Training and validation loss by epoch."""
+    """Training and validation loss by epoch; with a pretext task also its two parts."""
     figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
-    for event, label in (("epoch", "training"), ("validation", "validation")):
-        points = [(record["epoch"], record["loss"]) for record in records if record["event"] == event]
-        if points:
-            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=label)
-    axes.set(xlabel="epoch", ylabel="NT-Xent loss")
+    names = {"loss": "", "contrastive_loss": ", NT-Xent", "pretext_loss": ", pretext"}
+    for event, label, style in (("epoch", "training", "-"), ("validation", "validation", "--")):
+        for colour, (name, suffix) in enumerate(names.items()):
+            points = [(r["epoch"], r[name]) for r in records if r["event"] == event and name in r]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True),
+                    style,
+                    color=f"C{colour}",
+                    marker="o",
+                    markersize=3,
+                    label=label + suffix,
+                )
+    axes.set(xlabel="epoch", ylabel="loss")
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend()

@@ -63,7 +63,7 @@ def test_the_originals_pretext_file_parses(tmp_path):
     assert config.pretext.lambda_ == 0.1
 
 
-@pytest.mark.parametrize("name", ["digits", "cifar10", "cifar20", "stl10", "folder"])
+@pytest.mark.parametrize("name", ["digits", "photos", "cifar10", "cifar20", "stl10", "folder"])
 def test_shipped_files_are_valid_and_chosen_by_data_set(name):
     assert shipped(name)
     config = load_config(None, [f"dataset.dataset={name}"])

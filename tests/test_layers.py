@@ -24,6 +24,8 @@ LAYERS = [
     ("models", {"models", "scattering", "loss", "ops", "reference"}),
     ("data", {"data", "errors", "reference"}),
     ("config", {"errors"}),
+    ("studies", set()),
+    ("sweeps", {"studies", "config", "errors"}),
     ("evaluation", {"evaluation", "models", "data", "config", "errors"}),
     ("plots", {"evaluation", "data", "scattering"}),
     ("training", {"training", "evaluation", "plots", "models", "loss", "data", "config", "errors", "ops"}),

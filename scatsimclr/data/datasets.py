@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import torch
 
-from scatsimclr.data import cifar, digits, folder, stl10
+from scatsimclr.data import cifar, digits, folder, photos, stl10
 from scatsimclr.data.imageset import DataError, ImageSet, Request
 
 __all__ = [
@@ -63,6 +63,13 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
         "digits": Dataset(
             "scikit-learn's 1,797 digits, no download", (32, 32), _SPLITS, _DIGITS, digits.read
         ),
+        "photos": Dataset(
+            "patches of scikit-learn's two photographs, no download",
+            (32, 32),
+            _SPLITS,
+            _IMAGENET,
+            photos.read,
+        ),
         "cifar10": Dataset("CIFAR-10", (32, 32), _SPLITS, _CIFAR, cifar.read),
         "cifar20": Dataset("CIFAR-100 with its 20 super-classes", (32, 32), _SPLITS, _CIFAR, cifar.read),
         "cifar100": Dataset("CIFAR-100", (32, 32), _SPLITS, _CIFAR, cifar.read),
@@ -101,7 +108,7 @@ def load(
     name: one of `names()`. split: one of `splits(name)`.
     size: (H, W) in pixels, positive; `DATASETS[name].size` is the usual one.
     data_dir: where files are looked for and downloaded to, default pooch's cache folder for "scatsimclr";
-        for "folder" the images themselves, required; not used by "digits".
+        for "folder" the images themselves, required; not used by "digits" and "photos".
     download: whether archives that are not there may be fetched from their official source.
     progress: show progress bars, on a terminal only.
 

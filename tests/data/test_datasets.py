@@ -13,7 +13,7 @@ from scatsimclr.errors import UserError
 
 
 def test_names_and_splits():
-    assert names() == ("digits", "cifar10", "cifar20", "cifar100", "stl10", "folder")
+    assert names() == ("digits", "photos", "cifar10", "cifar20", "cifar100", "stl10", "folder")
     for name in names():
         assert splits(name)[:3] == ("pretrain", "train", "test")
         mean, std = normalization(name)
@@ -26,7 +26,7 @@ def test_names_and_splits():
     ("given_name", "nearest"), [("cifa10", "cifar10"), ("STL-10", "stl10"), ("digit", "digits")]
 )
 def test_unknown_name_gets_the_nearest(given_name, nearest):
-    with pytest.raises(DataError, match=f"did you mean '{nearest}'.*known are digits, cifar10"):
+    with pytest.raises(DataError, match=f"did you mean '{nearest}'.*known are digits, photos, cifar10"):
         load(given_name, "train", size=(32, 32))
 
 

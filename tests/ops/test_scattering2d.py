@@ -1,5 +1,6 @@
 """The operators `scattering2d`, `scattering2d_backward`, `scattering2d_pack`: the compiled kernel against the
-reference, kymatio and float64, on every instruction set of this CPU."""
+reference, kymatio and float64, on every instruction set of this CPU. One file, long as it is: all tests share the
+filters, the packs and the comparisons below."""
 
 from __future__ import annotations
 
