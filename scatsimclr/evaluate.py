@@ -11,12 +11,10 @@ import torch
 
 from scatsimclr import plots
 from scatsimclr.cli import run
-from scatsimclr.config import Config, load_config
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation, titles
 from scatsimclr.train import cell
-from scatsimclr.training import checkpoint
-from scatsimclr.training.setup import build_evaluation, build_model, load_labelled, pick_device
+from scatsimclr.training.setup import build_evaluation, load_labelled, restore
 
 # Classes up to which the whole confusion matrix is printed.
 PRINTED_CLASSES = 20
@@ -47,23 +45,10 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def settings_of(options: argparse.Namespace) -> tuple[Config, str]:
-    """The settings to evaluate with, and where the weights come from in words."""
-    changes = options.settings + ([f"data_dir={options.data_dir}"] if options.data_dir else [])
-    if options.config:
-        return load_config(options.config, changes), f"weights of {options.checkpoint}"
-    if not checkpoint.is_checkpoint(options.checkpoint):
-        raise UserError(f"{options.checkpoint} holds weights without their settings: give them with --config")
-    state = checkpoint.load(options.checkpoint)
-    return load_config(base=state["config"], overrides=changes), f"after epoch {state['epoch']}"
-
-
 def command(argv: list[str]) -> int:
     options = parser().parse_intermixed_args(argv)
-    config, origin = settings_of(options)
-    model = build_model(config)
-    checkpoint.load_weights(options.checkpoint, model)
-    model.to(pick_device(config))
+    changes = options.settings + ([f"data_dir={options.data_dir}"] if options.data_dir else [])
+    config, model, origin = restore(options.checkpoint, options.config, changes)
     train, test = load_labelled(config)
     if train is None or not train.classes:
         raise UserError(f"data set {config.dataset.dataset} has no labels to evaluate with")

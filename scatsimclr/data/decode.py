@@ -6,8 +6,9 @@ import functools
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,35 @@ def read_files(
         for to, origin in enumerate(kept):  # in place: a second copy of everything could be too much
             out[to] = out[origin]
     return images[: len(kept)], kept, dict(sorted(failed.items()))
+
+
+def decode_batches(
+    files: Sequence[Path], size: tuple[int, int], batch_size: int
+) -> Iterator[tuple[list[int], torch.Tensor, dict[int, str]]]:
+    """Decodes files batch by batch, in order, while the caller works on the batch before.
+
+    Yields, for every `batch_size` files, the indices of those that could be read, their images uint8
+    (k, H, W, 3), and the reason for each index that could not.
+    """
+    pool = ThreadPoolExecutor(_workers())
+
+    def submit(start: int) -> list[Future]:
+        return [pool.submit(read_image, file, size) for file in files[start : start + batch_size]]
+
+    starts = range(0, len(files), batch_size)
+    ahead = deque(submit(start) for start in starts[:2])
+    try:
+        for number, start in enumerate(starts):
+            results = [future.result() for future in ahead.popleft()]
+            ahead.extend(submit(later) for later in starts[number + 2 : number + 3])
+            failed = {start + i: why for i, why in enumerate(results) if isinstance(why, str)}
+            kept = [start + i for i in range(len(results)) if start + i not in failed]
+            images = np.empty((len(kept), *size, 3), np.uint8)
+            for row, index in enumerate(kept):
+                images[row] = results[index - start]
+            yield kept, torch.from_numpy(images), failed
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _in_threads(run: Callable, items: Iterable, after_each: Callable[[], object]) -> None:

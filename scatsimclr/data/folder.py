@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -67,6 +68,29 @@ def read(request: Request) -> ImageSet:
     labels = torch.tensor([chosen[i][1] for i in kept], dtype=torch.int64)
     paths = tuple(listing.relative(chosen[i][0]) for i in kept)
     return ImageSet(images, labels, tuple(listing.classes), paths, tuple(skipped), tuple(listing.notes))
+
+
+def image_files(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Every image file that is named, or lies in a folder that is named, and what could not be looked into.
+
+    Folders are walked in natural order, through symbolic links, without hidden files; a file that is named is taken
+    whatever its suffix. DataError for a name that does not exist.
+    """
+    files: list[Path] = []
+    unreadable: list[tuple[str, str]] = []
+    for path in inputs:
+        if path.is_dir():
+            listing = _Listing(path)
+            folders, loose = _entries(path, listing)
+            files += loose
+            for folder in folders:
+                files += _walk(folder, listing)
+            unreadable += [(str(path / name), why) for name, why in listing.unreadable]
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise DataError(f"{path} does not exist")
+    return files, unreadable
 
 
 def _first(skipped: list[tuple[str, str]]) -> str:

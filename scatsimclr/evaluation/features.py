@@ -22,7 +22,7 @@ def extract(
     model.eval()
     try:
         found = [
-            _features(model, center_view(chunk.to(device), spec), features)
+            batch_features(model, center_view(chunk.to(device), spec), features)
             for chunk in images.split(batch_size)
         ]
     finally:
@@ -30,7 +30,8 @@ def extract(
     return torch.cat(found)
 
 
-def _features(model: nn.Module, x: Tensor, features: str) -> Tensor:
+def batch_features(model: nn.Module, x: Tensor, features: str) -> Tensor:
+    """Features of a batch of views x (n, 3, H, W), float32 (n, F): "h", "z" or "both"."""
     h = model.encode(x)
     if features == "h":
         return h.float()

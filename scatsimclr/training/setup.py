@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import torch
 
-from scatsimclr.config import Config
+from scatsimclr.config import Config, load_config
 from scatsimclr.data.augment import AugmentSpec
 from scatsimclr.data.datasets import ImageSet, folds, load, normalization
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.models.resnet import ResNetSimCLR
 from scatsimclr.models.scatsimclr import ScatSimCLR
+from scatsimclr.training import checkpoint
 
 Encoder = ScatSimCLR | ResNetSimCLR
 
@@ -84,6 +85,25 @@ def build_model(config: Config) -> Encoder:
         stem=settings.stem,
         backend="auto" if config.fused else "reference",
     )
+
+
+def restore(
+    path: str, config_file: str | None = None, changes: list[str] | tuple[str, ...] = ()
+) -> tuple[Config, Encoder, str]:
+    """A trained encoder: settings, the model in evaluation mode on its device, and in words what it is.
+
+    path: checkpoint, run folder, or with `config_file` mere weights. changes: `key=value` settings.
+    """
+    if config_file:
+        config, origin = load_config(config_file, changes), f"weights of {path}"
+    elif checkpoint.is_checkpoint(path):
+        state = checkpoint.load(path)
+        config, origin = load_config(base=state["config"], overrides=changes), f"after epoch {state['epoch']}"
+    else:
+        raise UserError(f"{path} holds weights without their settings: give them with --config")
+    model = build_model(config)
+    checkpoint.load_weights(path, model)
+    return config, model.to(pick_device(config), memory_format=torch.channels_last).eval(), origin
 
 
 def build_evaluation(config: Config, model: Encoder, train: ImageSet, test: ImageSet) -> Evaluation:

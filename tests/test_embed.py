@@ -1,0 +1,197 @@
+"""`python -m scatsimclr.embed`: what is written, in which order, and what is left out."""
+
+import csv
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from sklearn.neighbors import NearestNeighbors
+
+from scatsimclr import ScatSimCLR, cli, embed, evaluate
+from scatsimclr.data.augment import center_view
+from scatsimclr.data.decode import decode_batches
+from scatsimclr.training.setup import augment_spec, restore
+from tests.training.conftest import write_images
+
+CONFIG = """
+model: {base_model: scatsimclr8, J: 2, L: 2, out_dim: 8}
+dataset: {dataset: folder, input_shape: "(16, 16, 3)"}
+evaluation: {probes: [knn], knn_k: 5}
+"""
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """Weights and settings, as arguments of the command."""
+    folder = tmp_path_factory.mktemp("encoder")
+    (folder / "config.yaml").write_text(CONFIG)
+    torch.manual_seed(0)
+    torch.save(ScatSimCLR(2, 2, (16, 16, 3), 8, 8).state_dict(), folder / "model.pth")
+    return [str(folder / "model.pth"), "--config", str(folder / "config.yaml")]
+
+
+def call(argv, capsys):
+    status = cli.run(embed.command, [str(argument) for argument in argv])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def table(path):
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def expected(encoder, files):
+    """h of each file by itself: nothing can have been swapped."""
+    config, model, _ = restore(encoder[0], encoder[2])
+    rows = []
+    for file in files:
+        image = torch.from_numpy(np.asarray(Image.open(file).convert("RGB")).copy())[None]
+        with torch.no_grad():
+            rows.append(model.encode(center_view(image, augment_spec(config)))[0].numpy())
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_rows_are_the_files_in_natural_order(encoder, tmp_path, capsys, batch_size):
+    images = write_images(tmp_path / "in", 12)
+    output = tmp_path / "out.npy"
+    status, out, _ = call([*encoder, images, "--output", output, "--batch-size", batch_size], capsys)
+    assert status == 0
+    assert "24 images" in out
+    files = [images / name / f"{index:02}.png" for name in ("across", "down") for index in range(12)]
+    assert [row["path"] for row in table(output.with_suffix(".csv"))] == [str(file) for file in files]
+    np.testing.assert_allclose(np.load(output), expected(encoder, files), rtol=1e-4, atol=1e-6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.csv", "out.npy"]
+
+
+def test_named_files_come_in_the_order_given(encoder, tmp_path, capsys):
+    images = write_images(tmp_path / "in", 2)
+    files = [images / "down" / "01.png", images / "across" / "00.png"]
+    call([*encoder, *files, "--output", tmp_path / "out.npy", "--features", "both"], capsys)
+    found = np.load(tmp_path / "out.npy")
+    assert found.shape == (2, 2048 + 8)
+    np.testing.assert_allclose(found[:, :2048], expected(encoder, files), rtol=1e-4, atol=1e-6)
+
+
+def test_what_cannot_be_read_is_left_out_and_named(encoder, tmp_path, capsys):
+    images = write_images(tmp_path / "my images, π", 3)
+    (images / "across" / "01.png").write_bytes(b"")
+    (images / "down" / "=cmd.png").write_bytes(b"\x89PNG nothing")
+    (images / "down" / "link.png").symlink_to("nowhere.png")
+    Image.new("L", (1, 1), 9).save(images / "down" / "one pixel.gif")
+    output = tmp_path / "out.npy"
+    status, out, _ = call([*encoder, images, "--output", output], capsys)
+    assert status == 0
+    assert "3 files left out" in out
+    assert "empty file" in out
+    names = [row["path"] for row in table(output.with_suffix(".csv"))]
+    assert len(names) == len(np.load(output)) == 6
+    assert str(images / "down" / "one pixel.gif") in names
+    skipped = {row["path"]: row["reason"] for row in table(output.with_suffix(".skipped.csv"))}
+    assert skipped[str(images / "across" / "01.png")] == "empty file"
+    assert "nowhere" in skipped[str(images / "down" / "link.png")]
+
+
+def test_neighbours_of_the_embeddings_are_what_evaluate_measures(encoder, tmp_path, capsys):
+    images = write_images(tmp_path / "in", 20)
+    for split in ("train", "test"):
+        argv = [*encoder, "--split", split, "--data-dir", images, "--output", tmp_path / f"{split}.npy"]
+        assert call(argv, capsys)[0] == 0
+    bank, queries = (np.load(tmp_path / f"{split}.npy") for split in ("train", "test"))
+    labels, truth = (
+        np.array([int(row["label"]) for row in table(tmp_path / f"{split}.csv")])
+        for split in ("train", "test")
+    )
+    neighbours = NearestNeighbors(n_neighbors=5, metric="cosine").fit(bank)
+    distance, index = neighbours.kneighbors(queries)
+    votes = np.zeros((len(queries), 2))
+    for column in range(5):
+        np.add.at(
+            votes, (np.arange(len(queries)), labels[index[:, column]]), np.exp(-distance[:, column] / 0.1)
+        )
+    accuracy = (votes.argmax(1) == truth).mean()
+    cli.run(evaluate.command, [*encoder, "--data-dir", str(images), "--json"])
+    assert f'"knn": {accuracy}' in capsys.readouterr().out
+
+
+def test_parquet_has_everything_in_one_table(encoder, tmp_path, capsys):
+    images = write_images(tmp_path / "in", 20)
+    argv = [*encoder, "--split", "train", "--data-dir", images, "--batch-size", 9]
+    call([*argv, "--output", tmp_path / "out.parquet"], capsys)
+    call([*argv, "--output", tmp_path / "out.npy"], capsys)
+    found = pq.read_table(tmp_path / "out.parquet").to_pydict()
+    rows = table(tmp_path / "out.csv")
+    assert found["row"] == list(range(len(rows)))
+    for name in ("path", "class"):
+        assert found[name] == [row[name] for row in rows]
+    assert found["label"] == [int(row["label"]) for row in rows]
+    assert np.array_equal(np.array(found["embedding"], np.float32), np.load(tmp_path / "out.npy"))
+
+
+def test_a_run_that_breaks_leaves_the_output_before(encoder, tmp_path, capsys, monkeypatch):
+    images = write_images(tmp_path / "in", 5)
+    output = tmp_path / "out.npy"
+    call([*encoder, images, "--output", output], capsys)
+    before, original, calls = output.read_bytes(), embed.embed, []
+
+    def stop(*arguments):
+        calls.append(1)
+        if len(calls) > 1:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(embed, "embed", stop)
+    status, _, _ = call([*encoder, images, "--output", output, "--batch-size", 2], capsys)
+    assert status == 130
+    assert output.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.csv", "out.npy"]
+
+
+def test_decoding_goes_on_while_a_batch_is_worked_on(tmp_path):
+    images = write_images(tmp_path / "in", 10)
+    files = sorted(images.rglob("*.png"))
+    batches = list(decode_batches(files, (16, 16), 3))
+    assert [kept for kept, _, _ in batches] == [
+        list(range(start, min(start + 3, 20))) for start in range(0, 20, 3)
+    ]
+    assert not list(decode_batches([], (16, 16), 3))
+
+
+def mistakes(folder):
+    folder.mkdir()
+    (folder / "bad.png").write_bytes(b"no")
+    (folder / "none").mkdir()
+    output = folder / "out.npy"
+    return [
+        ([folder / "none", "--output", output], "no image file in"),
+        ([folder / "absent", "--output", output], "absent does not exist"),
+        ([folder / "bad.png", "--output", output], "none of 1 image files can be read, the first"),
+        ([folder / "bad.png", "--output", folder / "out.txt"], "must end in .npy or .parquet"),
+        ([folder / "bad.png", "--output", folder / "x" / "out.npy"], "does not exist"),
+        (["--output", output], "either images (files or folders) or --split"),
+        ([folder, "--output", output, "--batch-size", 0], "--batch-size must be 1 or more"),
+        (["--split", "tset", "--output", output], "did you mean 'test'"),
+    ]
+
+
+@pytest.mark.parametrize("case", range(8))
+def test_a_mistake_ends_with_status_2_and_one_line(encoder, tmp_path, capsys, case):
+    arguments, message = mistakes(tmp_path / "in")[case]
+    status, _, err = call([*encoder, *arguments], capsys)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.rglob("*.npy"))
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_parquet_without_pyarrow_says_what_to_install(encoder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    images = write_images(tmp_path / "in", 1)
+    status, _, err = call([*encoder, images, "--output", tmp_path / "out.parquet"], capsys)
+    assert status == 2
+    assert "pip install pyarrow" in err
