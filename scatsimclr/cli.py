@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train an encoder on images without labels",
     "evaluate": "linear probe, few-label probe and kNN of a trained encoder",
     "embed": "features of your own images, as .npy or .parquet",
+    "export": "an encoder for other programs: safetensors, torch.export, ONNX",
     "reproduce": "the paper's sweeps, their tables and plots beside the published figures",
     "info": "versions, devices, and which implementation serves which operator",
 }

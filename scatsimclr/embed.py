@@ -65,7 +65,7 @@ class Rows:
 def command(argv: list[str]) -> int:
     options = parser().parse_intermixed_args(argv)
     check(options)
-    changes = options.set + ([f"data_dir={options.data_dir}"] if options.data_dir else [])
+    changes = ["fused=true", *options.set] + ([f"data_dir={options.data_dir}"] if options.data_dir else [])
     config, model, _ = restore(options.checkpoint, options.config, changes)
     if options.split:
         count, classes, batches = split_rows(config, options.split, options.batch_size)

@@ -6,7 +6,12 @@ original code, so that its checkpoints load.
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -106,13 +111,40 @@ class ScatSimCLR(nn.Module):
         self.l1 = nn.Linear(self.h_dim, self.h_dim)
         self.l2 = nn.Linear(self.h_dim, out_dim)
 
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], *, backend: str = "auto") -> ScatSimCLR:
+        """The encoder of a finished run or an export, in evaluation mode.
+
+        folder: holds model.safetensors and config.json. Images are to be normalised as in the run, see
+        `scatsimclr.data.datasets.normalization`. Raises OSError where a file is missing, ValueError for another model.
+        """
+        settings = json.loads((Path(folder) / "config.json").read_text())
+        name = settings["model"]["base_model"]
+        if not name.startswith("scatsimclr"):
+            raise ValueError(f"{folder} holds a {name}, not a ScatSimCLR")
+        model = cls(
+            settings["model"]["J"],
+            settings["model"]["L"],
+            settings["dataset"]["input_shape"],
+            int(name.removeprefix("scatsimclr")),
+            settings["model"]["out_dim"],
+            stem=settings["model"]["stem"],
+            backend=backend,
+        )
+        model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+        return model.eval()
+
     def scatter(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Scattering coefficients of images x (N, C, H, W) as (N, C·K, H/2^J, W/2^J), channels-last."""
         return self._scatnet.features(x, channels_last=True, dtype=dtype)
 
     def encode(self, x: Tensor) -> Tensor:
         """h (N, 2048) of images x (N, C, H, W)."""
-        return self._adapter_network(self.scatter(x)).flatten(1)
+        return self.adapt(self.scatter(x))
+
+    def adapt(self, coefficients: Tensor) -> Tensor:
+        """h (N, 2048) of scattering coefficients (N, C·K, H/2^J, W/2^J)."""
+        return self._adapter_network(coefficients).flatten(1)
 
     def project(self, h: Tensor) -> Tensor:
         """z (N, out_dim) of h (N, 2048)."""

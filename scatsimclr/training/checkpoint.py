@@ -5,6 +5,7 @@ Weights are also read from `.safetensors`, from the original code's `.pth` files
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from pathlib import Path
@@ -28,12 +29,14 @@ def save(path: Path, state: dict) -> None:
     os.replace(temporary, path)
 
 
-def save_weights(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:
-    """Writes the model's weights alone, as `.safetensors`, for sharing; atomically."""
-    temporary = path.with_suffix(".partial")
+def save_pretrained(folder: Path, model: nn.Module, settings: dict) -> None:
+    """Writes the weights alone, model.safetensors, and config.json, for sharing: see `ScatSimCLR.from_pretrained`."""
+    weights, config = folder / "model.safetensors", folder / "config.json"
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(state, temporary, {"format": "pt", **metadata})
-    os.replace(temporary, path)
+    save_file(state, weights.with_suffix(".partial"), {"format": "pt"})
+    os.replace(weights.with_suffix(".partial"), weights)
+    config.with_suffix(".partial").write_text(json.dumps(settings, indent=1) + "\n")
+    os.replace(config.with_suffix(".partial"), config)
 
 
 def load(path: Path | str, device: torch.device | str = "cpu") -> dict:

@@ -48,6 +48,8 @@ def test_a_run_leaves_everything_in_its_folder(finished):
         "loss.png", "pairs.png", "embeddings.png", "filters.png",
     }  # fmt: skip
     assert yaml.safe_load((finished / "config.yaml").read_text())["epochs"] == 4
+    assert json.loads((finished / "config.json").read_text())["epochs"] == 4
+    assert (finished / "model.safetensors").exists()
     assert list((finished / "tensorboard").glob("events.*"))
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
     events = [record["event"] for record in repeatable(finished)]
