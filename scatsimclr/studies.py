@@ -44,6 +44,7 @@ class Study:
     dataset: the default one. metric: the key of the evaluation's figure that the table shows.
     settings: of all cells; adapted: more of them for single data sets.
     seeds: default number of runs per cell. decimals: of the published figures.
+    untrained: whether the table also shows the probes of the untrained networks.
     corner: what the rows are.
     plot: lines over the columns or over the rows, points grouped by row, or horizontal bars.
     """
@@ -60,6 +61,7 @@ class Study:
     adapted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seeds: int = 1
     decimals: int = 2
+    untrained: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -285,6 +287,7 @@ def _study() -> Study:
         plot="points",
         metric="linear_10",
         seeds=5,
+        untrained=True,
         notes=(
             "ResNet-18 has its usual stem, which like the scattering transform makes 8×8 of 32×32 pixels; "
             "model.cifar_stem=true keeps 32×32, at ten times the cost.",

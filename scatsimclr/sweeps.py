@@ -48,10 +48,10 @@ class Sweep:
     def folder(self, cell: Cell, seed: int) -> Path:
         return self.out / "cells" / cell.name / f"seed{seed}"
 
-    def accuracies(self, cell: Cell) -> list[float]:
-        """What the finished runs of a cell reached, in %, by seed."""
+    def accuracies(self, cell: Cell, when: str = "after") -> list[float]:
+        """What the finished runs of a cell reached, in %, by seed; "before": their networks untrained."""
         found = [read_result(self.folder(cell, seed)) for seed in range(self.seeds)]
-        return [100 * result["after"][self.study.metric] for result in found if result is not None]
+        return [100 * result[when][self.study.metric] for result in found if result is not None]
 
 
 def _scaled(config: Config, scale: str, metric: str) -> list[str]:
@@ -107,9 +107,9 @@ def mean_and_sd(values: list[float]) -> tuple[float | None, float | None]:
     )
 
 
-def _entry(sweep: Sweep, cell: Cell) -> str:
+def _entry(sweep: Sweep, cell: Cell, when: str = "after") -> str:
     """`63.12 ± 0.40`, with the number of runs while some are missing."""
-    values = sweep.accuracies(cell)
+    values = sweep.accuracies(cell, when)
     mean, sd = mean_and_sd(values)
     if mean is None:
         return "–"
@@ -142,6 +142,12 @@ def table(sweep: Sweep) -> str:
             ]
             for row in study.rows
         ]
+    if study.untrained:
+        first = {cell.row: cell for cell in reversed(study.cells)}
+        rows = [
+            [_entry(sweep, first[name], "before"), *row] for name, row in zip(study.rows, rows, strict=True)
+        ]
+        columns = ["untrained", *columns]
     lines = [f"# {study.title}", "", describe(sweep), ""]
     lines += [f"| {study.corner} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(row) + " |" for name, row in zip(study.rows, rows, strict=True)]
@@ -189,11 +195,13 @@ def spreadsheet(sweep: Sweep) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        ["study", "dataset", "scale", "cell", "row", "column", "metric", "runs", "mean", "sd", "published"]
-    )
+        ["study", "dataset", "scale", "cell", "row", "column", "metric", "runs", "mean", "sd", "untrained_mean",
+         "untrained_sd", "published"]
+    )  # fmt: skip
     for cell in sweep.study.cells:
         values = sweep.accuracies(cell)
-        figures = ["" if figure is None else f"{figure:.4f}" for figure in mean_and_sd(values)]
+        both = *mean_and_sd(values), *mean_and_sd(sweep.accuracies(cell, "before"))
+        figures = ["" if figure is None else f"{figure:.4f}" for figure in both]
         writer.writerow([
             sweep.study.name, sweep.dataset, sweep.scale, cell.name, cell.row, cell.column, sweep.study.metric,
             len(values), *figures, cell.published.get(sweep.dataset, ""),

@@ -32,7 +32,7 @@ def write_result(sweep, name, seed, accuracy):
     folder.mkdir(parents=True)
     config = sweep.config(cell, seed).model_dump(mode="json", by_alias=True)
     after = {"linear": accuracy, "linear_10": accuracy / 2, "linear_10_sd": 0.1}
-    (folder / "result.json").write_text(json.dumps({"config": config, "before": {}, "after": after}))
+    (folder / "result.json").write_text(json.dumps({"config": config, "before": {name: value / 2 for name, value in after.items()}, "after": after}))
     return folder
 
 
@@ -166,7 +166,7 @@ class FakeTrainer:
             state = {"config": self.config.model_dump(mode="json", by_alias=True), "epoch": 7}
             checkpoint.save(self.folder / "checkpoints" / "last.pt", state)
             raise KeyboardInterrupt
-        return {"before": {}, "after": {"linear": 0.5, "linear_10": 0.4, "linear_10_sd": 0.0}}
+        return {"before": {"linear": 0.2, "linear_10": 0.1}, "after": {"linear": 0.5, "linear_10": 0.4, "linear_10_sd": 0.0}}
 
 
 @pytest.fixture

@@ -151,7 +151,9 @@ class Trainer:
         if after is None:  # a finished run was resumed for its result
             after = self._evaluate()
         self.metrics.close()
-        checkpoint.save_pretrained(self.folder, self.model, self.config.model_dump(mode="json", by_alias=True))
+        checkpoint.save_pretrained(
+            self.folder, self.model, self.config.model_dump(mode="json", by_alias=True)
+        )
         plots.write_all(self)
         return {"before": self.before, "after": after}
 
