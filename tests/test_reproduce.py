@@ -32,7 +32,8 @@ def write_result(sweep, name, seed, accuracy):
     folder.mkdir(parents=True)
     config = sweep.config(cell, seed).model_dump(mode="json", by_alias=True)
     after = {"linear": accuracy, "linear_10": accuracy / 2, "linear_10_sd": 0.1}
-    (folder / "result.json").write_text(json.dumps({"config": config, "before": {name: value / 2 for name, value in after.items()}, "after": after}))
+    before = {name: value / 2 for name, value in after.items()}
+    (folder / "result.json").write_text(json.dumps({"config": config, "before": before, "after": after}))
     return folder
 
 
@@ -131,7 +132,8 @@ def test_the_study_shows_few_labels_over_training_seeds(tmp_path):
     for seed in range(5):
         write_result(sweep, "resnet18-none", seed, 0.5 + 0.02 * seed)
     text = table(sweep)
-    assert "| ResNet-18 | 27.00 ± 1.58 | – |" in text
+    assert "| model | untrained | no pretext task | rotation |" in text
+    assert "| ResNet-18 | 13.50 ± 0.79 | 27.00 ± 1.58 | – |" in text
     assert "linear probe with 10 labels per class" in text
     assert "5 seeds" in text
 
@@ -166,7 +168,8 @@ class FakeTrainer:
             state = {"config": self.config.model_dump(mode="json", by_alias=True), "epoch": 7}
             checkpoint.save(self.folder / "checkpoints" / "last.pt", state)
             raise KeyboardInterrupt
-        return {"before": {"linear": 0.2, "linear_10": 0.1}, "after": {"linear": 0.5, "linear_10": 0.4, "linear_10_sd": 0.0}}
+        after = {"linear": 0.5, "linear_10": 0.4, "linear_10_sd": 0.0}
+        return {"before": {"linear": 0.2, "linear_10": 0.1}, "after": after}
 
 
 @pytest.fixture
