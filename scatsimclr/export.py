@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scatsimclr.cli import run
 from scatsimclr.config import Config
-from scatsimclr.data.augment import normalize
+from scatsimclr.data.augment import center_view, normalize
 from scatsimclr.errors import UserError
 from scatsimclr.models.portable import PortableScattering
 from scatsimclr.training import checkpoint
@@ -101,11 +101,7 @@ def example(config: Config, preprocess: bool, batch: int) -> Tensor:
     height, width, _ = config.dataset.input_shape
     generator = torch.Generator().manual_seed(batch)
     images = torch.randint(0, 256, (batch, height, width, 3), generator=generator, dtype=torch.uint8)
-    return images if preprocess else preprocessed(config, images)
-
-
-def preprocessed(config: Config, images: Tensor) -> Tensor:
-    return normalize(images.permute(0, 3, 1, 2).float() / 255.0, augment_spec(config))
+    return images if preprocess else center_view(images, augment_spec(config))
 
 
 def write_torch(portable: Portable, images: Tensor, folder: Path) -> tuple[Path, Callable]:
@@ -140,7 +136,7 @@ def compare(config: Config, encoder: Encoder, exported: Callable, preprocess: bo
     worst = 0.0
     for batch in BATCHES:
         images = example(config, preprocess, batch)
-        seen = preprocessed(config, images) if preprocess else images
+        seen = center_view(images, augment_spec(config)) if preprocess else images
         for found, expected in zip(exported(images), encoder(seen), strict=True):
             worst = max(worst, ((found - expected).norm() / expected.norm()).item())
     if not worst <= TOLERANCE:

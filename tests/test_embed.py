@@ -2,6 +2,7 @@
 
 import csv
 import sys
+import time
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,8 +12,8 @@ from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
 from scatsimclr import ScatSimCLR, cli, embed, evaluate
+from scatsimclr.data import decode
 from scatsimclr.data.augment import center_view
-from scatsimclr.data.decode import decode_batches
 from scatsimclr.training.setup import augment_spec, restore
 from tests.training.conftest import write_images
 
@@ -151,14 +152,20 @@ def test_a_run_that_breaks_leaves_the_output_before(encoder, tmp_path, capsys, m
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.csv", "out.npy"]
 
 
-def test_decoding_goes_on_while_a_batch_is_worked_on(tmp_path):
+def test_the_next_batch_is_decoded_while_one_is_worked_on(tmp_path, monkeypatch):
     images = write_images(tmp_path / "in", 10)
-    files = sorted(images.rglob("*.png"))
-    batches = list(decode_batches(files, (16, 16), 3))
-    assert [kept for kept, _, _ in batches] == [
+    files, decoded, original = sorted(images.rglob("*.png")), [], decode.read_image
+    monkeypatch.setattr(decode, "read_image", lambda file, size: decoded.append(file) or original(file, size))
+    batches = decode.decode_batches(files, (16, 16), 3)
+    first, *_ = next(batches)
+    until = time.monotonic() + 10
+    while len(decoded) < 6 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert sorted(decoded)[:6] == files[:6]
+    assert [first, *(kept for kept, _, _ in batches)] == [
         list(range(start, min(start + 3, 20))) for start in range(0, 20, 3)
     ]
-    assert not list(decode_batches([], (16, 16), 3))
+    assert not list(decode.decode_batches([], (16, 16), 3))
 
 
 def mistakes(folder):

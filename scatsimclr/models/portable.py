@@ -17,8 +17,8 @@ class PortableScattering(nn.Module):
     All orientations of a scale go through one operator, so that the graph has dozens of nodes, where the
     reference's loop over paths has thousands; memory grows with L² at the finest scale. Fourier transforms are
     products with the matrices cos(2πnk/M) and sin(2πnk/M): every runtime multiplies matrices fast, and not every one
-    knows complex numbers. With onnxruntime's DFT, 40² and 20², an encoder took twelve times as long
-    (EPYC Zen 4, onnxruntime 1.32, 2026-11-24).
+    knows complex numbers. With onnxruntime's DFT, 40² and 20², an encoder took about ten times as long
+    (EPYC Zen 4, busy, onnxruntime 1.32, 2026-11-24).
     """
 
     def __init__(self, scattering: Scattering2D):

@@ -7,7 +7,6 @@ ScatSimCLR code's outside, so that checkpoints of both load.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -115,6 +114,6 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def is_torchvision(state: dict[str, torch.Tensor]) -> bool:
+def is_torchvision(state: dict[str, Tensor]) -> bool:
     """Whether a state dict has torchvision's names."""
     return "conv1.weight" in state and "layer1.0.conv1.weight" in state

@@ -48,10 +48,10 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> dict:
     return state
 
 
-def is_checkpoint(path: Path | str) -> bool:
-    """Whether a readable file is one of `save`'s, with the settings of its run, or else mere weights."""
+def load_if_whole(path: Path | str) -> dict | None:
+    """As `load`, but None for a readable file that holds mere weights, without the settings of a run."""
     state = _read(_file(path), "cpu")
-    return isinstance(state, dict) and state.get("format") == FORMAT
+    return state if isinstance(state, dict) and state.get("format") == FORMAT else None
 
 
 def load_weights(path: Path | str, model: nn.Module) -> None:

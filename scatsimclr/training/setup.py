@@ -96,8 +96,7 @@ def restore(
     """
     if config_file:
         config, origin = load_config(config_file, changes), f"weights of {path}"
-    elif checkpoint.is_checkpoint(path):
-        state = checkpoint.load(path)
+    elif (state := checkpoint.load_if_whole(path)) is not None:
         config, origin = load_config(base=state["config"], overrides=changes), f"after epoch {state['epoch']}"
     else:
         raise UserError(f"{path} holds weights without their settings: give them with --config")
