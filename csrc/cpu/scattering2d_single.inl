@@ -1,28 +1,40 @@
 // The forward pass where there are too few signals for the lanes: one signal at a time, and the lanes are W
 // neighbouring columns of its fields. An element of a field is then a block of W columns; along the columns all is
-// as in scattering2d_forward.inl, along the rows W rows are transposed, transformed and transposed back.
+// as in scattering2d_forward.inl, along the rows W rows are transposed, transformed and transposed back. Ranges
+// count what is taken together: pairs of blocks along the columns, groups of W along the rows.
 
 template <class T, int W>
 struct Single {
   using V = Vec<T, W>;
   const Scattering<T>& job;
   const Pack<T>& pack;
-  T *z, *spectrum1, *low_rows, *columns, *turned, *s, *coefficient, *scratch;
+  // Buffers of this thread.
+  Stored<T> own;
+  T *columns, *turned, *s, *coefficient, *scratch;
 
   // Blocks of a row of n; an even number, because columns are transformed in pairs.
   static int blocks(int n) { return (n + 2 * W - 1) / (2 * W) * 2; }
+  static int pairs(int n) { return blocks(n) / 2; }
+  static int groups(int rows) { return (rows + W - 1) / W; }
   static size_t field(int rows, int n) { return size_t(rows) * odd_stride(blocks(n)) * 2 * W; }
-  static size_t spectrum0_scalars(const Pack<T>& pack) { return field(half_rows(pack.ny), pack.nx); }
 
-  Single(const Scattering<T>& job_, Arena<T>& arena) : job(job_), pack(job_.pack) {
-    const size_t n = size_t(std::max(pack.ny, pack.nx)), m = size_t(job.out_height) * job.out_width;
-    z = arena.take(std::max(field(pack.ny, pack.nx), field(pack.nx, pack.ny)));
-    spectrum1 = arena.take(spectrum0_scalars(pack));
-    low_rows = arena.take((n / 2) * blocks(static_cast<int>(n)) * W);
+  static T* take_spectrum(const Pack<T>& pack, int level, Arena<T>& arena) {
+    return arena.take(field(half_rows(pack.ny >> level), pack.nx >> level));
+  }
+  static Stored<T> take_stored(const Pack<T>& pack, int level, Arena<T>& arena) {
+    const int ny = pack.ny >> level, nx = pack.nx >> level, n = std::max(ny, nx);
+    return {arena.take(std::max(field(ny, nx), field(nx, ny))), take_spectrum(pack, level, arena),
+            arena.take(size_t(n / 2) * blocks(n) * W)};
+  }
+
+  // `level`: the finest scale whose fields this thread keeps to itself.
+  Single(const Scattering<T>& job_, int level, Arena<T>& arena) : job(job_), pack(job_.pack) {
+    const size_t n = size_t(std::max(pack.ny, pack.nx));
+    own = take_stored(pack, level, arena);
     columns = arena.take(4 * n * W);
     turned = arena.take(2 * (n + W) * W);
     s = arena.take(n * W);
-    coefficient = arena.take(m);
+    coefficient = arena.take(size_t(job.out_height) * job.out_width);
     scratch = arena.take(2 * (n + job.fft_scratch) * W);
   }
 
@@ -56,8 +68,8 @@ struct Single {
 
   static ptrdiff_t stride_of(int n) { return ptrdiff_t(odd_stride(blocks(n))) * 2 * W; }
 
-  void spectrum_rows(int n, int rows, T* spectrum) {
-    for (int first = 0; first < rows; first += W) {
+  void spectrum_rows(int n, int rows, Range range, T* spectrum) {
+    for (int first = range.begin * W; first < std::min(range.end * W, rows); first += W) {
       turn(spectrum, stride_of(n), first, rows, n, 2);
       fft<T, W>(fft_plan<T>(n), {turned, turned + W, 2 * W}, {turned, turned + W, 2 * W}, scratch);
       turn_back(spectrum, stride_of(n), first, rows, n);
@@ -83,8 +95,8 @@ struct Single {
   }
 
   // First half of an inverse transform, into z.
-  void inverse_lines(const Product<T>& product, const T* spectrum, int n, int theta) {
-    for (int first = 0; first < product.lines; first += W) {
+  void inverse_lines(const Product<T>& product, Range range, const T* spectrum, int n, int theta, T* z) {
+    for (int first = range.begin * W; first < std::min(range.end * W, product.lines); first += W) {
       const int last = std::min(first + W, product.lines);
       // Lanes beyond the row are 0 too: real columns are transformed in pairs, and large values would spoil their
       // partner's digits.
@@ -98,11 +110,11 @@ struct Single {
   }
 
   // Second half, modulus, and every pair of blocks into the sink.
-  void modulus_columns(const Product<T>& product, const Columns<T, W>& sink) {
+  void modulus_columns(const Product<T>& product, Range range, const T* z, const Columns<T, W>& sink) {
     const FftPlan<T>& cols = fft_plan<T>(product.lines);
     const ptrdiff_t stride = stride_of(product.length);
     const int used = (product.length + W - 1) / W;
-    for (int a = 0; a < used; a += 2) {
+    for (int a = 2 * range.begin; a < std::min(2 * range.end, used); a += 2) {
       T* second = columns;  // an odd number of blocks ends with the same one twice
       for (int i = 0; i < 2 && a + i < used; ++i) {
         const T* from = z + ptrdiff_t(a + i) * 2 * W;
@@ -113,104 +125,244 @@ struct Single {
     }
   }
 
-  Columns<T, W> sink(int lines, int length, T* spectrum, const Lowpass<T>& low) const {
+  Columns<T, W> sink(int lines, int length, T* spectrum, const Lowpass<T>& low, T* low_rows) const {
     return {&fft_plan<T>(lines), blocks(length), spectrum, &low, low_rows, scratch};
   }
 
-  // Low-pass along the rows, W of them at once, and out.
-  void finish(const Columns<T, W>& sink, int j, bool transposed, int n, int64_t plane, int q) {
+  // Low-pass along the rows of a range, W of them at once, and out. Transposed: of all rows.
+  void finish(const Columns<T, W>& sink, int j, bool transposed, Range range, int n, int64_t plane, int q) {
     const Lowpass<T>& across = (transposed ? pack.low_y : pack.low_x)[j];
-    const int rows = sink.low->outputs, w = job.out_width;
-    for (int first = 0; first < rows; first += W) {
-      turn(low_rows, ptrdiff_t(sink.width) * W, first, rows, n, 1);
+    const int begin = range.begin * W, end = std::min(range.end * W, sink.low->outputs), w = job.out_width;
+    for (int first = begin; first < end; first += W) {
+      turn(sink.low_rows, ptrdiff_t(sink.width) * W, first, sink.low->outputs, n, 1);
       lowpass<T, W>(across, turned, W, s, W);
-      for (int l = 0; l < W && first + l < rows; ++l) {
+      for (int l = 0; l < W && first + l < end; ++l) {
+        const int row = first - begin + l;
         for (int k = 0; k < across.outputs; ++k) {
-          coefficient[transposed ? k * w + first + l : (first + l) * w + k] = s[ptrdiff_t(k) * W + l];
+          coefficient[transposed ? k * w + row : row * w + k] = s[ptrdiff_t(k) * W + l];
         }
       }
     }
-    const ptrdiff_t offset = coefficient_offset(job.coefficients_out, plane, job.colours, job.coefficients, q);
-    write_lanes<T, 1>(job.coefficients_out, coefficient, job.out_height, w, &offset, 1);
+    const ptrdiff_t offset = coefficient_offset(job.coefficients_out, plane, job.colours, job.coefficients, q) +
+                             begin * job.coefficients_out.row;
+    write_lanes<T, 1>(job.coefficients_out, coefficient, transposed ? job.out_height : end - begin, w, &offset, 1);
+  }
+
+  // Columns of a padded plane, `count` of them from `first`, into z; 0 where there are no more.
+  void read_columns(int64_t plane, int first, int count, T* z) const {
+    const int ny = pack.ny, top = (ny - job.height) / 2, left = (pack.nx - job.width) / 2 - first;
+    const int used = std::min(count, pack.nx - first);
+    const int begin = std::clamp(left, 0, used), end = std::clamp(left + job.width, begin, used);
+    const T* x = static_cast<const T*>(job.x.data) + plane / job.colours * job.x.image +
+                 plane % job.colours * job.x.channel;
+    for (int y = 0; y < ny; ++y, z += count) {
+      const T* from = x + reflect(y - top, job.height) * job.x.row;
+      for (int i = 0; i < begin; ++i) z[i] = from[reflect(i - left, job.width) * job.x.column];
+      for (int i = begin; i < end; ++i) z[i] = from[(i - left) * job.x.column];
+      for (int i = end; i < used; ++i) z[i] = from[reflect(i - left, job.width) * job.x.column];
+      std::fill_n(z + used, count - used, T(0));
+    }
+  }
+
+  Columns<T, W> block_sink(const Stored<T>& stored) const {
+    return sink(pack.ny, pack.nx, stored.spectrum, pack.low_y[0], stored.low_rows);
+  }
+
+  // Columns of û of a plane.
+  void block_columns(int64_t plane, Range range, const Stored<T>& stored) {
+    const int first = 2 * range.begin, count = 2 * (range.end - range.begin);
+    read_columns(plane, first * W, count * W, own.z);
+    const Columns<T, W> into = block_sink(stored);
+    for (int a = 0; a < count; a += 2) {
+      const T* u = own.z + ptrdiff_t(a) * W;
+      into.put(first + a, u, u + W, ptrdiff_t(count) * W);
+    }
+  }
+  void block_rows(Range range, const Stored<T>& stored) {
+    spectrum_rows(pack.nx, half_rows(pack.ny), range, stored.spectrum);
+  }
+  // S0 of a plane.
+  void block_finish(int64_t plane, Range range, const Stored<T>& stored) {
+    finish(block_sink(stored), 0, false, range, pack.nx, plane, 0);
+  }
+
+  bool second_follows(int j1) const { return pack.max_order >= 2 && j1 + 1 < pack.J; }
+
+  Columns<T, W> path_sink(int j1, const Stored<T>& stored) const {
+    return sink(pack.first[j1].lines, pack.first[j1].length, second_follows(j1) ? stored.spectrum : nullptr,
+                pack.low_y[j1], stored.low_rows);
+  }
+
+  // The first order of a path, step by step: z1; U1, and columns of û1 and S1; rows of û1; S1.
+  void path_lines(int j1, int theta1, Range range, const T* spectrum0, const Stored<T>& stored) {
+    inverse_lines(pack.first[j1], range, spectrum0, pack.nx, theta1, stored.z);
+  }
+  void path_columns(int j1, Range range, const Stored<T>& stored) {
+    modulus_columns(pack.first[j1], range, stored.z, path_sink(j1, stored));
+  }
+  void path_rows(int j1, Range range, const Stored<T>& stored) {
+    if (!second_follows(j1)) return;
+    spectrum_rows(pack.first[j1].length, half_rows(pack.first[j1].lines), range, stored.spectrum);
+  }
+  void path_finish(int64_t plane, int j1, int theta1, Range range, const Stored<T>& stored) {
+    finish(path_sink(j1, stored), j1, false, range, pack.first[j1].length, plane, 1 + j1 * pack.L + theta1);
+  }
+
+  // S2 of the path (j1, θ1) -> n2.
+  void second_order(int64_t plane, int j1, int theta1, int n2, const T* spectrum) {
+    const Product<T>& second = pack.second[pack.second_index(j1, n2)];
+    const int j2 = n2 / pack.L;
+    const Lowpass<T>& low = (second.transposed ? pack.low_x : pack.low_y)[j2];
+    const Columns<T, W> last = sink(second.lines, second.length, nullptr, low, own.low_rows);
+    inverse_lines(second, {0, groups(second.lines)}, spectrum, pack.first[j1].length, 0, own.z);
+    modulus_columns(second, {0, pairs(second.length)}, own.z, last);
+    finish(last, j2, second.transposed, {0, groups(low.outputs)}, second.length, plane,
+           second_coefficient(pack.J, pack.L, j1, theta1) + n2 - (j1 + 1) * pack.L);
   }
 
   // û of a plane, into `spectrum0`, and its S0.
   void block(int64_t plane, T* spectrum0) {
-    const int ny = pack.ny, nx = pack.nx;
-    const ptrdiff_t row = ptrdiff_t(blocks(nx)) * W;
-    read_plane(plane, row);
-    const Columns<T, W> into = sink(ny, nx, spectrum0, pack.low_y[0]);
-    for (int a = 0; a < blocks(nx); a += 2) into.put(a, z + ptrdiff_t(a) * W, z + ptrdiff_t(a + 1) * W, row);
-    spectrum_rows(nx, half_rows(ny), spectrum0);
-    finish(into, 0, false, nx, plane, 0);
-  }
-
-  // A padded plane into z, its rows `row` apart.
-  void read_plane(int64_t plane, ptrdiff_t row) {
-    const int ny = pack.ny, nx = pack.nx, top = (ny - job.height) / 2, left = (nx - job.width) / 2;
-    const T* x = static_cast<const T*>(job.x.data) + plane / job.colours * job.x.image +
-                 plane % job.colours * job.x.channel;
-    std::fill_n(z, ny * row, T(0));
-    for (int y = 0; y < ny; ++y) {
-      const T* from = x + reflect(y - top, job.height) * job.x.row;
-      for (int i = 0; i < nx; ++i) z[y * row + i] = from[reflect(i - left, job.width) * job.x.column];
-    }
+    const Stored<T> stored{own.z, spectrum0, own.low_rows};
+    block_columns(plane, {0, pairs(pack.nx)}, stored);
+    block_rows({0, groups(half_rows(pack.ny))}, stored);
+    block_finish(plane, {0, groups(job.out_height)}, stored);
   }
 
   // All coefficients of orders 1 and 2 of the paths that begin with (j1, θ1).
   void path(int64_t plane, int j1, int theta1, const T* spectrum0) {
     const Product<T>& first = pack.first[j1];
-    const bool second_follows = pack.max_order >= 2 && j1 + 1 < pack.J;
-    inverse_lines(first, spectrum0, pack.nx, theta1);
-    const Columns<T, W> into = sink(first.lines, first.length, second_follows ? spectrum1 : nullptr, pack.low_y[j1]);
-    modulus_columns(first, into);
-    finish(into, j1, false, first.length, plane, 1 + j1 * pack.L + theta1);
-    if (!second_follows) return;
-    spectrum_rows(first.length, half_rows(first.lines), spectrum1);
-    for (int n2 = (j1 + 1) * pack.L; n2 < pack.J * pack.L; ++n2) {
-      const Product<T>& second = pack.second[pack.second_index(j1, n2)];
-      const int j2 = n2 / pack.L;
-      inverse_lines(second, spectrum1, first.length, 0);
-      const bool t = second.transposed;
-      const Columns<T, W> last = sink(second.lines, second.length, nullptr, (t ? pack.low_x : pack.low_y)[j2]);
-      modulus_columns(second, last);
-      finish(last, j2, t, second.length, plane,
-             second_coefficient(pack.J, pack.L, j1, theta1) + n2 - (j1 + 1) * pack.L);
-    }
+    path_lines(j1, theta1, {0, groups(first.lines)}, spectrum0, own);
+    path_columns(j1, {0, pairs(first.length)}, own);
+    path_rows(j1, {0, groups(half_rows(first.lines))}, own);
+    path_finish(plane, j1, theta1, {0, groups(job.out_height)}, own);
+    if (!second_follows(j1)) return;
+    for (int n2 = (j1 + 1) * pack.L; n2 < pack.J * pack.L; ++n2) second_order(plane, j1, theta1, n2, own.spectrum);
   }
 };
 
+// A task is a path with its second order where there are paths enough for the threads, or where they are small.
+// Otherwise (`cut`) one path after the other is taken, and each of its steps is shared by the threads.
 template <class T, int W>
 struct SingleRounds {
-  const Scattering<T>& job;
-  T* spectra0 = nullptr;
+  using Worker = Single<T, W>;
+  static constexpr int64_t kSmall = 4096;  // pixels; below, waiting for each other takes longer than a step
 
-  Single<T, W> worker() const {
+  const Scattering<T>& job;
+  bool cut = false;
+  int pieces = 1;
+  // Of each plane; where cut, of the one plane and the one path that are worked on.
+  std::vector<Stored<T>> of_plane;
+  Stored<T> of_path{};
+  int64_t plane = 0;
+  int j1 = 0, theta1 = 0;
+
+  static SingleRounds& of(void* context) { return *static_cast<SingleRounds*>(context); }
+
+  Worker worker() const {
     Arena<T> sizes{nullptr};
-    Single<T, W>(job, sizes);
+    Worker(job, cut ? 1 : 0, sizes);
     Arena<T> memory{reinterpret_cast<T*>(workspace(Slot::own, sizes.used * sizeof(T)))};
-    return Single<T, W>(job, memory);
+    return Worker(job, cut ? 1 : 0, memory);
   }
 
-  static void block(void* context, int64_t plane) {
-    const SingleRounds& r = *static_cast<SingleRounds*>(context);
-    r.worker().block(plane, r.spectra0 + plane * Single<T, W>::spectrum0_scalars(r.job.pack));
+  static void block(void* context, int64_t task) {
+    const SingleRounds& r = of(context);
+    r.worker().block(task, r.of_plane[task].spectrum);
   }
 
   // The finest scale, which is dearest, first.
   static void path(void* context, int64_t task) {
-    const SingleRounds& r = *static_cast<SingleRounds*>(context);
+    const SingleRounds& r = of(context);
     const int64_t planes = r.job.images * r.job.colours, signals = planes * r.job.pack.L;
     const int64_t plane = task % signals / r.job.pack.L;
     r.worker().path(plane, static_cast<int>(task / signals), static_cast<int>(task % r.job.pack.L),
-                    r.spectra0 + plane * Single<T, W>::spectrum0_scalars(r.job.pack));
+                    r.of_plane[plane].spectrum);
+  }
+
+  Range piece(int count, int64_t task) const {
+    return {static_cast<int>(count * task / pieces), static_cast<int>(count * (task + 1) / pieces)};
+  }
+
+  static void cut_block_columns(void* context, int64_t task) {
+    const SingleRounds& r = of(context);
+    const Range range = r.piece(Worker::pairs(r.job.pack.nx), task);
+    if (range.begin < range.end) r.worker().block_columns(r.plane, range, r.of_plane[0]);
+  }
+
+  static void cut_block_rows(void* context, int64_t task) {
+    const SingleRounds& r = of(context);
+    auto worker = r.worker();
+    if (task < r.pieces) {
+      worker.block_rows(r.piece(Worker::groups(half_rows(r.job.pack.ny)), task), r.of_plane[0]);
+    } else {
+      worker.block_finish(r.plane, r.piece(Worker::groups(r.job.out_height), task - r.pieces), r.of_plane[0]);
+    }
+  }
+
+  static void cut_lines(void* context, int64_t task) {
+    const SingleRounds& r = of(context);
+    const Range range = r.piece(Worker::groups(r.job.pack.first[r.j1].lines), task);
+    r.worker().path_lines(r.j1, r.theta1, range, r.of_plane[0].spectrum, r.of_path);
+  }
+
+  static void cut_columns(void* context, int64_t task) {
+    const SingleRounds& r = of(context);
+    r.worker().path_columns(r.j1, r.piece(Worker::pairs(r.job.pack.first[r.j1].length), task), r.of_path);
+  }
+
+  static void cut_rows(void* context, int64_t task) {
+    const SingleRounds& r = of(context);
+    auto worker = r.worker();
+    if (task < r.pieces) {
+      worker.path_rows(r.j1, r.piece(Worker::groups(half_rows(r.job.pack.first[r.j1].lines)), task), r.of_path);
+    } else {
+      const Range range = r.piece(Worker::groups(r.job.out_height), task - r.pieces);
+      worker.path_finish(r.plane, r.j1, r.theta1, range, r.of_path);
+    }
+  }
+
+  static void cut_second(void* context, int64_t task) {
+    const SingleRounds& r = of(context);
+    const int n2 = (r.j1 + 1) * r.job.pack.L + static_cast<int>(task);
+    r.worker().second_order(r.plane, r.j1, r.theta1, n2, r.of_path.spectrum);
+  }
+
+  void take_shared(Arena<T> arena, size_t* used) {
+    of_plane.clear();
+    for (int64_t p = 0; !cut && p < job.images * job.colours; ++p) {
+      of_plane.push_back({nullptr, Worker::take_spectrum(job.pack, 0, arena), nullptr});
+    }
+    if (cut) {
+      // A plane's low-passed columns are spent when its paths begin.
+      of_path = Worker::take_stored(job.pack, 0, arena);
+      of_plane.push_back({nullptr, Worker::take_spectrum(job.pack, 0, arena), of_path.low_rows});
+    }
+    *used = arena.used;
   }
 
   void run() {
-    const int64_t planes = job.images * job.colours;
-    const size_t scalars = planes * Single<T, W>::spectrum0_scalars(job.pack);
-    spectra0 = reinterpret_cast<T*>(workspace(Slot::shared, scalars * sizeof(T)));
-    parallel_tasks(planes, &block, this);
-    parallel_tasks(planes * job.pack.L * job.pack.J, &path, this);
+    const Pack<T>& pack = job.pack;
+    const int64_t planes = job.images * job.colours, paths = planes * pack.L * pack.J;
+    cut = thread_count() > 1 && paths < 4 * int64_t{thread_count()} && int64_t{pack.ny} * pack.nx >= kSmall;
+    pieces = 4 * thread_count();
+    size_t shared;
+    take_shared({nullptr}, &shared);
+    take_shared({reinterpret_cast<T*>(workspace(Slot::shared, shared * sizeof(T)))}, &shared);
+    if (!cut) {
+      parallel_tasks(planes, &block, this);
+      parallel_tasks(paths, &path, this);
+      return;
+    }
+    for (plane = 0; plane < planes; ++plane) {
+      parallel_tasks(pieces, &cut_block_columns, this);
+      parallel_tasks(2 * pieces, &cut_block_rows, this);
+      for (int n1 = 0; n1 < pack.J * pack.L; ++n1) {
+        j1 = n1 / pack.L, theta1 = n1 % pack.L;
+        parallel_tasks(pieces, &cut_lines, this);
+        parallel_tasks(pieces, &cut_columns, this);
+        parallel_tasks(2 * pieces, &cut_rows, this);
+        if (pack.max_order >= 2) parallel_tasks((pack.J - 1 - j1) * pack.L, &cut_second, this);
+      }
+    }
   }
 };

@@ -142,21 +142,33 @@ template <class T, int W>
 void read_planes(const Scattering<T>& job, int64_t first, Range columns, T* padded) {
   const int ny = job.pack.ny, nx = job.pack.nx, count = columns.end - columns.begin;
   const int top = (ny - job.height) / 2, left = (nx - job.width) / 2;
-  const int64_t planes = job.images * job.colours;
-  const T* x = static_cast<const T*>(job.x.data);
+  const int used = static_cast<int>(std::min<int64_t>(W, job.images * job.colours - first));
+  const T* plane[W];
+  for (int l = 0; l < used; ++l) {
+    plane[l] = static_cast<const T*>(job.x.data) + (first + l) / job.colours * job.x.image +
+               (first + l) % job.colours * job.x.channel;
+  }
+  // Columns begin … end come from the image itself, in its order; those before and after are reflections.
+  const int begin = std::clamp(left - columns.begin, 0, count);
+  const int end = std::clamp(left + job.width - columns.begin, begin, count);
   for (int y = 0; y < ny; ++y) {
     T* row = padded + ptrdiff_t(y) * count * W;
     const ptrdiff_t from = reflect(y - top, job.height) * job.x.row;
-    for (int l = 0; l < W; ++l) {
-      if (first + l >= planes) {
-        for (int i = 0; i < count; ++i) row[i * W + l] = 0;
-        continue;
+    const auto copy = [&](int i, int column) {
+      at<T, W>(row + ptrdiff_t(i) * W) = Vec<T, W>{};
+      for (int l = 0; l < used; ++l) row[i * W + l] = plane[l][from + column * job.x.column];
+    };
+    for (int i = 0; i < begin; ++i) copy(i, reflect(columns.begin + i - left, job.width));
+    int i = begin;
+    for (; job.x.column == 1 && i + W <= end; i += W) {
+      Vec<T, W> block[W] = {};
+      for (int l = 0; l < used; ++l) {
+        block[l] = *reinterpret_cast<const typename Simd<T, W>::Unaligned*>(plane[l] + from + columns.begin + i - left);
       }
-      const int64_t plane = first + l;
-      const T* in = x + plane / job.colours * job.x.image + plane % job.colours * job.x.channel + from;
-      for (int i = 0; i < count; ++i) {
-        row[i * W + l] = in[reflect(columns.begin + i - left, job.width) * job.x.column];
-      }
+      transpose<T, W>(block);
+      SCATSIMCLR_UNROLL for (int k = 0; k < W; ++k) at<T, W>(row + ptrdiff_t(i + k) * W) = block[k];
     }
+    for (; i < end; ++i) copy(i, columns.begin + i - left);
+    for (; i < count; ++i) copy(i, reflect(columns.begin + i - left, job.width));
   }
 }

@@ -372,15 +372,26 @@ def test_zero_images(isa, dtype):
     assert (dx[1] != 0).all()
 
 
-@pytest.mark.parametrize("images", [1, 40])
-def test_threads_do_not_change_a_bit(isa, images):
-    """One image is cut into pieces of paths, many into groups: more than one task in either."""
-    x = torch.rand(images, 1, 16, 16)
-    filters, packed = morlets(2, 16, (16, 16)), packed_morlets(2, 16, (16, 16))
+# (x, J, L). Whole groups in a task; the second order apart with 2 threads, the first order's steps too with 7; all
+# steps cut with 2 threads; and where lanes are columns: paths in a task, one path cut, several of two planes cut.
+@pytest.mark.parametrize(
+    ("shape", "J", "L"),
+    [
+        ((40, 1, 16, 16), 2, 16),
+        ((1, 3, 16, 16), 2, 16),
+        ((1, 1, 16, 16), 3, 16),
+        ((1, 1, 16, 16), 2, 1),
+        ((1, 1, 70, 81), 1, 1),
+        ((2, 1, 60, 95), 3, 1),
+    ],
+)
+def test_threads_do_not_change_a_bit(isa, shape, J, L):
+    x = torch.rand(shape)
+    filters, packed = morlets(J, L, shape[2:]), packed_morlets(J, L, shape[2:])
     results = []
-    for n in (1, 2, 2):
+    for n in (1, 2, 2, 7):
         with threads(n):
-            args = filters, packed, 2, 16, 2, False
+            args = filters, packed, J, L, 2, False
             out = TABLE["cpu"].forward(x, *args, False, torch.float32)
             results.append((out, TABLE["cpu"].backward(out, x, *args)))
     assert all(torch.equal(results[0][0], out) for out, _ in results)
