@@ -47,6 +47,17 @@ def _optional(value: Any) -> Any:
     return None if value == "None" else value
 
 
+def _word(value: Any) -> Any:
+    """YAML reads off as false."""
+    return "off" if value is False else value
+
+
+def native_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices itself (AVX-512 BF16, AMX)."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 Shape = Annotated[tuple[PositiveInt, PositiveInt, Literal[3]], BeforeValidator(_literal_tuple)]
 Range = Annotated[tuple[float, float], BeforeValidator(_literal_tuple)]
 
@@ -160,12 +171,14 @@ class Config(_Settings):
 
     mode: Literal["unsupervised", "pretext"] = "unsupervised"
     fused: bool = False
-    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    amp: Annotated[Literal["auto", "off", "bf16", "fp16"], BeforeValidator(_word)] = "auto"
+    graphs: Literal["auto"] | bool = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: NonNegativeInt = 0
     epochs: PositiveInt = 100
     batch_size: PositiveInt = 64
     accumulate: PositiveInt = 1
+    activation_checkpointing: bool = False
     views: Literal["concatenated", "separate"] = "concatenated"
     lr: PositiveFloat = 3e-4
     flat_epochs: NonNegativeInt = 10
@@ -223,11 +236,31 @@ class Config(_Settings):
         return "rotation" if self.pretext.rotation else "jigsaw"
 
     def resolved_amp(self, device_type: str) -> torch.dtype | None:
-        """The dtype of autocast, None for float32. "auto" is bfloat16 with `fused` on CUDA, else off."""
+        """The dtype of autocast, None for float32.
+
+        "auto" is bfloat16 with `fused`, on CUDA and on a CPU that has it: there a step takes half the time
+        (benchmarks/bench_step.py).
+        """
         amp = self.amp
         if amp == "auto":
-            amp = "bf16" if self.fused and device_type == "cuda" else "off"
+            amp = "bf16" if self.fused and (device_type == "cuda" or native_bfloat16()) else "off"
         return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+
+    def resolved_graphs(self, device_type: str) -> bool:
+        """Whether whole updates are recorded as CUDA graphs; "auto" is wherever it can be with `fused`.
+
+        Raises UserError where they were asked for and cannot be.
+        """
+        reason = None
+        if device_type != "cuda":
+            reason = "they need a CUDA device"
+        elif self.resolved_amp(device_type) == torch.float16:
+            reason = "float16's loss scaling decides on the host; amp=bf16 works"
+        elif self.accumulate > 1:
+            reason = "accumulate=1 is needed"
+        if self.graphs is True and reason:
+            raise UserError(f"graphs=true: {reason}")
+        return reason is None and (self.fused if self.graphs == "auto" else self.graphs)
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False)

@@ -23,6 +23,7 @@ from scatsimclr.data.decode import decode_batches
 from scatsimclr.data.folder import image_files
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.features import batch_features
+from scatsimclr.models.folding import folded
 from scatsimclr.training.setup import augment_spec, restore
 
 COLUMNS = ("row", "path", "label", "class")
@@ -67,6 +68,7 @@ def command(argv: list[str]) -> int:
     check(options)
     changes = ["fused=true", *options.set] + ([f"data_dir={options.data_dir}"] if options.data_dir else [])
     config, model, _ = restore(options.checkpoint, options.config, changes)
+    model = folded(model)
     if options.split:
         count, classes, batches = split_rows(config, options.split, options.batch_size)
         skipped = []

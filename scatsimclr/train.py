@@ -18,7 +18,7 @@ from scatsimclr.training.loop import Trainer, parameter_count
 # What a resumed run may change; everything else would make it another run.
 CHANGEABLE = {
     "epochs", "data_dir", "device", "validate_every_n_epochs", "eval_every_n_epochs", "log_every_n_steps",
-    "evaluation",
+    "evaluation", "graphs", "activation_checkpointing",
 }  # fmt: skip
 
 
@@ -38,6 +38,12 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("-m", "--mode", choices=["unsupervised", "pretext"], help="training mode")
     parser.add_argument("--fused", action="store_true", help="fused kernels, and AMP where the device has it")
     parser.add_argument("--amp", choices=["off", "bf16", "fp16"], help="automatic mixed precision")
+    parser.add_argument(
+        "--graphs", action="store_true", help="whole updates as CUDA graphs (default with --fused on CUDA)"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="measure the parts of a step, print them and write a trace"
+    )
     parser.add_argument("--data-dir", metavar="DIR", help="where the images are, or are downloaded to")
     parser.add_argument("--run-dir", metavar="DIR", help="run folder (default: a new one under runs/)")
     parser.add_argument(
@@ -52,7 +58,8 @@ def overrides(options: argparse.Namespace) -> list[str]:
     named = [
         f"{name}={getattr(options, name)}" for name in ("mode", "amp", "data_dir") if getattr(options, name)
     ]
-    return named + (["fused=true"] if options.fused else []) + options.settings
+    named += [f"{name}=true" for name in ("fused", "graphs") if getattr(options, name)]
+    return named + options.settings
 
 
 def command(argv: list[str]) -> int:
@@ -65,7 +72,7 @@ def command(argv: list[str]) -> int:
             f"{folder} already holds a run; give --resume auto to go on with it, or another --run-dir"
         )
 
-    trainer = Trainer(config, folder, state)
+    trainer = Trainer(config, folder, state, profile=options.profile)
     describe(trainer)
     try:
         results = trainer.fit()
@@ -125,7 +132,7 @@ def describe(trainer: Trainer) -> None:
         f"{op} {default_implementation(op, trainer.device.type).name if config.fused else 'reference'}"
         for op in (("scattering2d", "ntxent") if config.model.scattering else ("ntxent",))
     )
-    amp = str(trainer.amp).removeprefix("torch.") if trainer.amp else "off"
+    amp = str(trainer.update.amp).removeprefix("torch.") if trainer.update.amp else "off"
     height, width, _ = config.dataset.input_shape
     print(f"data       {config.dataset.dataset}: {len(data.pretrain)} images of {height}×{width} to train on, "
           f"{len(data.validation)} held out")  # fmt: skip
@@ -139,7 +146,8 @@ def describe(trainer: Trainer) -> None:
     if trainer.head is not None:
         print(f"pretext    {config.task}, λ={config.pretext.lambda_:g} from epoch {config.pretext.start_epoch} on, "
               f"{parameter_count(trainer.head):,} parameters in its head")  # fmt: skip
-    print(f"machine    {trainer.device}, amp {amp}; {operators}; augmentation torch")
+    graphs = ", CUDA graphs" if config.resolved_graphs(trainer.device.type) else ""
+    print(f"machine    {trainer.device}, amp {amp}{graphs}; {operators}; augmentation torch")
     print(f"run        {trainer.folder}" + (f", from epoch {trainer.epoch}" if trainer.epoch else ""))
 
 

@@ -77,6 +77,13 @@ def test_digits_is_the_default_and_overrides_win():
     assert (config.epochs, config.loss.temperature, config.augment.crop_scale) == (3, 0.07, (0.2, 0.9))
 
 
+def test_yaml_words_for_switches():
+    assert load_config(None, ["amp=off", "graphs=off"]).amp == "off"
+    assert load_config(None, ["graphs=off"]).graphs is False
+    assert load_config(None, ["graphs=on"]).graphs is True
+    assert load_config().graphs == "auto"
+
+
 def test_a_resolved_config_reads_back_as_itself(original):
     config = load_config(original, ["pretext.rotation=true", "evaluation.labels_per_class=[1, 10]"])
     assert parse_config(yaml.safe_load(config.to_yaml())) == config

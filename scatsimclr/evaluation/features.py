@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from scatsimclr.data.augment import AugmentSpec, center_view
+from scatsimclr.models.folding import folded
 
 
 @torch.inference_mode()
@@ -14,24 +15,21 @@ def extract(
 ) -> Tensor:
     """Features of every image: images uint8 (n, H, W, 3) → float32 (n, F), on the model's device.
 
-    features: "h", "z" or "both", h and z side by side. Only `spec`'s normalisation, no augmentation; evaluation mode
-    (the mode before is restored); every image, the last partial batch included.
+    features: "h", "z" or "both", h and z side by side. Only `spec`'s normalisation, no augmentation; the model is
+    left in the mode it is in, and works in evaluation mode, folded; every image, the last partial batch included.
     """
     device = next(model.parameters()).device
-    training = model.training
-    model.eval()
-    try:
-        found = [
-            batch_features(model, center_view(chunk.to(device), spec), features)
+    encoder = folded(model)
+    return torch.cat(
+        [
+            batch_features(encoder, center_view(chunk.to(device), spec), features)
             for chunk in images.split(batch_size)
         ]
-    finally:
-        model.train(training)
-    return torch.cat(found)
+    )
 
 
 def batch_features(model: nn.Module, x: Tensor, features: str) -> Tensor:
-    """Features of a batch of views x (n, 3, H, W), float32 (n, F): "h", "z" or "both"."""
+    """Features by an encoder in evaluation mode of a batch of views x (n, 3, H, W), float32 (n, F): h, z or both."""
     h = model.encode(x)
     if features == "h":
         return h.float()

@@ -10,6 +10,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scatsimclr.models.checkpointing import run_checkpointed
+
 # name -> (bottleneck blocks?, blocks of each stage)
 DEPTHS = {"resnet18": (False, (2, 2, 2, 2)), "resnet50": (True, (3, 4, 6, 3))}
 WIDTHS = (64, 128, 256, 512)
@@ -81,6 +83,7 @@ class ResNetSimCLR(nn.Module):
                 before = 4 * width if bottleneck else width
             stages.append(nn.Sequential(*blocks))
         self.out_dim, self.h_dim = out_dim, before
+        self.activation_checkpointing = False
         self._features = nn.Sequential(
             stem, nn.BatchNorm2d(64), nn.ReLU(inplace=True), pool, *stages, nn.AdaptiveAvgPool2d(1)
         )
@@ -92,6 +95,8 @@ class ResNetSimCLR(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """h (N, h_dim) of images x (N, 3, H, W)."""
+        if self.activation_checkpointing and self.training:
+            return run_checkpointed(self._features, x).flatten(1)
         return self._features(x).flatten(1)
 
     def project(self, h: Tensor) -> Tensor:

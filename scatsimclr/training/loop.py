@@ -5,15 +5,13 @@ A run folder holds config.yaml (resolved), metrics.jsonl, tensorboard/, checkpoi
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from scatsimclr import plots
@@ -25,19 +23,12 @@ from scatsimclr.data.pretext import TASKS
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.features import extract
 from scatsimclr.evaluation.knn import knn_accuracy
-from scatsimclr.loss import NTXentLoss
 from scatsimclr.models.pretext import HEADS
 from scatsimclr.training import checkpoint
 from scatsimclr.training.metrics import Metrics, read_metrics
+from scatsimclr.training.profile import WARM_UP, StepProfiler
 from scatsimclr.training.setup import build_evaluation, build_model, load_data, pick_device
-
-
-@dataclass(frozen=True)
-class Losses:
-    """One batch's figures, still on the device. total: what is minimised, contrastive + λ · pretext."""
-
-    total: Tensor
-    parts: dict[str, Tensor]  # with a pretext task: contrastive_loss, pretext_loss, pretext_accuracy
+from scatsimclr.training.update import Losses, Update
 
 
 def learning_rate_factor(epoch: int, flat_epochs: int, epochs: int) -> float:
@@ -65,8 +56,8 @@ class _Sums:
 class Trainer:
     """One run: builds everything from the settings, then `fit()`."""
 
-    def __init__(self, config: Config, folder: Path, state: dict | None = None):
-        """folder: the run folder, made here. state: of the checkpoint to go on from."""
+    def __init__(self, config: Config, folder: Path, state: dict | None = None, *, profile: bool = False):
+        """folder: the run folder, made here. state: of the checkpoint to go on from. profile: measure some steps."""
         self.config, self.folder = config, folder
         self.device = pick_device(config)
         self.data = load_data(config)
@@ -79,21 +70,14 @@ class Trainer:
 
         torch.manual_seed(config.seed)
         self.model = build_model(config)
+        self.model.activation_checkpointing = config.activation_checkpointing
         if config.fine_tune_from:
             checkpoint.load_weights(config.fine_tune_from, self.model)
         self.model.to(self.device, memory_format=torch.channels_last)
         # After the encoder: its weights are those of a run without a pretext task.
         self.head = self._build_head()
-        backend = "auto" if config.fused else "reference"
-        self.criterion = NTXentLoss(
-            temperature=config.loss.temperature,
-            use_cosine_similarity=config.loss.use_cosine_similarity,
-            backend=backend,
-        )
-        trained = [parameter for parameter in self._modules().parameters() if parameter.requires_grad]
-        self.optimizer = torch.optim.Adam(trained, config.lr, weight_decay=config.weight_decay, fused=True)
-        self.amp = config.resolved_amp(self.device.type)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp == torch.float16)
+        self.update = Update(config, self.model, self.head, self.device)
+        self.profiler = StepProfiler(folder, self.update.part) if profile else None
         self.epoch = self.step = 0
         self.best = math.inf
         self.before: dict[str, float] | None = None
@@ -118,10 +102,6 @@ class Trainer:
         if self.config.pretext.fine_tune_from:
             checkpoint.load_head(self.config.pretext.fine_tune_from, head)
         return head.to(self.device)
-
-    def _modules(self) -> nn.ModuleList:
-        """Everything that is trained."""
-        return nn.ModuleList([self.model] if self.head is None else [self.model, self.head])
 
     def pretext_in(self, epoch: int) -> bool:
         """Whether the pretext task takes part in an epoch."""
@@ -160,10 +140,8 @@ class Trainer:
     def _train_epoch(self) -> tuple[dict[str, float], float]:
         """One pass over the images. Returns the mean figures of its steps and the seconds it took."""
         config, start = self.config, time.perf_counter()
-        factor = learning_rate_factor(self.epoch, config.flat_epochs, config.epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = config.lr * factor
-        self._modules().train()
+        self.update.rate = config.lr * learning_rate_factor(self.epoch, config.flat_epochs, config.epochs)
+        self.update.modules().train()
         steps, sums = len(self.loader), _Sums()
         bar = tqdm(
             total=steps * config.batch_size,
@@ -172,16 +150,14 @@ class Trainer:
             disable=None,  # silent where the output is no terminal; the epoch's line is printed all the same
             leave=False,
         )
-        for index, batch in enumerate(self.loader.epoch(self.epoch, pretext=self.pretext_in(self.epoch))):
-            first = index - index % config.accumulate
-            losses = self._loss(batch)
-            self.scaler.scale(losses.total / min(config.accumulate, steps - first)).backward()
+        for index, batch in enumerate(self._batches()):
+            together = min(config.accumulate, steps - (index - index % config.accumulate))
+            last = (index + 1) % config.accumulate == 0 or index + 1 == steps
+            losses = self.update(batch, share=1 / together, last=last)
             sums.add(losses)
-            if (index + 1) % config.accumulate == 0 or index + 1 == steps:
-                self.scaler.step(self.optimizer)
-                self.scaler.update()
-                self.optimizer.zero_grad()
             self.step += 1
+            if self.profiler and self.profiler.step():
+                self._show_profile()
             bar.update(config.batch_size)
             if self.step % config.log_every_n_steps == 0:
                 value = self._finite(losses.total.item())
@@ -189,39 +165,35 @@ class Trainer:
                 parts = {name: part.item() for name, part in losses.parts.items()}
                 self.metrics.write("train", self.epoch, self.step, loss=value, **parts)
         bar.close()
+        if self.profiler:  # the epoch was shorter than what is measured
+            self.profiler.finish()
+            self._show_profile()
         figures = sums.means()
         self._finite(figures["loss"])
         return figures, time.perf_counter() - start
 
-    def _loss(self, batch: Batch) -> Losses:
-        contrastive = self._contrastive(batch)
-        if batch.pretext is None:
-            return Losses(contrastive, {})
-        pictures, labels = batch.pretext
-        with self._autocast():
-            logits = self.head(self.model.encode(pictures))
-        pretext = F.cross_entropy(logits.float(), labels)
-        parts = {
-            "contrastive_loss": contrastive.detach(),
-            "pretext_loss": pretext.detach(),
-            "pretext_accuracy": (logits.argmax(1) == labels).double().mean(),
-        }
-        return Losses(contrastive + self.config.pretext.lambda_ * pretext, parts)
+    def _batches(self) -> Iterator[Batch]:
+        """The batches of the epoch; the wait for them is the part "data" of a step."""
+        batches = iter(self.loader.epoch(self.epoch, pretext=self.pretext_in(self.epoch)))
+        while True:
+            with self.update.part("data"):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
 
-    def _contrastive(self, batch: Batch) -> Tensor:
-        with self._autocast():
-            if self.config.views == "concatenated":
-                z_i, z_j = self.model(torch.cat(batch.views))[1].chunk(2)
-            else:
-                z_i, z_j = (self.model(view)[1] for view in batch.views)
-        return self.criterion(z_i.float(), z_j.float())
-
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        return torch.autocast(self.device.type, self.amp) if self.amp else contextlib.nullcontext()
+    def _show_profile(self) -> None:
+        if self.profiler.table:
+            tqdm.write(f"{self.profiler.text()}\n{self.folder / 'trace.json'} is its trace")
+        else:
+            tqdm.write(
+                f"no profile: too few steps in an epoch, {len(self.loader)}, of which {WARM_UP} warm up"
+            )
+        self.profiler = None
 
     def _finite(self, value: float) -> float:
         if not math.isfinite(value):
-            rate = self.optimizer.param_groups[0]["lr"]
+            rate = self.update.rate
             raise UserError(
                 f"the loss became {value} at step {self.step}, learning rate {rate:.3g}; the last good checkpoint is "
                 f"{self.folder / 'checkpoints' / 'last.pt'}"
@@ -233,10 +205,10 @@ class Trainer:
         """Loss on the held-out images, and where they have labels kNN from the other pre-training images."""
         if self.validation is None or self.epoch % self.config.validate_every_n_epochs:
             return {}
-        self._modules().eval()
+        self.update.modules().eval()
         sums = _Sums()
         for batch in self.validation.epoch(0, pretext=self.pretext_in(self.epoch - 1)):
-            sums.add(self._loss(batch))
+            sums.add(self.update.losses(batch))
         figures = sums.means()
         bank, queries = (
             images.subset(images.labels >= 0) for images in (self.data.pretrain, self.data.validation)
@@ -265,15 +237,18 @@ class Trainer:
 
     def _report(self, figures: dict, seconds: float, validation: dict, evaluation: dict) -> None:
         images = len(self.loader) * self.config.batch_size
-        rate = self.optimizer.param_groups[0]["lr"]
+        if self.update.amp == torch.float16:
+            figures = {**figures, "skipped_updates": self.update.skipped}
         self.metrics.write(
-            "epoch", self.epoch, self.step, **figures, lr=rate, images_per_second=images / seconds
+            "epoch", self.epoch, self.step, **figures, lr=self.update.rate, images_per_second=images / seconds
         )
         left = (self.config.epochs - self.epoch) * seconds
         parts = [f"epoch {self.epoch}/{self.config.epochs}", f"loss {figures['loss']:.4f}"]
         if "pretext_accuracy" in figures:
             parts.append(f"{self.config.task} {figures['pretext_accuracy']:.1%}")
         parts += [f"val {validation['loss']:.4f}"] if validation else []
+        if figures.get("skipped_updates"):
+            parts.append(f"{figures['skipped_updates']} updates skipped (float16 overflow)")
         parts += [f"{name} {evaluation[name]:.1%}" for name in ("knn", "linear") if name in evaluation]
         parts += [f"{images / seconds:.0f} img/s", f"{left / 60:.1f} min left" if left else "done"]
         tqdm.write("  ".join(parts))
@@ -291,8 +266,7 @@ class Trainer:
             "config": self.config.model_dump(mode="json", by_alias=True),
             "model": self.model.state_dict(),
             "head": None if self.head is None else self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
+            "update": self.update.state_dict(),
             "rng": torch.get_rng_state(),
             "epoch": self.epoch,
             "step": self.step,
@@ -308,8 +282,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         if self.head is not None:
             self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        self.update.load_state_dict(state["update"])
         torch.set_rng_state(state["rng"].cpu())
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
         self.before, self.seconds = state["before"], state["seconds"]

@@ -47,12 +47,13 @@ def mistakes(tmp_path):
         (["dataset.dataset=folder", "--data-dir", str(few), "batch_size=500"], "batch_size=500 is larger"),
         (["--config", "absent.yaml"], "absent.yaml does not exist"),
         (["device=cuda"], "no CUDA device"),
+        (["--graphs"], "graphs=true: they need a CUDA device"),
         (["--mode", "pretext"], "exactly one of pretext.rotation=true and pretext.jigsaw=true"),
         (["dataset.dataset=stl10", "dataset.download=false", "--data-dir", str(empty)], "stl10"),
     ]
 
 
-@pytest.mark.parametrize("case", range(15))
+@pytest.mark.parametrize("case", range(16))
 def test_a_mistake_ends_with_status_2_and_one_line(tmp_path, capsys, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
     argv, message = mistakes(tmp_path)[case]

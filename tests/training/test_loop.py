@@ -14,6 +14,7 @@ from scatsimclr.train import command
 from scatsimclr.training import checkpoint
 from scatsimclr.training.loop import Trainer, learning_rate_factor
 from scatsimclr.training.metrics import Metrics, read_metrics
+from scatsimclr.training.update import Update
 from tests.training.conftest import TINY
 
 
@@ -76,17 +77,18 @@ def test_two_runs_with_one_seed_are_identical_and_with_another_are_not(images, f
 
 @pytest.mark.parametrize("stop_after", [1, 3])
 def test_a_stopped_run_resumes_as_if_it_had_not_been(images, finished, tmp_path, monkeypatch, stop_after):
-    folder, original = tmp_path / "stopped", Trainer._loss
+    folder, original, steps = tmp_path / "stopped", Update.losses, 26 // 8
     with monkeypatch.context() as patch:
 
         def stop(self, batch):
-            if self.model.training and self.epoch == stop_after and self.step > stop_after * len(self.loader):
+            if self.model.training and self.attempts == stop_after * steps + 2:
                 raise KeyboardInterrupt
             return original(self, batch)
 
-        patch.setattr(Trainer, "_loss", stop)
+        patch.setattr(Update, "losses", stop)
         argv = ["--data-dir", str(images), "--run-dir", str(folder), "--fused", *TINY, "epochs=4"]
         assert command(argv) == 130
+    assert checkpoint.load(folder)["step"] == stop_after * steps
     run(images, folder, resume="auto")
     assert repeatable(folder) == repeatable(finished)
     ours, theirs = (checkpoint.load(path)["model"] for path in (folder, finished))
@@ -103,20 +105,20 @@ def test_a_finished_run_can_be_resumed_for_its_result(finished, capsys):
 
 
 def test_reference_path_gives_the_same_run(images, finished, tmp_path):
-    reference = run(images, tmp_path / "reference", "epochs=4")
+    reference = run(images, tmp_path / "reference", "epochs=4", "amp=off")
     for own, other in zip(repeatable(reference), repeatable(finished), strict=True):
         if own["event"] in ("train", "epoch"):
             assert own["loss"] == pytest.approx(other["loss"], rel=0.02)
 
 
 def test_every_training_step_is_in_training_mode_also_after_an_evaluation(images, tmp_path, monkeypatch):
-    modes, original = [], Trainer._loss
+    modes, original = [], Update.losses
 
     def record(self, batch):
         modes.append((torch.is_grad_enabled(), self.model.training))
         return original(self, batch)
 
-    monkeypatch.setattr(Trainer, "_loss", record)
+    monkeypatch.setattr(Update, "losses", record)
     trainer(images, tmp_path / "run", "epochs=3", "eval_every_n_epochs=1").fit()
     assert set(modes) == {(True, True), (False, False)}
 
@@ -124,12 +126,16 @@ def test_every_training_step_is_in_training_mode_also_after_an_evaluation(images
 def test_accumulated_gradients_are_the_mean_of_the_batches(images, tmp_path):
     whole = trainer(images, tmp_path / "a", "accumulate=3", "batch_size=8")
     gradients = []
-    whole.optimizer.step = lambda: gradients.append([p.grad.clone() for p in whole.model.l2.parameters()])
+    whole.update.optimizer.step = lambda: gradients.append(
+        [p.grad.clone() for p in whole.model.l2.parameters()]
+    )
     whole._train_epoch()
 
     single = trainer(images, tmp_path / "b", "batch_size=8")
     separate = []
-    single.optimizer.step = lambda: separate.append([p.grad.clone() for p in single.model.l2.parameters()])
+    single.update.optimizer.step = lambda: separate.append(
+        [p.grad.clone() for p in single.model.l2.parameters()]
+    )
     single._train_epoch()
 
     steps = len(single.loader)
@@ -141,7 +147,10 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(images, tmp_path):
             torch.testing.assert_close(own, mean, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("setting", ["views=separate", "amp=bf16", "best_by=knn", "dataset.valid_size=0"])
+@pytest.mark.parametrize(
+    "setting",
+    ["views=separate", "amp=bf16", "activation_checkpointing=true", "best_by=knn", "dataset.valid_size=0"],
+)
 def test_settings_that_change_the_step(images, tmp_path, setting):
     results = trainer(images, tmp_path / "run", setting, "epochs=1").fit()
     assert set(results["after"]) == {"knn", "linear", "linear_2", "linear_2_sd"}
@@ -165,7 +174,7 @@ def test_fine_tuning_starts_from_the_weights(images, finished, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "_contrastive", lambda self, _: self.model.l2.weight.sum() * math.nan)
+    monkeypatch.setattr(Update, "contrastive", lambda self, _: self.model.l2.weight.sum() * math.nan)
     with pytest.raises(UserError, match=r"became nan at step 1, learning rate 0.0003.*last.pt"):
         trainer(images, tmp_path / "run").fit()
 

@@ -81,14 +81,14 @@ def test_the_originals_config_trains_on_digits_and_learns_the_task(tmp_path, tas
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_loss_is_contrastive_plus_lambda_times_cross_entropy(images, tmp_path, task):
-    run = trainer(images, tmp_path / "run", task, "pretext.lambda=0.7")
-    run._modules().eval()
+    run = trainer(images, tmp_path / "run", task, "pretext.lambda=0.7", "amp=off")
+    run.update.modules().eval()
     batch = next(run.loader.epoch(0, pretext=True))
-    losses = run._loss(batch)
+    losses = run.update.losses(batch)
     z_i, z_j = (run.model(view)[1] for view in batch.views)
     pictures, labels = batch.pretext
     logits = run.head(run.model.encode(pictures))
-    contrastive, pretext = run.criterion(z_i, z_j), F.cross_entropy(logits, labels)
+    contrastive, pretext = run.update.criterion(z_i, z_j), F.cross_entropy(logits, labels)
     assert losses.parts["pretext_loss"].item() == pytest.approx(pretext.item(), rel=1e-6)
     assert losses.total.item() == pytest.approx((contrastive + 0.7 * pretext).item(), rel=1e-6)
     assert losses.total.item() == pytest.approx(
