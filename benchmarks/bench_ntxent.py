@@ -20,6 +20,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.peers import original_ntxent, plain_ntxent
 from scatsimclr.loss import nt_xent_loss
 
 TAU, DEPTH = 0.5, 128
@@ -29,28 +30,9 @@ def ours(z_i, z_j):
     return nt_xent_loss(z_i, z_j, TAU)
 
 
-def plain(z_i, z_j):
-    """Normalise, product, masked cross-entropy."""
-    z = F.normalize(torch.cat((z_i, z_j)), dim=1)
-    s = (z @ z.T / TAU).fill_diagonal_(-torch.inf).float()
-    return F.cross_entropy(s, torch.arange(len(z), device=z.device).roll(len(z_i)))
-
-
 @cache
 def compiled_plain():
-    return torch.compile(plain)
-
-
-def original(z_i, z_j):
-    """The original's: cosine_similarity of broadcast rows, an (M, M, D) temporary."""
-    n = len(z_i)
-    z = torch.cat((z_j, z_i))
-    s = F.cosine_similarity(z[:, None], z[None], dim=-1)
-    positives = torch.cat((s.diagonal(n), s.diagonal(-n))).view(2 * n, 1)
-    eye = torch.eye(2 * n, device=z.device)
-    logits = torch.cat((positives, s[eye + eye.roll(n, 0) == 0].view(2 * n, -1)), 1) / TAU
-    target = torch.zeros(2 * n, dtype=torch.long, device=z.device)
-    return F.cross_entropy(logits, target, reduction="sum") / (2 * n)
+    return torch.compile(plain_ntxent)
 
 
 def lightly():
@@ -88,9 +70,9 @@ OTHER_LOSSES = {"inf_cl"}
 
 def competitors(M):
     """name -> loss, and name -> why it is missing."""
-    found, missing = {"ours": ours, "plain": plain, "plain, compiled": compiled_plain()}, {}
+    found, missing = {"ours": ours, "plain": plain_ntxent, "plain, compiled": compiled_plain()}, {}
     if M <= 512:
-        found["original"] = original
+        found["original"] = original_ntxent
     else:
         missing["original"] = f"its temporary would take {M * M * DEPTH * 4 / 2**30:.0f} GiB"
     for peer in (lightly, pytorch_metric_learning, inf_cl):
@@ -151,7 +133,7 @@ def extra_bytes(name, M):
         with open("/proc/self/status") as file:
             return int(next(line for line in file if line.startswith(key)).split()[1]) * 1024
 
-    loss = {"ours": ours, "plain": plain, "original": original}[name]
+    loss = {"ours": ours, "plain": plain_ntxent, "original": original_ntxent}[name]
     gradients(loss, *rows(16))  # starts the threads
     z = rows(M)
     gc.collect()
@@ -176,7 +158,7 @@ def extra_bytes_of_a_process(name, M):
 def assert_close(losses, z, tolerance):
     """Every loss and its gradients against the same loss in float64."""
     # In float64 and beyond 2,048 rows plain PyTorch itself would need gigabytes.
-    reference = plain if len(z[0]) <= 1024 else ours
+    reference = plain_ntxent if len(z[0]) <= 1024 else ours
     truth = gradients(reference, *(t.detach().cpu().double().requires_grad_() for t in z))
     for name, loss in losses.items():
         if name in OTHER_LOSSES:
@@ -338,7 +320,7 @@ def bench_cuda_graph(benchmark, M, dtype):
     """Small batches, where launches are the cost: both views stacked, forward and backward, from a graph."""
     repeats = 100
     z = rows(M, "cuda", dtype)
-    losses = {"ours": ours, "plain": plain}
+    losses = {"ours": ours, "plain": plain_ntxent}
     assert_close(losses, z, TOLERANCE[dtype])
     graphs = {name: graph_of(loss, z) for name, loss in losses.items()}
     for graph, _ in graphs.values():

@@ -12,14 +12,12 @@ import statistics
 import subprocess
 import sys
 import time
-from unittest import mock
 
 import pytest
 import torch
-from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
+from benchmarks.peers import kymatio_module
 from scatsimclr import Scattering2D
-from scatsimclr.filters import filter_bank
 
 THREADS = min(2, os.cpu_count() or 1)
 ROUNDS = 7
@@ -51,17 +49,6 @@ def _threads():
     torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(before)
-
-
-def kymatio_module(J, size, L):
-    """kymatio's module; its filters, which take it up to half a minute, come from our equal bank."""
-
-    def bank(M, N, J, L):
-        ours = filter_bank(M, N, J, L)
-        return {"phi": ours.phi, "psi": ours.psi}
-
-    with mock.patch("kymatio.scattering2d.frontend.base_frontend.filter_bank", bank):
-        return ScatteringTorch2D(J, size, L)
 
 
 def wavelets_layer(shape, J, L):

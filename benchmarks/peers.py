@@ -1,0 +1,41 @@
+"""What more than one benchmark compares with."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import torch
+import torch.nn.functional as F
+from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
+
+from scatsimclr.filters import filter_bank
+
+
+def kymatio_module(J, size, L):
+    """kymatio's module; its filters, which take it up to half a minute, come from our equal bank."""
+
+    def bank(M, N, J, L):
+        ours = filter_bank(M, N, J, L)
+        return {"phi": ours.phi, "psi": ours.psi}
+
+    with mock.patch("kymatio.scattering2d.frontend.base_frontend.filter_bank", bank):
+        return ScatteringTorch2D(J, size, L)
+
+
+def plain_ntxent(z_i, z_j, tau=0.5):
+    """NT-Xent as one writes it: normalise, product, masked cross-entropy."""
+    z = F.normalize(torch.cat((z_i, z_j)), dim=1)
+    s = (z @ z.T / tau).fill_diagonal_(-torch.inf).float()
+    return F.cross_entropy(s, torch.arange(len(z), device=z.device).roll(len(z_i)))
+
+
+def original_ntxent(z_i, z_j, tau=0.5):
+    """The original's: cosine_similarity of broadcast rows, an (M, M, D) temporary."""
+    n = len(z_i)
+    z = torch.cat((z_j, z_i))
+    s = F.cosine_similarity(z[:, None], z[None], dim=-1)
+    positives = torch.cat((s.diagonal(n), s.diagonal(-n))).view(2 * n, 1)
+    eye = torch.eye(2 * n, device=z.device)
+    logits = torch.cat((positives, s[eye + eye.roll(n, 0) == 0].view(2 * n, -1)), 1) / tau
+    target = torch.zeros(2 * n, dtype=torch.long, device=z.device)
+    return F.cross_entropy(logits, target, reduction="sum") / (2 * n)
