@@ -118,7 +118,7 @@ def embed(model: torch.nn.Module, config: Config, images: torch.Tensor, features
     """Features float32 (k, F) of images uint8 (k, H, W, 3), without augmentation."""
     device = next(model.parameters()).device
     x = center_view(images.to(device), augment_spec(config))
-    return batch_features(model, x, features).cpu().numpy()
+    return batch_features(model, x, features, config.resolved_amp(device.type)).cpu().numpy()
 
 
 def file_rows(files: Sequence[Path], size: tuple[int, int], batch_size: int) -> Iterator[Rows]:

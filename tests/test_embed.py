@@ -18,6 +18,7 @@ from scatsimclr.training.setup import augment_spec, restore
 from tests.training.conftest import write_images
 
 CONFIG = """
+amp: off
 model: {base_model: scatsimclr8, J: 2, L: 2, out_dim: 8}
 dataset: {dataset: folder, input_shape: "(16, 16, 3)"}
 evaluation: {probes: [knn], knn_k: 5}
@@ -67,6 +68,17 @@ def test_rows_are_the_files_in_natural_order(encoder, tmp_path, capsys, batch_si
     assert [row["path"] for row in table(output.with_suffix(".csv"))] == [str(file) for file in files]
     np.testing.assert_allclose(np.load(output), expected(encoder, files), rtol=1e-4, atol=1e-6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out.csv", "out.npy"]
+
+
+def test_precision_of_the_features(encoder, tmp_path, capsys):
+    """In bfloat16 near the float32 features but not them: the setting is what the encoder runs in."""
+    images, output = write_images(tmp_path / "in", 2), tmp_path / "out.npy"
+    call([*encoder, images, "--output", output, "--set", "amp=bf16"], capsys)
+    files = sorted(images.glob("*/*.png"))
+    ours, truth = np.load(output), expected(encoder, files)
+    error = np.linalg.norm(ours - truth, axis=1) / np.linalg.norm(truth, axis=1)
+    assert (error > 0).all()
+    assert error.max() < 2e-2
 
 
 def test_named_files_come_in_the_order_given(encoder, tmp_path, capsys):

@@ -22,6 +22,7 @@ class Evaluation:
     """Test accuracies of probes trained on the labelled images of `train`.
 
     folds: index tensors into `train` for the probe "folds", STL-10's protocol: one linear layer for each.
+    amp: precision of the network that makes the features, see `extract`.
     """
 
     def __init__(
@@ -32,9 +33,10 @@ class Evaluation:
         spec: AugmentSpec,
         settings: EvaluationSettings,
         folds: Sequence[Tensor] = (),
+        amp: torch.dtype | None = None,
     ):
         self.model, self.train, self.test = model, train, test
-        self.spec, self.settings, self.folds = spec, settings, folds
+        self.spec, self.settings, self.folds, self.amp = spec, settings, folds, amp
 
     @cached_property
     def features(self) -> tuple[Tensor, Tensor]:
@@ -42,7 +44,12 @@ class Evaluation:
         settings = self.settings
         return tuple(
             extract(
-                self.model, part.images, self.spec, batch_size=settings.batch_size, features=settings.features
+                self.model,
+                part.images,
+                self.spec,
+                batch_size=settings.batch_size,
+                features=settings.features,
+                amp=self.amp,
             )
             for part in (self.train, self.test)
         )

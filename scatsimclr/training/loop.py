@@ -226,7 +226,11 @@ class Trainer:
 
     def _features(self, images: ImageSet) -> Tensor:
         return extract(
-            self.model, images.images, self.data.spec, batch_size=self.config.evaluation.batch_size
+            self.model,
+            images.images,
+            self.data.spec,
+            batch_size=self.config.evaluation.batch_size,
+            amp=self.update.amp,
         )
 
     def _evaluate(self, *, quick: bool = False) -> dict[str, float]:

@@ -110,7 +110,8 @@ def build_evaluation(config: Config, model: Encoder, train: ImageSet, test: Imag
     subsets = ()
     if "folds" in config.evaluation.probes:
         subsets = folds(config.dataset.dataset, data_dir=config.data_dir, download=config.dataset.download)
-    return Evaluation(model, train, test, augment_spec(config), config.evaluation, subsets)
+    amp = config.resolved_amp(next(model.parameters()).device.type)
+    return Evaluation(model, train, test, augment_spec(config), config.evaluation, subsets, amp)
 
 
 def pick_device(config: Config) -> torch.device:
