@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from scatsimclr import plots
 from scatsimclr.cli import run
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation, titles
+from scatsimclr.reporting import charts
 from scatsimclr.train import cell
 from scatsimclr.training.setup import build_evaluation, load_labelled, restore
 
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", help="settings file, for weights that come without their settings")
     parser.add_argument("--data-dir", metavar="DIR", help="where the images are")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
-    parser.add_argument("--output", metavar="DIR", help="also write evaluation.json and confusion.png there")
+    parser.add_argument("--output", metavar="DIR", help="also write evaluation.json and confusion.svg there")
     parser.add_argument(
         "settings", nargs="*", metavar="key=value",
         help="for instance evaluation.features=both, evaluation.seeds=10, dataset.dataset=cifar10",
@@ -64,7 +64,8 @@ def command(argv: list[str]) -> int:
         folder = Path(options.output)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "evaluation.json").write_text(json.dumps(record, indent=1) + "\n")
-        plots.confusion(evaluation.confusion().numpy(), test.classes, folder / "confusion.png")
+        chart = charts.confusion(evaluation.confusion().numpy(), test.classes, "Confusion matrix")
+        (folder / "confusion.svg").write_text(charts.standalone(chart), "utf-8", "replace")
     if options.json:
         print(json.dumps(record))
         return 0

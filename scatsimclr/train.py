@@ -11,9 +11,10 @@ from scatsimclr.cli import run
 from scatsimclr.config import Config, load_config
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import titles
+from scatsimclr.models import parameter_count
 from scatsimclr.ops.library import default_implementation
 from scatsimclr.training import checkpoint
-from scatsimclr.training.loop import Trainer, parameter_count
+from scatsimclr.training.loop import Trainer
 
 # What a resumed run may change; everything else would make it another run.
 CHANGEABLE = {
@@ -168,7 +169,9 @@ def print_results(trainer: Trainer, results: dict[str, dict[str, float]]) -> Non
     if trainer.seconds:
         print(f"trained {trainer.config.epochs} epochs in {trainer.seconds:.0f} s, "
               f"{images / trainer.seconds:.0f} images/s (two views each)")  # fmt: skip
-    print(f"run folder: {trainer.folder}  (plots/, metrics.jsonl, model.safetensors, checkpoints/)")
+    print(
+        f"run folder: {trainer.folder}  (report.html, plots/, metrics.jsonl, model.safetensors, checkpoints/)"
+    )
 
 
 def cell(scores: dict[str, float], key: str) -> str:

@@ -27,8 +27,28 @@ LAYERS = [
     ("studies", set()),
     ("sweeps", {"studies", "config", "errors"}),
     ("evaluation", {"evaluation", "models", "data", "config", "errors"}),
-    ("plots", {"evaluation", "data", "scattering"}),
-    ("training", {"training", "evaluation", "plots", "models", "loss", "data", "config", "errors", "ops"}),
+    ("environment", {"ops"}),
+    (
+        "reporting",
+        {"reporting", "evaluation", "models", "data", "scattering", "environment", "config", "errors"},
+    ),
+    (
+        "training",
+        {
+            *(
+                "training",
+                "reporting",
+                "evaluation",
+                "models",
+                "loss",
+                "data",
+                "environment",
+                "config",
+                "errors",
+            ),
+            "ops",
+        },
+    ),
 ]
 
 

@@ -1,10 +1,12 @@
 """The training loop: contrastive pre-training of one encoder, from settings to a run folder.
 
-A run folder holds config.yaml (resolved), metrics.jsonl, tensorboard/, checkpoints/last.pt and best.pt, and plots/.
+A run folder holds config.yaml (resolved), environment.json, metrics.jsonl, tensorboard/, checkpoints/last.pt and
+best.pt, model.safetensors with config.json, report.html and plots/.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Iterator
@@ -14,21 +16,28 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scatsimclr import plots
 from scatsimclr.config import Config
 from scatsimclr.data.augment import Augment
 from scatsimclr.data.datasets import ImageSet
 from scatsimclr.data.loader import Batch, PairLoader
 from scatsimclr.data.pretext import TASKS
+from scatsimclr.environment import environment
 from scatsimclr.errors import UserError
+from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.evaluation.features import extract
 from scatsimclr.evaluation.knn import knn_accuracy
+from scatsimclr.evaluation.quality import SETTLED, Probe, collapse
 from scatsimclr.models.pretext import HEADS
+from scatsimclr.reporting.page import write_report
+from scatsimclr.reporting.subject import Subject
 from scatsimclr.training import checkpoint
 from scatsimclr.training.metrics import Metrics, read_metrics
 from scatsimclr.training.profile import WARM_UP, StepProfiler
 from scatsimclr.training.setup import build_evaluation, build_model, load_data, pick_device
 from scatsimclr.training.update import Losses, Update
+
+# First epochs after which quality is measured, whatever `eval_every_n_epochs`: a collapse comes early.
+WATCHED = 3
 
 
 def learning_rate_factor(epoch: int, flat_epochs: int, epochs: int) -> float:
@@ -68,6 +77,10 @@ class Trainer:
             batch = min(config.batch_size, len(self.data.validation))
             self.validation = self._loader(self.data.validation, batch, config.seed + 1)
 
+        self.quality = Probe.of(
+            Augment(self.data.spec, config.seed + 2), self.data.validation, self.data.pretrain
+        )
+
         torch.manual_seed(config.seed)
         self.model = build_model(config)
         self.model.activation_checkpointing = config.activation_checkpointing
@@ -81,12 +94,14 @@ class Trainer:
         self.epoch = self.step = 0
         self.best = math.inf
         self.before: dict[str, float] | None = None
+        self.evaluation: Evaluation | None = None  # of the finished encoder
         self.seconds = 0.0
         if state is not None:
             self._restore(state)
 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(config.to_yaml())
+        (folder / "environment.json").write_text(json.dumps(environment(), indent=1) + "\n")
         self.metrics = Metrics(folder, resume_step=self.step if state is not None else None)
 
     def _loader(self, images: ImageSet, batch_size: int, seed: int) -> PairLoader:
@@ -116,6 +131,7 @@ class Trainer:
         if self.before is None:
             self.before = self._evaluate()
             self.metrics.write("evaluation", self.epoch, self.step, **self.before)
+            self._watch()
         after = None
         while self.epoch < self.config.epochs:
             figures, seconds = self._train_epoch()
@@ -123,9 +139,12 @@ class Trainer:
             self.seconds += seconds
             validation, evaluation = self._validate(), {}
             last = self.epoch == self.config.epochs
-            if last or self.epoch % self.config.eval_every_n_epochs == 0:
+            due = last or self.epoch % self.config.eval_every_n_epochs == 0
+            if due:
                 evaluation = after = self._evaluate(quick=not last)
                 self.metrics.write("evaluation", self.epoch, self.step, **evaluation)
+            if due or self.epoch <= WATCHED:
+                self._watch()
             self._report(figures, seconds, validation, evaluation)
             self._save(validation)
         if after is None:  # a finished run was resumed for its result
@@ -134,7 +153,7 @@ class Trainer:
         checkpoint.save_pretrained(
             self.folder, self.model, self.config.model_dump(mode="json", by_alias=True)
         )
-        plots.write_all(self)
+        self._write_report()
         return {"before": self.before, "after": after}
 
     def _train_epoch(self) -> tuple[dict[str, float], float]:
@@ -236,8 +255,22 @@ class Trainer:
     def _evaluate(self, *, quick: bool = False) -> dict[str, float]:
         if self.data.test is None:
             return {}
-        data = self.data
-        return build_evaluation(self.config, self.model, data.train, data.test).figures(quick=quick)
+        evaluation = build_evaluation(self.config, self.model, self.data.train, self.data.test)
+        if self.epoch == self.config.epochs:
+            self.evaluation = evaluation
+        return evaluation.figures(quick=quick)
+
+    def _watch(self) -> None:
+        """Measures what needs no labels, and warns of a collapse."""
+        figures = self.quality.measure(self.model)
+        if not figures:
+            return
+        self.metrics.write("quality", self.epoch, self.step, **figures)
+        if self.step >= SETTLED and (reason := collapse(figures)):
+            self.metrics.write("warning", self.epoch, self.step, text=reason)
+            tqdm.write(
+                f"warning: after epoch {self.epoch} {reason}; a lower lr or stronger augmentation may help"
+            )
 
     def _report(self, figures: dict, seconds: float, validation: dict, evaluation: dict) -> None:
         images = len(self.loader) * self.config.batch_size
@@ -291,11 +324,27 @@ class Trainer:
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
         self.before, self.seconds = state["before"], state["seconds"]
 
+    def _write_report(self) -> None:
+        """report.html and plots/. The run is whole without them: whatever goes wrong here does not end it."""
+        data = self.data
+        try:
+            write_report(
+                Subject(
+                    self.folder,
+                    self.config,
+                    self.model,
+                    data.pretrain,
+                    data.spec,
+                    self.evaluation,
+                    self.records(),
+                )
+            )
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            tqdm.write(
+                f"warning: no report, {reason}; `python -m scatsimclr.report {self.folder}` tries again and tells where"
+            )
+
     def records(self) -> list[dict]:
         """Everything measured so far, as in metrics.jsonl."""
         return read_metrics(self.metrics.path)
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Number of trained parameters."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -11,8 +11,9 @@ from torch.utils.tensorboard import SummaryWriter
 class Metrics:
     """Appends records to a run folder.
 
-    A record has "event" ("train", "validation", "evaluation"), "epoch", "step" and its figures; wall-clock figures
-    end in "_seconds" or "_per_second", everything else repeats exactly for a seed.
+    A record has "event" ("train", "validation", "epoch", "evaluation", "quality" or "warning"), "epoch", "step" and its
+    figures, a warning its "text"; wall-clock figures end in "_seconds" or "_per_second", everything else repeats
+    exactly for a seed.
     """
 
     def __init__(self, folder: Path, *, resume_step: int | None = None):
@@ -27,10 +28,11 @@ class Metrics:
         records = [record for record in read_metrics(self.path) if record["step"] <= step]
         self.path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
-    def write(self, event: str, epoch: int, step: int, **figures: float) -> None:
+    def write(self, event: str, epoch: int, step: int, **figures: float | str) -> None:
         self._file.write(json.dumps({"event": event, "epoch": epoch, "step": step, **figures}) + "\n")
         for name, value in figures.items():
-            self._events.add_scalar(f"{event}/{name}", value, step)
+            add = self._events.add_text if isinstance(value, str) else self._events.add_scalar
+            add(f"{event}/{name}", value, step)
 
     def close(self) -> None:
         self._file.close()

@@ -1,0 +1,12 @@
+"""Files beside the code: templates, style sheets and the script of a report."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+
+
+@cache
+def asset(name: str) -> str:
+    """Text of `assets/<name>`."""
+    return (resources.files("scatsimclr.reporting") / "assets" / name).read_text(encoding="utf-8")

@@ -1,0 +1,208 @@
+"""Charts as SVG: drawn once for pages and for files. Colours are CSS classes, so that they follow the theme.
+
+Every function returns safe markup: texts are escaped here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from scatsimclr.reporting.assets import asset
+
+WIDTH, HEIGHT = 340, 212  # of a line chart: about the width of a phone, so that texts are not scaled down
+LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 28
+MAP, MARGIN = 640, 12  # width of the map of points, and what is free around them
+SHAPES = (
+    "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
+    "M0-5 5 4H-5z",
+    "M-3.8-3.8H3.8V3.8H-3.8z",
+    "M0-5.4 5.4 0 0 5.4-5.4 0z",
+)
+NAMED = 24  # classes of a legend
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart: (x, y) points, its colour (the place of the line where None), whether it is dashed."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    group: int | None = None
+    dashed: bool = False
+
+
+def colour(group: int) -> str:
+    """CSS class of a group's colour; groups beyond ten repeat the colours with another shape."""
+    return "kx" if group < 0 else f"k{group % 10}"
+
+
+def line_chart(lines: Sequence[Line], title: str, *, percent: bool = False, legend: bool = True) -> Markup:
+    """Lines over epochs, with a legend where there is more than one; "" without a point."""
+    lines = [line for line in lines if line.points]
+    xs = [x for line in lines for x, _ in line.points]
+    ys = [y for line in lines for _, y in line.points if math.isfinite(y)]
+    if not ys:
+        return Markup("")
+    space = 16 * len(lines) if legend and len(lines) > 1 else 0
+    low, high, ticks = _scale(min(ys), max(ys))
+    left, right = min(xs), max(max(xs), min(xs) + 1)
+    height = HEIGHT + space
+
+    def x_at(x: float) -> float:
+        return LEFT + (x - left) / (right - left) * (WIDTH - LEFT - RIGHT)
+
+    def y_at(y: float) -> float:
+        return height - BOTTOM - (y - low) / (high - low) * (HEIGHT - TOP - BOTTOM)
+
+    parts = []
+    for tick in ticks:
+        text = f"{100 * tick:.4g} %" if percent else _number(tick)
+        parts.append(f'<path class="grid" d="M{LEFT} {y_at(tick):.1f}H{WIDTH - RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y_at(tick) + 4:.1f}" text-anchor="end">{text}</text>')
+    for tick in _whole(left, right):
+        parts.append(f'<text x="{x_at(tick):.1f}" y="{height - 9}" text-anchor="middle">{tick}</text>')
+    parts.append(f'<text x="{WIDTH - RIGHT}" y="{height - 9}" text-anchor="end" class="soft">epoch</text>')
+    for index, line in enumerate(lines):
+        kind = colour(index if line.group is None else line.group)
+        points = [(x_at(x), y_at(y)) for x, y in line.points if math.isfinite(y)]
+        dashes = ' stroke-dasharray="5 4"' if line.dashed else ""
+        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        parts.append(f'<path class="line {kind}" d="{path}"{dashes}/>')
+        if len(points) <= 30:
+            parts += [f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="2.4"/>' for x, y in points]
+        if space:
+            row = 12 + 16 * index
+            parts.append(f'<path class="line {kind}" d="M{LEFT} {row - 4}h18"{dashes}/>')
+            parts.append(f'<text x="{LEFT + 24}" y="{row}">{escape(line.name)}</text>')
+    return _svg(WIDTH, height, title, parts)
+
+
+def _number(value: float) -> str:
+    """Short enough for the margin, with a true minus."""
+    text = f"{value:.6g}"
+    return (text if len(text) <= 6 else f"{value:.1e}").replace("-", "−")
+
+
+def _scale(low: float, high: float) -> tuple[float, float, list[float]]:
+    """Limits and round ticks of an axis that holds [low, high]."""
+    span = high - low or abs(high) or 1.0
+    step = 10 ** math.floor(math.log10(span / 3))
+    step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 4)
+    first, last = math.floor(low / step), math.ceil(high / step)
+    last += first == last
+    return first * step, last * step, [index * step for index in range(first, last + 1)]
+
+
+def _whole(left: float, right: float) -> list[int]:
+    """Whole ticks of the x axis; none where the axis's name stands."""
+    _, _, ticks = _scale(left, right)
+    shown = sorted({round(tick) for tick in ticks if tick == round(tick)})
+    return [tick for tick in shown if left <= tick <= right - 0.2 * (right - left)]
+
+
+def scatter(points: np.ndarray, groups: Sequence[int], title: str, names: Sequence[str] = ()) -> Markup:
+    """Points (n, 2), each in the colour and shape of its group (−1: none); with `names` also a legend.
+
+    The i-th `<path class="dot …">` is the i-th point, its centre the `transform`.
+    """
+    centres = placed(points)
+    dots = [
+        f'<path class="dot {colour(group)}" d="{SHAPES[max(group, 0) // 10 % len(SHAPES)]}" '
+        f'transform="translate({x:.1f} {y:.1f})"/>'
+        for (x, y), group in zip(centres, groups, strict=True)
+    ]
+    width, height = MAP, math.ceil(centres[:, 1].max()) + MARGIN
+    if names:
+        width += 150
+        named = sorted(set(groups) - {-1})[:NAMED]
+        height = max(height, 22 * len(named) + 24)
+        for row, group in enumerate(named):
+            y = 24 + 22 * row
+            shape = SHAPES[group // 10 % len(SHAPES)]
+            dots.append(f'<path class="{colour(group)}" d="{shape}" transform="translate({MAP + 12} {y})"/>')
+            dots.append(f'<text x="{MAP + 24}" y="{y + 5}">{escape(names[group])}</text>')
+    return _svg(width, height, title, dots)
+
+
+def placed(points: np.ndarray) -> np.ndarray:
+    """Points (n, 2) moved and scaled, alike in both directions, into the width of the map; float64 (n, 2).
+
+    The direction in which they reach further is the horizontal one.
+    """
+    points = points.astype(np.float64) - points.min(0)
+    if points[:, 1].max() > points[:, 0].max():
+        points = points[:, ::-1]
+    return MARGIN + points / (points.max() or 1.0) * (MAP - 2 * MARGIN)
+
+
+def marker(group: int) -> Markup:
+    """The mark of a group, for a legend in HTML."""
+    shape = SHAPES[max(group, 0) // 10 % len(SHAPES)]
+    return Markup(
+        f'<svg class="mark" viewBox="-7 -7 14 14" aria-hidden="true"><path class="{colour(group)}" d="{shape}"/></svg>'
+    )
+
+
+def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Markup:
+    """Counts (classes, classes): rows true, columns predicted; opacity is the share of the row."""
+    count = len(names)
+    cell = 34 if count <= 30 else 12
+    margin = min(180, 16 + 7 * max(len(name) for name in names))
+    parts = [f'<text x="{margin - 8}" y="12" text-anchor="end" class="soft">true ↓ taken for →</text>']
+    cut = [name if len(name) <= 22 else name[:21] + "…" for name in names]
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    for index, name in enumerate(cut):
+        middle = margin + (index + 0.5) * cell
+        parts.append(f'<text x="{margin - 8}" y="{middle + 4}" text-anchor="end">{escape(name)}</text>')
+        parts.append(
+            f'<text transform="translate({middle + 4} {margin - 8}) rotate(-90)">{escape(name)}</text>'
+        )
+    for (row, column), value in np.ndenumerate(counts):
+        if not value:
+            continue
+        x, y = margin + column * cell, margin + row * cell
+        kind = "right" if row == column else "wrong"
+        text = f"{escape(names[row])} taken for {escape(names[column])}: {int(value)}"
+        parts.append(
+            f'<rect class="{kind}" x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" '
+            f'fill-opacity="{0.12 + 0.5 * share[row, column]:.2f}"><title>{text}</title></rect>'
+        )
+        if count <= 30:
+            parts.append(
+                f'<text x="{x + cell / 2}" y="{y + cell / 2 + 4}" text-anchor="middle">{int(value)}</text>'
+            )
+    side = margin + count * cell
+    return _svg(side, side, title, parts)
+
+
+def bars(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
+    """Horizontal bars of (name, share in [0, 1], text)."""
+    parts = []
+    for index, (name, share, text) in enumerate(rows):
+        y = 40 * index
+        parts.append(f'<text x="0" y="{y + 13}">{escape(name)}</text>')
+        parts.append(f'<text x="{WIDTH}" y="{y + 13}" text-anchor="end" class="soft">{escape(text)}</text>')
+        parts.append(f'<rect class="grid-fill" x="0" y="{y + 19}" width="{WIDTH}" height="8"/>')
+        length = WIDTH * min(max(share, 0), 1)
+        parts.append(f'<rect class="k0" x="0" y="{y + 19}" width="{length:.1f}" height="8"/>')
+    return _svg(WIDTH, 40 * len(rows), title, parts)
+
+
+def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> Markup:
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+        + "".join(map(str, parts))
+        + "</svg>"
+    )
+
+
+def standalone(svg: Markup) -> str:
+    """The chart as the text of an SVG file, with its own colours for light and dark."""
+    style = f"<style>{asset('theme.css')}{asset('chart.css')}svg{{background:var(--paper)}}</style>"
+    head, rest = str(svg).split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{style}{rest}\n'

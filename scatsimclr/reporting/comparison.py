@@ -1,0 +1,120 @@
+"""The page of several runs: accuracies, curves, rates and differing settings, from what the runs have written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from markupsafe import Markup
+
+from scatsimclr.config import Config, load_config
+from scatsimclr.errors import UserError
+from scatsimclr.reporting import charts, results
+from scatsimclr.reporting.charts import Line
+from scatsimclr.reporting.page import encoded, render
+
+# Compared as curves, where at least one run has them.
+CURVES = (
+    ("Training loss", "epoch", "loss", False), ("Loss on held-out images", "validation", "loss", False),
+    ("kNN accuracy", "evaluation", "knn", True), ("Linear probe, all labels", "evaluation", "linear", True),
+    ("Twin found", "quality", "found_again", True), ("Effective rank of z", "quality", "rankme", False),
+    ("Images per second", "epoch", "images_per_second", False),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder's name, settings and records."""
+
+    name: str
+    config: Config
+    records: list[dict]
+
+
+def write_comparison(folders: Sequence[Path], records: Sequence[list[dict]], output: Path) -> Path:
+    """Writes the page of the run folders with these records to `output`, and returns it.
+
+    UserError for a folder whose settings cannot be read, or an output that cannot be written.
+    """
+    names = _names(folders)
+    runs = [
+        Run(name, load_config(str(folder / "config.yaml")), entries)
+        for name, folder, entries in zip(names, folders, records, strict=True)
+    ]
+    context = {
+        "title": f"{len(runs)} runs",
+        "runs": [(charts.marker(index), run) for index, run in enumerate(runs)],
+        "probes": _probes(runs),
+        "measures": _measures(runs),
+        "speeds": [results.throughput(run.config, run.records) for run in runs],
+        "curves": _curves(runs),
+        "differences": differences([run.config for run in runs]),
+    }
+    temporary = output.with_suffix(".partial")
+    try:
+        temporary.write_bytes(encoded(render("comparison.html", context)))
+        os.replace(temporary, output)
+    except OSError as error:
+        raise UserError(f"--output {output}: {error.strerror or error}") from None
+    return output
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' own names where these differ, else their paths."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
+
+
+def _probes(runs: Sequence[Run]) -> list[dict]:
+    """One row for each probe that a run has: its scores in the order of the runs (None), and which are best."""
+    by_run = [{score.key: score for score in results.scores(run.config, run.records)} for run in runs]
+    titles = {key: score.title for found in by_run for key, score in found.items()}
+    rows = []
+    for key, title in titles.items():
+        scores = [found.get(key) for found in by_run]
+        reached = [score.after for score in scores if score and score.after is not None]
+        best = [bool(score) and score.after is not None and score.after == max(reached) for score in scores]
+        rows.append({"title": title, "scores": list(zip(scores, best, strict=True))})
+    return rows
+
+
+def _measures(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    by_run = [{m.title: m.after for m in results.measures(run.records)} for run in runs]
+    titles = dict.fromkeys(title for found in by_run for title in found)
+    return [(title, [found.get(title, "–") for found in by_run]) for title in titles]
+
+
+def _curves(runs: Sequence[Run]) -> list[tuple[str, Markup]]:
+    found = []
+    for title, event, key, shares in CURVES:
+        lines = [
+            Line(
+                run.name,
+                [(r["epoch"], r[key]) for r in results.of_event(run.records, event) if key in r],
+                index,
+            )
+            for index, run in enumerate(runs)
+        ]
+        if any(line.points for line in lines):
+            found.append((title, charts.line_chart(lines, title, percent=shares, legend=False)))
+    return found
+
+
+def differences(configs: Sequence[Config]) -> list[tuple[str, list[str]]]:
+    """Dotted names of the settings in which the runs differ, with the value of each."""
+    flat = [_flat(config.model_dump(mode="json", by_alias=True)) for config in configs]
+    names = dict.fromkeys(name for settings in flat for name in settings)
+    rows = [(name, [settings.get(name, "–") for settings in flat]) for name in names]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+def _flat(settings: dict, prefix: str = "") -> dict[str, str]:
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = "–" if value is None else str(value)
+    return found

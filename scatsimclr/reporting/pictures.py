@@ -1,0 +1,68 @@
+"""Pictures for pages and files: images of a set, sheets of them, and masks that suit a light and a dark page."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
+# Readable on the light and on the dark paper; alpha carries the value.
+MASK_COLOUR = (86, 130, 196)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def jpeg(image: Image.Image, quality: int = 80) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality, subsampling=0)
+    return buffer.getvalue()
+
+
+def uri(content: bytes) -> str:
+    """A data: URI of a PNG or JPEG file."""
+    kind = "png" if content.startswith(b"\x89PNG") else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def photo(image: np.ndarray, side: int = 96) -> str:
+    """data: URI of an image uint8 (H, W, 3), made smaller where it is larger than `side`.
+
+    Small ones are PNG: exact, and smaller than a JPEG with its tables.
+    """
+    picture = shrunk(Image.fromarray(image), side)
+    return uri(png(picture) if max(picture.size) <= 32 else jpeg(picture))
+
+
+def shrunk(picture: Image.Image, side: int) -> Image.Image:
+    """The picture with its longer side at most `side` pixels."""
+    scale = side / max(picture.size)
+    if scale >= 1:
+        return picture
+    size = [max(1, round(length * scale)) for length in picture.size]
+    return picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def sheet(images: np.ndarray, columns: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Images uint8 (n, H, W, 3) in rows of `columns`, each at most `side` large; and the size (w, h) of a tile."""
+    tiles = [shrunk(Image.fromarray(image), side) for image in images]
+    width, height = tiles[0].size
+    result = Image.new("RGB", (width * min(columns, len(tiles)), height * -(-len(tiles) // columns)))
+    for index, tile in enumerate(tiles):
+        result.paste(tile, (index % columns * width, index // columns * height))
+    return result, (width, height)
+
+
+def mask(values: np.ndarray) -> bytes:
+    """PNG of one colour whose opacity is `values`, in [0, 1], (H, W): a byte a pixel, for any background."""
+    picture = Image.fromarray(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)).convert("P")
+    picture.putdata(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8).ravel().tolist())
+    picture.putpalette(list(MASK_COLOUR) * 256)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", transparency=bytes(range(256)), optimize=True)
+    return buffer.getvalue()
