@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -39,7 +40,7 @@ def uniformity(z: Tensor) -> float:
     t = 2. Computed in float64.
     """
     distances = torch.pdist(F.normalize(z.double(), dim=1))
-    return (distances.square().mul(-2).logsumexp(0) - torch.tensor(len(distances)).log()).item()
+    return distances.square().mul(-2).logsumexp(0).item() - math.log(len(distances))
 
 
 def rankme(z: Tensor) -> float:

@@ -126,7 +126,7 @@ def scatter(points: np.ndarray, groups: Sequence[int], title: str, names: Sequen
             shape = SHAPES[group // 10 % len(SHAPES)]
             dots.append(f'<path class="{colour(group)}" d="{shape}" transform="translate({MAP + 12} {y})"/>')
             dots.append(f'<text x="{MAP + 24}" y="{y + 5}">{escape(names[group])}</text>')
-    return _svg(width, height, title, dots)
+    return _svg(width, height, title, dots, ' tabindex="0"')
 
 
 def placed(points: np.ndarray) -> np.ndarray:
@@ -193,9 +193,9 @@ def bars(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
     return _svg(WIDTH, 40 * len(rows), title, parts)
 
 
-def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> Markup:
+def _svg(width: float, height: float, title: str, parts: Sequence[str], focus: str = "") -> Markup:
     return Markup(
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"{focus}>'
         + "".join(map(str, parts))
         + "</svg>"
     )

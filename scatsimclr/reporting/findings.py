@@ -145,29 +145,36 @@ def nearest(
 
 
 def _standardised(features: np.ndarray) -> np.ndarray:
-    """Zero mean and unit deviation, then at most 50 principal components."""
+    """Zero mean and unit deviation, then at most 50 principal components; zeros where all rows are the same."""
     standard = (features - features.mean(0)) / (features.std(0) + 1e-6)
+    if not standard.any():
+        return standard[:, :50]
     return PCA(min(50, *standard.shape), random_state=0).fit_transform(standard)
 
 
 def project(features: np.ndarray) -> tuple[np.ndarray, str]:
     """t-SNE of features (n, F), of their principal components where there are too few points; (n, 2), the name."""
     reduced = _standardised(features)
-    if len(reduced) >= 10:
-        return TSNE(perplexity=min(30, len(reduced) / 4), random_state=0).fit_transform(reduced), "t-SNE"
-    return np.pad(reduced, ((0, 0), (0, 2)))[:, :2], "PCA"
+    plane = np.pad(reduced, ((0, 0), (0, 2)))[:, :2]
+    if len(reduced) < 10:
+        return plane, "PCA"
+    # scikit-learn's own start divides by the deviation of the first component: where all features are the same (an
+    # encoder that collapsed) that is 0/0, and its tree of points then ends the process (1.9.1, segmentation fault).
+    start = 1e-4 * plane / (plane[:, 0].std() or 1.0) + np.random.default_rng(0).normal(0, 1e-6, plane.shape)
+    model = TSNE(perplexity=min(30, len(reduced) / 4), init=start.astype(np.float32), random_state=0)
+    return model.fit_transform(reduced), "t-SNE"
 
 
 def cluster(features: torch.Tensor) -> Clusters | None:
-    """k-means with that number of CLUSTERS whose silhouette is best; None for fewer than eight images."""
+    """k-means with that number of CLUSTERS whose silhouette is best; None for fewer than eight images or equal ones."""
     if len(features) < 8:
         return None
     reduced = _standardised(features.numpy())
     tried = []
-    for count in (count for count in CLUSTERS if count <= len(reduced) // 4):
+    different = len(np.unique(reduced, axis=0))
+    for count in (count for count in CLUSTERS if count <= min(len(reduced) // 4, different - 1)):
         model = KMeans(count, n_init=4, random_state=0).fit(reduced)
-        if len(set(model.labels_)) > 1:
-            tried.append((silhouette_score(reduced, model.labels_), model))
+        tried.append((silhouette_score(reduced, model.labels_), model))
     if not tried:
         return None
     score, best = max(tried, key=lambda entry: entry[0])

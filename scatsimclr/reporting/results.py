@@ -89,8 +89,8 @@ def measures(records: Sequence[dict]) -> list[Measure]:
 
     count = found[-1]["images"]
     return [
-        row("Twin found", "found_again", "{:.1%}", f"how often one augmented view finds the other view of the same "
-            f"image among {count} images; higher is better, and images that look alike make it harder"),
+        row("Twin found", "found_again", "{:.1%}", "how often one augmented view finds the other view of the same "
+            f"image among {count}; chance is {100 / count:.1g} %, and images that look alike make it harder"),
         row("Alignment", "alignment", "{:.3f}", "squared distance of the two views of an image (Wang & Isola); lower "
             "is better, but 0 for everything is a collapse"),
         row("Uniformity", "uniformity", "{:.2f}", "how evenly the images fill the sphere (Wang & Isola); lower is "

@@ -149,7 +149,7 @@ def test_an_original_file_is_evaluated_with_its_config(tmp_path, capsys):
     record = json.loads((output / "evaluation.json").read_text())
     assert sum(map(sum, record["confusion"])) == 4
     assert set(record["classes"]) == {"across", "down"}
-    assert (output / "confusion.png").stat().st_size > 1000
+    assert (output / "confusion.svg").stat().st_size > 1000
     assert cli.run(evaluate.command, argv[:1]) == 2
     assert "give them with --config" in capsys.readouterr().err
 

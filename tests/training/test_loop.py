@@ -45,9 +45,11 @@ def finished(images, tmp_path_factory):
 
 
 def test_a_run_leaves_everything_in_its_folder(finished):
-    assert {path.name for path in (finished / "plots").iterdir()} == {
-        "loss.png", "pairs.png", "embeddings.png", "filters.png",
-    }  # fmt: skip
+    assert (finished / "report.html").exists()
+    assert {"loss.svg", "pairs.png", "embeddings.svg"} <= {
+        path.name for path in (finished / "plots").iterdir()
+    }
+    assert json.loads((finished / "environment.json").read_text())["torch"] == torch.__version__
     assert yaml.safe_load((finished / "config.yaml").read_text())["epochs"] == 4
     assert json.loads((finished / "config.json").read_text())["epochs"] == 4
     assert (finished / "model.safetensors").exists()
