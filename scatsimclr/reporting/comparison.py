@@ -75,7 +75,7 @@ def _probes(runs: Sequence[Run]) -> list[dict]:
     for key, title in titles.items():
         scores = [found.get(key) for found in by_run]
         reached = [score.after for score in scores if score and score.after is not None]
-        best = [bool(score) and score.after is not None and score.after == max(reached) for score in scores]
+        best = [bool(score) and len(reached) > 1 and score.after == max(reached) for score in scores]
         rows.append({"title": title, "scores": list(zip(scores, best, strict=True))})
     return rows
 

@@ -6,11 +6,16 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import torch
 
 from scatsimclr import cli, evaluate, report
+from scatsimclr.config import load_config
+from scatsimclr.data.augment import AugmentSpec
+from scatsimclr.data.imageset import ImageSet
 from scatsimclr.evaluation import quality
-from scatsimclr.reporting import page
+from scatsimclr.reporting import findings, page
 from scatsimclr.reporting.findings import NEIGHBOURS
+from scatsimclr.reporting.subject import Subject
 from scatsimclr.training import loop
 from scatsimclr.training.metrics import read_metrics
 from tests.reporting.conftest import IN_SCRIPT, MARKUP, QUOTES, trained
@@ -184,6 +189,33 @@ def test_every_point_has_an_image_a_name_and_neighbours(any_run):
 def test_the_page_stays_small(any_run):
     assert (any_run / "report.html").stat().st_size < 1_500_000
     assert not list(any_run.glob("*.partial"))
+
+
+class Mean(torch.nn.Module):
+    """h: the mean colour of a grid of places."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def encode(self, x):
+        return torch.nn.functional.adaptive_avg_pool2d(x, 3).flatten(1) * self.weight
+
+
+def test_a_page_of_many_large_images_of_noise_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(findings, "project", lambda features: (features[:, :2], "PCA"))
+    monkeypatch.setattr(findings, "CLUSTERS", (12,))
+    count = 2 * findings.SHOWN
+    images = torch.randint(0, 256, (count, 128, 96, 3), generator=torch.Generator().manual_seed(0))
+    names = tuple(f"{'long name ' * 12}{i}.jpg" for i in range(count))
+    pretrain = ImageSet(images.to(torch.uint8), torch.full((count,), -1), (), names)
+    config = load_config(None, ["model.base_model=resnet18", "dataset.input_shape=(128,96,3)"])
+    spec = AugmentSpec((128, 96))
+    path = page.write_report(Subject(tmp_path, config, Mean(), pretrain, spec, None, []))
+    assert 2_000_000 < path.stat().st_size < 8_000_000
+    found = parsed(tmp_path)
+    assert len(found.map_data()["points"]) == findings.SHOWN
+    assert "No epoch was finished" in found.text
 
 
 def test_figures_are_files_too(hostile_run):
