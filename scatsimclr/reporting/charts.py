@@ -102,7 +102,7 @@ def _whole(left: float, right: float) -> list[int]:
     """Whole ticks of the x axis; none where the axis's name stands."""
     _, _, ticks = _scale(left, right)
     shown = sorted({round(tick) for tick in ticks if tick == round(tick)})
-    return [tick for tick in shown if left <= tick <= right - 0.2 * (right - left)]
+    return [tick for tick in shown if left <= tick <= right - 0.15 * (right - left)]
 
 
 def scatter(points: np.ndarray, groups: Sequence[int], title: str, names: Sequence[str] = ()) -> Markup:
@@ -152,8 +152,11 @@ def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Markup:
     """Counts (classes, classes): rows true, columns predicted; opacity is the share of the row."""
     count = len(names)
     cell = 34 if count <= 30 else 12
-    margin = min(180, 16 + 7 * max(len(name) for name in names))
-    parts = [f'<text x="{margin - 8}" y="12" text-anchor="end" class="soft">true ↓ taken for →</text>']
+    margin = min(180, 24 + 7 * max(len(name) for name in names))
+    side = margin + count * cell
+    parts = [
+        f'<text x="{side}" y="{side + 16}" text-anchor="end" class="soft">rows: true, columns: taken for</text>'
+    ]
     cut = [name if len(name) <= 22 else name[:21] + "…" for name in names]
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     for index, name in enumerate(cut):
@@ -170,14 +173,14 @@ def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Markup:
         text = f"{escape(names[row])} taken for {escape(names[column])}: {int(value)}"
         parts.append(
             f'<rect class="{kind}" x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" '
-            f'fill-opacity="{0.12 + 0.5 * share[row, column]:.2f}"><title>{text}</title></rect>'
+            f'fill-opacity="{0.2 + 0.5 * share[row, column]:.2f}"><title>{text}</title></rect>'
         )
         if count <= 30:
             parts.append(
                 f'<text x="{x + cell / 2}" y="{y + cell / 2 + 4}" text-anchor="middle">{int(value)}</text>'
             )
-    side = margin + count * cell
-    return _svg(side, side, title, parts)
+    # Small ones are not blown up, and large ones scroll rather than shrink.
+    return _svg(side, side + 24, title, parts, f' style="min-width: {0.7 * side:.0f}px; max-width: {side}px"')
 
 
 def bars(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
@@ -193,9 +196,9 @@ def bars(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
     return _svg(WIDTH, 40 * len(rows), title, parts)
 
 
-def _svg(width: float, height: float, title: str, parts: Sequence[str], focus: str = "") -> Markup:
+def _svg(width: float, height: float, title: str, parts: Sequence[str], more: str = "") -> Markup:
     return Markup(
-        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"{focus}>'
+        f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}"{more}>'
         + "".join(map(str, parts))
         + "</svg>"
     )

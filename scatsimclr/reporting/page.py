@@ -77,7 +77,7 @@ def points(gain: float | None) -> str:
     """A difference of shares in words of percentage points."""
     if gain is None:
         return "–"
-    return f"{100 * gain:+.1f}".replace("-", "−")
+    return f"{100 * gain:+.1f}".replace("-", "−") if gain else "0"
 
 
 def compose(subject: Subject) -> tuple[dict, dict[str, bytes | str]]:

@@ -342,4 +342,4 @@ def test_evaluate_writes_the_same_confusion_matrix(hostile_run, tmp_path):
     images = next(iter((hostile_run.parent).glob("my images*")))
     argv = [str(hostile_run), "--data-dir", str(images), "--output", str(tmp_path)]
     assert cli.run(evaluate.command, argv) == 0
-    assert "true ↓ taken for →" in (tmp_path / "confusion.svg").read_text(encoding="utf-8")
+    assert "rows: true, columns: taken for" in (tmp_path / "confusion.svg").read_text(encoding="utf-8")
