@@ -22,7 +22,7 @@ LAYERS = [
     ("scattering", {"ops", "filters", "reference"}),
     ("loss", {"ops", "reference"}),
     ("models", {"models", "scattering", "loss", "ops", "reference"}),
-    ("data", {"data", "errors", "reference"}),
+    ("data", {"data", "errors", "ops", "reference"}),
     ("config", {"errors"}),
     ("studies", set()),
     ("sweeps", {"studies", "config", "errors"}),

@@ -3,25 +3,26 @@
     augment = Augment(AugmentSpec(size=(32, 32)), seed=0)
     first, second = (augment(images, indices, epoch, view) for view in (0, 1))
 
-Steps: Lanczos random resized crop, flip, (affine), colour jitter, grey, Gaussian blur, [0, 1],
-normalisation. Between steps a picture is 8-bit levels, as it is in Pillow. All sums whose order a
-library may choose are exact and everything else is one rounding per call, so a view is bit-equal
+Steps: Lanczos random resized crop, flip, (affine), and, as the one operator `photometric`, colour jitter, grey,
+Gaussian blur, [0, 1], normalisation. Between steps a picture is 8-bit levels, as it is in Pillow. All sums whose
+order a library may choose are exact and everything else is one rounding per call, so a view is bit-equal
 whatever batch it is made in and however many threads there are.
 """
 
 import torch
 
-from .blur import gaussian_blur
-from .color import HUE, jitter_, luma
+from scatsimclr.ops.photometric import photometric
+from scatsimclr.reference.blur import gaussian_weights
+from scatsimclr.reference.color import HUE
+from scatsimclr.reference.photometric import SLICE_PIXELS
+
 from .recipe import AugmentSpec, Params, draw_params
 from .resample import affine_nearest, crop_taps, resample
 
 __all__ = ["Augment", "AugmentSpec", "Params", "center_view", "normalize", "to_uint8"]
 
-# Pixels worked on at a time, so that the buffers of a slice stay in cache. Of 2**14 to 2**19, 2**18 took
-# the least CPU time at 32 x 32 and at 96 x 96 (AMD EPYC 9004, one thread, torch 2.13, 2026-11-24).
-_SLICE_PIXELS = 1 << 18
 _ALLOCATOR_NUDGE = (32 << 20) - (64 << 10)  # bytes; glibc's threshold stops at 32 MiB
+_NO_BLUR = 256  # the weight of the only tap that counts
 
 
 class Augment:
@@ -30,12 +31,18 @@ class Augment:
     Args:
         spec: the recipe.
         seed: integer in [0, 2**64).
+        backend: of the operator `photometric`; every one gives the same bits.
+        dtype: of normalised views.
     """
 
-    def __init__(self, spec: AugmentSpec, seed: int):
+    name = "torch"
+
+    def __init__(
+        self, spec: AugmentSpec, seed: int, *, backend: str = "auto", dtype: torch.dtype = torch.float32
+    ):
         if not isinstance(spec, AugmentSpec):
             raise TypeError(f"spec: expected AugmentSpec, got {type(spec).__name__}")
-        self.spec, self.seed = spec, seed
+        self.spec, self.seed, self.backend, self.dtype = spec, seed, backend, dtype
         self.draw([0], 0, 0)  # refuses a bad seed here rather than in the first step of a training
         # glibc returns freed memory above a threshold to the kernel, and the page faults of taking it
         # back were 40 % of the time at 96 x 96. Freeing one large block raises that threshold for good
@@ -51,11 +58,12 @@ class Augment:
 
         Args:
             images: uint8 (B, H, W, 3), (H, W) = spec.size.
-            params: B rows.
+            params: B rows, on the CPU.
             normalize: subtract the mean and divide by the standard deviation.
 
         Returns:
-            float32 (B, 3, H, W), channels_last; without `normalize` k / 255 for levels k.
+            (B, 3, H, W), channels_last, normalised in the dtype asked for; without `normalize` float32
+            k / 255 for levels k.
 
         Raises:
             TypeError: images are not a uint8 tensor. ValueError: a shape is wrong.
@@ -63,41 +71,45 @@ class Augment:
         _check_images(images, self.spec)
         if len(params) != len(images):
             raise ValueError(f"params: expected {len(images)} rows, one per image, got {len(params)}")
-        params = params.to(images.device)
-        result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
-        # `jitter_` wants the samples in the order of their hue step; the unjittered come last.
-        position = (params.order == HUE).to(torch.int64).argmax(1)
-        rows = torch.where(params.jitter, position, 4).argsort(stable=True)
-        height, width = self.spec.size
-        for part in rows.split(max(1, _SLICE_PIXELS // (height * width))):
-            planes = self._planes(images.index_select(0, part), params[part])
-            view = _scaled(planes, self.spec, normalize).permute(1, 2, 3, 0).contiguous()
-            result.index_copy_(0, part, view)
-        return result.permute(0, 3, 1, 2)
+        levels, mirror = self._geometry(images, params)
+        table = _table(self.spec, normalize).to(self.dtype if normalize else torch.float32)
+        arguments = (mirror, *photometric_arguments(self.spec, params), table)
+        return photometric(levels, *(a.to(levels.device) for a in arguments), backend=self.backend)
 
     def __call__(self, images: torch.Tensor, indices, epoch: int, view: int) -> torch.Tensor:
-        """Draw and apply: float32 (B, 3, H, W) channels_last, normalised."""
+        """Draw and apply: (B, 3, H, W) channels_last, normalised."""
         return self.apply(images, self.draw(indices, epoch, view))
 
-    def _planes(self, images: torch.Tensor, params: Params) -> torch.Tensor:
-        """The augmented levels, float32 (3, B, H, W), of samples in the order that `jitter_` wants."""
-        spec = self.spec
-        planes = _geometry(images, params, spec)
-        jittered = int(params.jitter.sum())
-        if jittered:
-            part = params[:jittered]
-            jitter_(planes[:, :jittered], part.order, part.factors, spec.hue > 0)
-        grey = params.grayscale.nonzero()[:, 0]
-        if len(grey):
-            planes.index_copy_(1, grey, luma(planes.index_select(1, grey)).expand(3, -1, -1, -1))
-        soft = params.blur.nonzero()[:, 0]
-        if len(soft) and spec.blur_taps > 1:
-            blurred = gaussian_blur(planes.index_select(1, soft), params.sigma[soft], spec.blur_taps)
-            planes.index_copy_(1, soft, blurred)
-        return planes
+    def _geometry(self, images: torch.Tensor, params: Params) -> tuple[torch.Tensor, torch.Tensor]:
+        """Crop, flip and affine map: uint8 (B, H, W, 3), and which samples are still to be mirrored, bool (B,)."""
+        height, width = self.spec.size
+        params = params.to(images.device)
+        parts = [
+            _planes(images[rows], params[rows], self.spec)
+            for rows in torch.arange(len(images), device=images.device).split(
+                max(1, SLICE_PIXELS // (height * width))
+            )
+        ]
+        levels = [part.permute(1, 2, 3, 0).to(torch.uint8) for part in parts]
+        done = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        return torch.cat(levels).contiguous(), done
 
 
-def _geometry(images: torch.Tensor, params: Params, spec: AugmentSpec) -> torch.Tensor:
+def photometric_arguments(spec: AugmentSpec, params: Params) -> tuple[torch.Tensor, ...]:
+    """order, factors, grayscale and weights of `photometric`."""
+    step = params.jitter[:, None] & ((params.order != HUE) | (spec.hue > 0))
+    factors = params.factors.clone()
+    factors[:, HUE] = torch.trunc(params.factors[:, HUE].to(torch.float64) * 255.0).to(torch.float32)
+    taps = spec.blur_taps
+    weights = torch.zeros((len(params), taps // 2 + 1), dtype=torch.int32)
+    weights[:, -1] = _NO_BLUR
+    soft = params.blur.nonzero()[:, 0]
+    if taps > 1 and len(soft):
+        weights[soft] = torch.from_numpy(gaussian_weights(params.sigma[soft].numpy(), taps)).to(torch.int32)
+    return torch.where(step, params.order, -1), factors, params.grayscale, weights
+
+
+def _planes(images: torch.Tensor, params: Params, spec: AugmentSpec) -> torch.Tensor:
     """Crop, flip and affine map: uint8 (B, H, W, 3) -> float32 (3, B, H, W), whole numbers 0..255."""
     height, width = spec.size
     planes = torch.empty((3, len(images), height, width), dtype=torch.float32, device=images.device)
@@ -112,6 +124,12 @@ def _geometry(images: torch.Tensor, params: Params, spec: AugmentSpec) -> torch.
         if len(turned):
             planes.index_copy_(1, turned, planes.index_select(1, turned).flip(3))
     return affine_nearest(planes, params.affine) if spec.affine else planes
+
+
+def _table(spec: AugmentSpec, normalised: bool) -> torch.Tensor:
+    """What every level of every channel becomes: float32 (3, 256)."""
+    levels = torch.arange(256, dtype=torch.float32).expand(3, 1, 1, 256)
+    return _scaled(levels.clone(), spec, normalised).view(3, 256)
 
 
 def _check_images(images, spec: AugmentSpec) -> None:

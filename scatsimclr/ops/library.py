@@ -25,7 +25,7 @@ class Implementation:
 
     name: "reference", "cpu", "triton" or "cuda".
     device: the device type it serves, or "any".
-    forward, backward: callables with the operators' own signatures.
+    forward, backward: callables with the operators' own signatures; backward is None where there is none.
     missing: why it cannot be used on this machine, or None where it can.
     recorded_run: for GPU implementations, the file of `benchmarks/results/` that records a run on a GPU;
         empty until there is one.
@@ -34,7 +34,7 @@ class Implementation:
     name: str
     device: str
     forward: Callable
-    backward: Callable
+    backward: Callable | None
     missing: Callable[[], str | None] = lambda: None
     recorded_run: str = ""
 

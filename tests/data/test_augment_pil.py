@@ -11,8 +11,8 @@ import torch
 from PIL import Image, ImageEnhance
 
 from scatsimclr.data.augment import Augment, AugmentSpec
-from scatsimclr.data.blur import gaussian_blur, gaussian_weights
-from scatsimclr.data.color import blend_, luma, shift_hue_
+from scatsimclr.reference.blur import gaussian_blur, gaussian_weights
+from scatsimclr.reference.color import blend_, luma, shift_hue_
 from scatsimclr.data.resample import affine_nearest, resize
 
 SHAPES = [(32, 32), (96, 96), (24, 41), (8, 8), (1, 1), (1, 7), (5, 1)]

@@ -93,29 +93,26 @@ def shift_hue_(planes: torch.Tensor, shift: torch.Tensor) -> None:
         torch.sub(value, scratch, out=plane)
 
 
-def jitter_(planes: torch.Tensor, order: torch.Tensor, factors: torch.Tensor, use_hue: bool) -> None:
-    """The four steps in each sample's own order, in place.
+def jitter_(planes: torch.Tensor, order: torch.Tensor, factors: torch.Tensor) -> None:
+    """The steps of each sample in its own order, in place.
 
     Args:
-        planes: float32 (3, B, H, W), changed; samples sorted by the position of HUE in their order
-            where `use_hue`, so that every step finds its hue samples side by side.
-        order: (B, 4) int64, a permutation of the four steps per sample.
-        factors: (B, 4) float32: brightness, contrast, saturation factors, and hue in turns.
-        use_hue: leave the hue step out altogether if false.
+        planes: float32 (3, B, H, W), changed; samples sorted by the position of HUE in their order, so that every
+            step finds its hue samples side by side; those without come last.
+        order: (B, 4) int64, the four steps of each sample, -1 for none.
+        factors: (B, 4) float32: brightness, contrast, saturation factors, and the hue's shift in levels.
     """
     batch = len(order)
-    shift = torch.trunc(factors[:, HUE].to(torch.float64) * 255.0).to(planes.dtype)
-    position = (order == HUE).to(torch.int64).argmax(1).tolist()
+    hue = order == HUE
+    position = torch.where(hue.any(1), hue.to(torch.int64).argmax(1), 4).tolist()
     for step in range(4):
-        operation = order[:, step]
+        operation = order[:, step].clamp(min=0)
         factor = factors.gather(1, operation[:, None])[:, 0]
+        factor = torch.where(order[:, step] < 0, 1.0, factor)
         start = sum(p < step for p in position)
         stop = start + position.count(step)
-        if use_hue and start < stop:
-            shift_hue_(planes[:, start:stop], shift[start:stop])
-        spans = ((0, start), (stop, batch)) if use_hue else ((0, batch),)
-        if not use_hue:
-            factor = torch.where(operation == HUE, 1.0, factor)
-        for first, last in spans:
+        if start < stop:
+            shift_hue_(planes[:, start:stop], factor[start:stop])
+        for first, last in ((0, start), (stop, batch)):
             if first < last:
                 blend_(planes[:, first:last], operation[first:last], factor[first:last])

@@ -64,17 +64,16 @@ def _pass(planes: torch.Tensor, weights: torch.Tensor, axis: int) -> torch.Tenso
     return result
 
 
-def gaussian_blur(planes: torch.Tensor, sigma: torch.Tensor, size: int) -> torch.Tensor:
-    """Blur with a `size` x `size` kernel, the image mirrored about its edge pixels (reflect 101).
+def gaussian_blur(planes: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Blur with a square kernel, the image mirrored about its edge pixels (reflect 101).
 
     Args:
         planes: float32 (3, B, H, W), whole numbers 0..255.
-        sigma: (B,) standard deviations in pixels.
-        size: taps per axis, odd; 1 changes nothing.
+        weights: (B, half + 1) integers as from `gaussian_weights`.
 
     Returns:
         float32 (3, B, H, W), whole numbers 0..255. Accumulated in float32, exactly.
     """
-    weights = torch.from_numpy(gaussian_weights(sigma.cpu().numpy(), size)).to(planes)
+    weights = weights.to(planes)
     sums = _pass(_pass(planes, weights, 3), weights, 2)
     return sums.add_(32768.0).mul_(2.0**-16).floor_()

@@ -1,0 +1,32 @@
+// What the kernel of `photometric` needs to know: see scatsimclr/reference/photometric.py for what it computes.
+#pragma once
+
+#include <cstdint>
+
+namespace scatsimclr {
+
+constexpr int kSteps = 4;  // brightness, contrast, saturation, hue
+
+struct Photometric {
+  const uint8_t* images;  // (B, H, W, 3)
+  int64_t height, width;
+  const bool* mirror;       // (B)
+  const int64_t* order;     // (B, 4), −1 for no step
+  const float* factors;     // (B, 4)
+  const bool* grayscale;    // (B)
+  const int32_t* weights;   // (B, half + 1)
+  int64_t half;
+  const void* table;  // (3, 256) elements
+  int64_t element;    // bytes: 1, 2, 4 or 8
+  void* out;          // (B, H, W, 3) elements
+};
+
+// Per thread. planes: 3 × pixels levels; middle: pixels, sums along rows; line: width + 2 half; sums: width.
+struct PhotometricScratch {
+  uint8_t* planes;
+  uint16_t* middle;
+  uint8_t* line;
+  uint32_t* sums;
+};
+
+}  // namespace scatsimclr

@@ -1,0 +1,248 @@
+// The kernel of `photometric` for one instruction set: photometric.cpp includes it through foreach_isa.h.
+//
+// Colour steps go over chunks of pixels that stay in L1, as float32 whose values are whole levels; each is a plain
+// loop that the compiler vectorises. Every rounding is the reference's own (no contraction: see photometric.cpp), so
+// that results are equal to the last bit. The only thing that needs the whole image is contrast, which is centred on
+// its mean: steps before it are one pass, contrast and what follows another. A mirrored sample is mirrored where it
+// is written: nothing before depends on left and right.
+
+constexpr int kChunk = 512;
+
+struct Chunk {
+  alignas(64) float red[kChunk], green[kChunk], blue[kChunk];
+  alignas(64) float first[kChunk], second[kChunk], third[kChunk];  // temporaries
+};
+
+// The whole part of a number that is not negative and below 2^31.
+inline float whole(float x) { return static_cast<float>(static_cast<int32_t>(x)); }
+
+inline float clipped(float x) {
+  x = x < 0.0f ? 0.0f : x;
+  return x > 255.0f ? 255.0f : x;
+}
+
+// Pillow's L. Every sum is a multiple of 2^-16 below 2^8: exact.
+inline float luma(float red, float green, float blue) {
+  return whole(red * (19595.0f / 65536.0f) + green * (38470.0f / 65536.0f) + blue * (7471.0f / 65536.0f) + 0.5f);
+}
+
+// base + factor (x − base), clipped and truncated.
+inline void blend(float* x, const float* base, float factor, int n) {
+  for (int i = 0; i < n; ++i) {
+    const float b = base[i];
+    x[i] = whole(clipped((x[i] - b) * factor + b));
+  }
+}
+
+inline void blend_level(float* x, float level, float factor, int n) {
+  for (int i = 0; i < n; ++i) x[i] = whole(clipped((x[i] - level) * factor + level));
+}
+
+inline void luma_of(const Chunk& c, float* out, int n) {
+  for (int i = 0; i < n; ++i) out[i] = luma(c.red[i], c.green[i], c.blue[i]);
+}
+
+// value − round(value s c / 255²) of one channel; `hue` is 255 units to a sextant.
+template <int kCenter>
+inline void channel_of(float* out, const float* hue, const float* chroma, const float* value, int n) {
+  for (int i = 0; i < n; ++i) {
+    float d = hue[i] - kCenter;
+    d = d < 0.0f ? -d : d;
+    // Red is dark around cyan, green and blue are bright around their own hue.
+    d = clipped(kCenter == 765 ? 510.0f - d : d - 255.0f);
+    out[i] = value[i] - whole((d * chroma[i] + 32512.0f) / 65025.0f);
+  }
+}
+
+// A shift of Pillow's 8-bit HSV hue: see color.py for the form of the conversion.
+inline void shift_hue(Chunk& c, float shift, int n) {
+  float *hues = c.first, *chromas = c.second, *values = c.third;
+  for (int i = 0; i < n; ++i) {
+    const float red = c.red[i], green = c.green[i], blue = c.blue[i];
+    const float high = red > green ? red : green, low = red > green ? green : red;
+    const float value = high > blue ? high : blue, least = low < blue ? low : blue;
+    const float between = high < blue ? high : blue;
+    const float middle = between > low ? between : low;
+    const float spread = value - least;
+    float hue = (value - middle) / (spread < 1.0f ? 1.0f : spread);
+    const float rg = red >= green ? 1.0f : 0.0f, gb = green >= blue ? 1.0f : 0.0f;
+    const float rb = red >= blue ? 1.0f : 0.0f;
+    const float offset = 3.0f - 2.0f * rb + 2.0f * rg * (1.0f - 2.0f * rb + gb);
+    const float parity = (1.0f - 2.0f * rg) * (1.0f - 2.0f * gb) * (1.0f - 2.0f * rb);
+    hue = (hue * parity + offset) / 6.0f * 255.0f;
+    hue = whole(hue < 0.0f ? hue + 255.0f : hue) + shift;
+    hue = hue < 0.0f ? hue + 256.0f : hue;
+    hue = hue >= 256.0f ? hue - 256.0f : hue;
+    hues[i] = hue * 6.0f;
+    chromas[i] = whole(spread * 255.0f / (value < 1.0f ? 1.0f : value)) * value;
+    values[i] = value;
+  }
+  channel_of<765>(c.red, hues, chromas, values, n);
+  channel_of<510>(c.green, hues, chromas, values, n);
+  channel_of<1020>(c.blue, hues, chromas, values, n);
+}
+
+inline void step(Chunk& c, int64_t operation, float factor, float mean, int n) {
+  if (operation == 3) return shift_hue(c, factor, n);
+  if (operation == 2) {
+    luma_of(c, c.first, n);
+    for (float* plane : {c.red, c.green, c.blue}) blend(plane, c.first, factor, n);
+  } else {
+    const float level = operation == 1 ? mean : 0.0f;
+    for (float* plane : {c.red, c.green, c.blue}) blend_level(plane, level, factor, n);
+  }
+}
+
+template <int kStride>
+inline void load(Chunk& c, const uint8_t* red, const uint8_t* green, const uint8_t* blue, int n) {
+  for (int i = 0; i < n; ++i) {
+    c.red[i] = red[kStride * i];
+    c.green[i] = green[kStride * i];
+    c.blue[i] = blue[kStride * i];
+  }
+}
+
+inline void store(const float* plane, uint8_t* out, int n) {
+  for (int i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(static_cast<int32_t>(plane[i]));
+}
+
+// The colour steps and grey of one sample: interleaved levels -> planes.
+inline void colour(const Photometric& job, int64_t sample, const PhotometricScratch& scratch) {
+  const int64_t pixels = job.height * job.width;
+  const uint8_t* image = job.images + 3 * pixels * sample;
+  const int64_t* order = job.order + kSteps * sample;
+  const float* factors = job.factors + kSteps * sample;
+  uint8_t* planes = scratch.planes;
+  int contrast = 0;
+  while (contrast < kSteps && order[contrast] != 1) ++contrast;
+  Chunk c;
+  float mean = 0;
+  for (int part = contrast < kSteps ? 0 : 1; part < 2; ++part) {
+    const int begin = part && contrast < kSteps ? contrast : 0, end = part ? kSteps : contrast;
+    int64_t sum = 0;
+    for (int64_t at = 0; at < pixels; at += kChunk) {
+      const int n = static_cast<int>(pixels - at < kChunk ? pixels - at : kChunk);
+      if (begin == 0) {
+        load<3>(c, image + 3 * at, image + 3 * at + 1, image + 3 * at + 2, n);
+      } else {
+        load<1>(c, planes + at, planes + pixels + at, planes + 2 * pixels + at, n);
+      }
+      for (int s = begin; s < end; ++s) {
+        if (order[s] >= 0) step(c, order[s], factors[order[s]], mean, n);
+      }
+      if (!part || job.grayscale[sample]) luma_of(c, c.first, n);
+      if (!part) {
+        int32_t levels = 0;
+        for (int i = 0; i < n; ++i) levels += static_cast<int32_t>(c.first[i]);
+        sum += levels;
+        if (end == 0) continue;  // nothing has changed: the next pass reads the image again
+      }
+      if (part && job.grayscale[sample]) {
+        store(c.first, planes + at, n);
+      } else {
+        store(c.red, planes + at, n);
+        store(c.green, planes + pixels + at, n);
+        store(c.blue, planes + 2 * pixels + at, n);
+      }
+    }
+    mean = static_cast<float>(static_cast<int64_t>(static_cast<double>(sum) / static_cast<double>(pixels) + 0.5));
+  }
+}
+
+// Index k of an axis that is mirrored about its end pixels.
+inline int64_t folded(int64_t k, int64_t length) {
+  if (length == 1) return 0;
+  const int64_t period = 2 * (length - 1);
+  k %= period;
+  if (k < 0) k += period;
+  return k < length ? k : period - k;
+}
+
+// Both passes of the blur over one plane, in place. Sums along a row are at most 255 · 256, over both 255 · 2^16.
+inline void blur(const Photometric& job, const int32_t* weights, uint8_t* plane, const PhotometricScratch& scratch) {
+  const int64_t height = job.height, width = job.width, half = job.half;
+  uint8_t* line = scratch.line;
+  for (int64_t y = 0; y < height; ++y) {
+    const uint8_t* row = plane + y * width;
+    for (int64_t x = 0; x < width; ++x) line[half + x] = row[x];
+    for (int64_t k = 1; k <= half; ++k) {
+      line[half - k] = row[folded(-k, width)];
+      line[half + width - 1 + k] = row[folded(width - 1 + k, width)];
+    }
+    uint16_t* sums = scratch.middle + y * width;
+    const uint16_t centre = static_cast<uint16_t>(weights[half]);
+    for (int64_t x = 0; x < width; ++x) sums[x] = static_cast<uint16_t>(centre * line[half + x]);
+    for (int64_t t = 0; t < half; ++t) {
+      const uint16_t weight = static_cast<uint16_t>(weights[t]);
+      const uint8_t *before = line + t, *after = line + 2 * half - t;
+      if (weight == 0) continue;
+      for (int64_t x = 0; x < width; ++x) {
+        sums[x] = static_cast<uint16_t>(sums[x] + static_cast<uint16_t>(before[x] + after[x]) * weight);
+      }
+    }
+  }
+  for (int64_t y = 0; y < height; ++y) {
+    uint32_t* sums = scratch.sums;
+    const uint16_t* middle = scratch.middle + y * width;
+    const uint32_t centre = static_cast<uint32_t>(weights[half]);
+    for (int64_t x = 0; x < width; ++x) sums[x] = centre * middle[x] + 32768u;
+    for (int64_t t = 0; t < half; ++t) {
+      const uint32_t weight = static_cast<uint32_t>(weights[t]);
+      if (weight == 0) continue;
+      const uint16_t* above = scratch.middle + folded(y - half + t, height) * width;
+      const uint16_t* below = scratch.middle + folded(y + half - t, height) * width;
+      for (int64_t x = 0; x < width; ++x) {
+        sums[x] += weight * (static_cast<uint32_t>(above[x]) + below[x]);
+      }
+    }
+    for (int64_t x = 0; x < width; ++x) plane[y * width + x] = static_cast<uint8_t>(sums[x] >> 16);
+  }
+}
+
+// Levels -> elements of the table, channels last. kStride: between pixels, 3 or 1.
+template <class E, int kStride>
+inline void write(const Photometric& job, int64_t sample, const uint8_t* red, const uint8_t* green,
+                  const uint8_t* blue) {
+  const E* table = static_cast<const E*>(job.table);
+  E* out = static_cast<E*>(job.out) + 3 * job.height * job.width * sample;
+  const int64_t width = job.width, forward = job.mirror[sample] ? -kStride : kStride;
+  for (int64_t y = 0; y < job.height; ++y) {
+    int64_t at = kStride * (y * width + (job.mirror[sample] ? width - 1 : 0));
+    for (int64_t x = 0; x < width; ++x, at += forward, out += 3) {
+      out[0] = table[red[at]];
+      out[1] = table[256 + green[at]];
+      out[2] = table[512 + blue[at]];
+    }
+  }
+}
+
+template <class E>
+inline void view(const Photometric& job, int64_t sample, const PhotometricScratch& scratch) {
+  const int64_t pixels = job.height * job.width;
+  const int64_t* order = job.order + kSteps * sample;
+  const int32_t* weights = job.weights + (job.half + 1) * sample;
+  const bool grey = job.grayscale[sample], soft = weights[job.half] != 256;
+  bool jittered = false;
+  for (int s = 0; s < kSteps; ++s) jittered |= order[s] >= 0;
+  if (!jittered && !grey && !soft) {
+    const uint8_t* image = job.images + 3 * pixels * sample;
+    return write<E, 3>(job, sample, image, image + 1, image + 2);
+  }
+  colour(job, sample, scratch);
+  const int64_t apart = grey ? 0 : pixels;  // a grey view is one plane
+  if (soft) {
+    for (int plane = 0; plane < (grey ? 1 : 3); ++plane) blur(job, weights, scratch.planes + plane * pixels, scratch);
+  }
+  write<E, 1>(job, sample, scratch.planes, scratch.planes + apart, scratch.planes + 2 * apart);
+}
+
+inline void photometric_views(const Photometric& job, int64_t begin, int64_t end, const PhotometricScratch& scratch) {
+  for (int64_t sample = begin; sample < end; ++sample) {
+    switch (job.element) {
+      case 1: view<uint8_t>(job, sample, scratch); break;
+      case 2: view<uint16_t>(job, sample, scratch); break;
+      case 4: view<uint32_t>(job, sample, scratch); break;
+      default: view<uint64_t>(job, sample, scratch);
+    }
+  }
+}
