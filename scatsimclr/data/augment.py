@@ -16,7 +16,7 @@ from scatsimclr.reference.blur import gaussian_weights
 from scatsimclr.reference.color import HUE
 from scatsimclr.reference.photometric import SLICE_PIXELS
 
-from .recipe import AugmentSpec, Params, draw_params
+from .recipe import AugmentSpec, Params, draw_params, still
 from .resample import affine_nearest, crop_taps, resample
 
 __all__ = ["Augment", "AugmentSpec", "Params", "center_view", "normalize", "to_uint8"]
@@ -49,7 +49,7 @@ class Augment:
         # (mallopt(3), M_MMAP_THRESHOLD); the block is never touched. Elsewhere this does nothing.
         torch.empty(_ALLOCATOR_NUDGE, dtype=torch.uint8)
 
-    def draw(self, indices, epoch: int, view: int) -> Params:
+    def draw(self, indices, epoch: int, view) -> Params:
         """All random parameters of a batch: see `recipe.draw_params`."""
         return draw_params(self.spec, self.seed, indices, epoch, view)
 
@@ -71,28 +71,43 @@ class Augment:
         _check_images(images, self.spec)
         if len(params) != len(images):
             raise ValueError(f"params: expected {len(images)} rows, one per image, got {len(params)}")
-        levels, mirror = self._geometry(images, params)
+        return self._view(images, params, normalize, crop=self.spec.crop, affine=self.spec.affine)
+
+    def resident(self, images: torch.Tensor) -> torch.Tensor:
+        """`images`, uint8 (n, H, W, 3), in the memory layout that batches are made from fastest."""
+        return images
+
+    def tiles(self, images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
+        """A part of each image stretched to the whole size, nothing else: (B, 3, H, W) channels_last, normalised.
+
+        images: uint8 (B, H, W, 3). boxes: int64 (B, 4), top, left, height, width in pixels.
+        """
+        _check_images(images, self.spec)
+        return self._view(images, still(boxes), True, crop=True, affine=False)
+
+    def _view(self, images, params: Params, normalize: bool, *, crop: bool, affine: bool) -> torch.Tensor:
+        levels, mirror = self._geometry(images, params, crop, affine)
         table = _table(self.spec, normalize).to(self.dtype if normalize else torch.float32)
         arguments = (mirror, *photometric_arguments(self.spec, params), table)
         return photometric(levels, *(a.to(levels.device) for a in arguments), backend=self.backend)
 
-    def __call__(self, images: torch.Tensor, indices, epoch: int, view: int) -> torch.Tensor:
-        """Draw and apply: (B, 3, H, W) channels_last, normalised."""
+    def __call__(self, images: torch.Tensor, indices, epoch: int, view) -> torch.Tensor:
+        """Draw and apply: (B, 3, H, W) channels_last, normalised. view: of all images, or one for each (B,)."""
         return self.apply(images, self.draw(indices, epoch, view))
 
-    def _geometry(self, images: torch.Tensor, params: Params) -> tuple[torch.Tensor, torch.Tensor]:
+    def _geometry(
+        self, images: torch.Tensor, params: Params, crop: bool, affine: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Crop, flip and affine map: uint8 (B, H, W, 3), and which samples are still to be mirrored, bool (B,)."""
         height, width = self.spec.size
         params = params.to(images.device)
+        rows = torch.arange(len(images), device=images.device)
         parts = [
-            _planes(images[rows], params[rows], self.spec)
-            for rows in torch.arange(len(images), device=images.device).split(
-                max(1, SLICE_PIXELS // (height * width))
-            )
+            _planes(images[part], params[part], crop, affine).permute(1, 2, 3, 0).to(torch.uint8)
+            for part in rows.split(max(1, SLICE_PIXELS // (height * width)))
         ]
-        levels = [part.permute(1, 2, 3, 0).to(torch.uint8) for part in parts]
         done = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        return torch.cat(levels).contiguous(), done
+        return torch.cat(parts).contiguous(), done
 
 
 def photometric_arguments(spec: AugmentSpec, params: Params) -> tuple[torch.Tensor, ...]:
@@ -109,11 +124,11 @@ def photometric_arguments(spec: AugmentSpec, params: Params) -> tuple[torch.Tens
     return torch.where(step, params.order, -1), factors, params.grayscale, weights
 
 
-def _planes(images: torch.Tensor, params: Params, spec: AugmentSpec) -> torch.Tensor:
+def _planes(images: torch.Tensor, params: Params, crop: bool, affine: bool) -> torch.Tensor:
     """Crop, flip and affine map: uint8 (B, H, W, 3) -> float32 (3, B, H, W), whole numbers 0..255."""
-    height, width = spec.size
+    height, width = images.shape[1:3]
     planes = torch.empty((3, len(images), height, width), dtype=torch.float32, device=images.device)
-    if spec.crop:
+    if crop:
         top, left, tall, wide = params.box.unbind(1)
         across = crop_taps(left, wide, width, params.flip)
         down = crop_taps(top, tall, height)
@@ -123,7 +138,7 @@ def _planes(images: torch.Tensor, params: Params, spec: AugmentSpec) -> torch.Te
         turned = params.flip.nonzero()[:, 0]
         if len(turned):
             planes.index_copy_(1, turned, planes.index_select(1, turned).flip(3))
-    return affine_nearest(planes, params.affine) if spec.affine else planes
+    return affine_nearest(planes, params.affine) if affine else planes
 
 
 def _table(spec: AugmentSpec, normalised: bool) -> torch.Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from scatsimclr.data.augment import Augment
+from scatsimclr.data.prefetch import ahead
 from scatsimclr.errors import UserError
 
 
@@ -16,7 +18,7 @@ from scatsimclr.errors import UserError
 class Batch:
     """One step's data.
 
-    views: two float32 (B, 3, H, W), channels-last, normalised. indices: int64 (B,).
+    views: two (B, 3, H, W), channels-last, normalised. indices: int64 (B,).
     pretext: the pretext task's pictures and labels (see scatsimclr.data.pretext), None where it is not active.
     """
 
@@ -31,6 +33,11 @@ class PairLoader:
     images: uint8 (n, H, W, 3), already on the device that trains. Every batch has `batch_size` images; the
     remainder of an epoch is left out (NT-Xent's value depends on the batch's size), another one each epoch.
     pretext: makes the pretext task's pictures of (images, indices, epoch).
+    prefetch: batches made ahead, in a thread with `threads` of torch's (None: as many as the caller's).
+    rank, world_size: of several processes with `batch_size` images each; together they see what one process with
+    `world_size * batch_size` would.
+
+    Nothing here has a state: the batches from step k of an epoch on are `epoch(..., start=k)`.
     """
 
     def __init__(
@@ -40,32 +47,74 @@ class PairLoader:
         batch_size: int,
         seed: int,
         pretext: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] | None = None,
+        *,
+        prefetch: int = 0,
+        threads: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ):
-        if batch_size > len(images):
+        if batch_size * world_size > len(images):
+            each = f", {world_size} processes with that many each" if world_size > 1 else ""
             raise UserError(
-                f"batch_size={batch_size} is larger than the {len(images)} images to train on; "
-                f"batch_size={len(images)} or less works"
+                f"batch_size={batch_size} is larger than the {len(images)} images to train on{each}; "
+                f"batch_size={len(images) // world_size} or less works"
             )
-        self.images, self.augment, self.batch_size, self.seed = images, augment, batch_size, seed
-        self.pretext = pretext
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank: expected 0 <= rank < {world_size}, got {rank}")
+        self.images = augment.resident(images)
+        self.augment, self.batch_size, self.seed, self.pretext = augment, batch_size, seed, pretext
+        self.prefetch, self.threads, self.rank, self.world_size = prefetch, threads, rank, world_size
 
     def __len__(self) -> int:
-        return len(self.images) // self.batch_size
+        return len(self.images) // (self.batch_size * self.world_size)
 
     def order(self, epoch: int) -> Tensor:
         """The epoch's permutation of the images, int64 (n,)."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         return torch.randperm(len(self.images), generator=generator)
 
-    def epoch(self, epoch: int, *, pretext: bool = False) -> Iterator[Batch]:
-        """The batches of an epoch, with `pretext` also the pictures of that task."""
+    def epoch(self, epoch: int, *, pretext: bool = False, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from step `start` on, with `pretext` also the pictures of that task."""
+        if self.images.is_cuda and self.prefetch:
+            yield from self._on_a_stream(epoch, pretext, start)
+            return
+        with closing(ahead(self._batches(epoch, pretext, start), self.prefetch)) as batches:
+            yield from batches
+
+    def _batches(self, epoch: int, pretext: bool, start: int) -> Iterator[Batch]:
+        if self.prefetch and self.threads:
+            torch.set_num_threads(self.threads)  # of this thread
         order = self.order(epoch)
-        for step in range(len(self)):
-            indices = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self.batch(indices, epoch, pretext=pretext)
+        for step in range(start, len(self)):
+            first = (step * self.world_size + self.rank) * self.batch_size
+            yield self.batch(order[first : first + self.batch_size], epoch, pretext=pretext)
+
+    def _on_a_stream(self, epoch: int, pretext: bool, start: int) -> Iterator[Batch]:
+        """Made on a CUDA stream of their own, so that they do not queue behind the training step's kernels.
+
+        Not yet run on hardware.
+        """
+        device = self.images.device
+        stream = torch.cuda.Stream(device)
+
+        def made():
+            with torch.cuda.stream(stream):
+                for batch in self._batches(epoch, pretext, start):
+                    yield batch, stream.record_event()
+
+        with closing(ahead(made(), self.prefetch)) as batches:
+            for batch, event in batches:
+                current = torch.cuda.current_stream(device)
+                current.wait_event(event)
+                for tensor in (*batch.views, *(batch.pretext or ())):
+                    tensor.record_stream(current)
+                yield batch
 
     def batch(self, indices: Tensor, epoch: int, *, pretext: bool = False) -> Batch:
         """The views of the images at `indices`."""
-        images = self.images[indices]
-        first, second = (self.augment(images, indices, epoch, view) for view in (0, 1))
-        return Batch((first, second), indices, self.pretext(images, indices, epoch) if pretext else None)
+        # One call for both: half the overhead.
+        twice, view = indices.repeat(2), torch.arange(2).repeat_interleave(len(indices))
+        images = self.images[twice.to(self.images.device)]
+        pair = self.augment(images, twice, epoch, view).chunk(2)
+        extra = self.pretext(images[: len(indices)], indices, epoch) if pretext else None
+        return Batch(pair, indices, extra)

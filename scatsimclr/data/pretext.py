@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .augment import Augment, center_view
+from .augment import Augment
 from .randomness import uniforms
-from .resample import resize
 
 _FIRST_VIEW = 2
 
@@ -39,16 +38,10 @@ class Rotation:
         Returns float32 (4B, 3, H, W), channels-last and normalised, the four of an image in a row, and their
         classes int64 (4B,).
         """
-        turned = [
-            self.augment(
-                torch.rot90(images, -label, (1, 2)).contiguous(), indices, epoch, _FIRST_VIEW + label
-            )
-            for label in range(4)
-        ]
-        views = (
-            torch.stack([view.permute(0, 2, 3, 1) for view in turned], 1).flatten(0, 1).permute(0, 3, 1, 2)
-        )
-        return views, torch.arange(4, device=images.device).repeat(len(images))
+        turned = torch.stack([torch.rot90(images, -label, (1, 2)) for label in range(4)], 1).flatten(0, 1)
+        labels = torch.arange(4).repeat(len(images))
+        views = self.augment(turned, indices.repeat_interleave(4), epoch, _FIRST_VIEW + labels)
+        return views, labels.to(images.device)
 
 
 class Jigsaw:
@@ -65,6 +58,9 @@ class Jigsaw:
         with resources.files("scatsimclr").joinpath("data/permutations_35.npy").open("rb") as file:
             self.permutations = torch.from_numpy(np.load(file))
         self.classes = len(self.permutations)
+        rows, columns = (_thirds(side) for side in augment.spec.size)
+        # top, left, height and width of the tiles in reading order.
+        self.boxes = torch.tensor([(y, x, v - y, w - x) for y, v in rows for x, w in columns])
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         """Tiles and labels of images uint8 (B, H, W, 3) at `indices` (B,).
@@ -72,21 +68,11 @@ class Jigsaw:
         Returns float32 (9B, 3, H, W), channels-last and normalised, the nine of an image in a row, and the
         permutation of each image int64 (B,).
         """
-        spec = self.augment.spec
-        rows, columns = (_thirds(side) for side in spec.size)
-        tiles = torch.stack(
-            [
-                resize(images[:, top:bottom, left:right], spec.size)
-                for top, bottom in rows
-                for left, right in columns
-            ],
-            1,
-        )
         drawn = uniforms(self.augment.seed, indices.cpu().numpy(), epoch, _FIRST_VIEW, 1)[:, 0]
         labels = torch.from_numpy((drawn * self.classes).astype(np.int64))
-        order = self.permutations[labels].to(images.device)
-        shuffled = tiles[torch.arange(len(images), device=images.device)[:, None], order].flatten(0, 1)
-        return center_view(shuffled, spec), labels.to(images.device)
+        boxes = self.boxes[self.permutations[labels]].flatten(0, 1)
+        views = self.augment.tiles(images.repeat_interleave(self.copies, 0), boxes)
+        return views, labels.to(images.device)
 
 
 def _thirds(side: int) -> list[tuple[int, int]]:

@@ -50,7 +50,7 @@ def uniforms(seed: int, indices, epoch: int, view: int, count: int) -> np.ndarra
         seed: integer in [0, 2**64).
         indices: (B,) integers in [0, 2**32): which samples.
         epoch: integer in [0, 2**32).
-        view: integer in [0, 2**32): which view of the sample, or another use of it.
+        view: integer in [0, 2**32): which view of the sample, or another use of it; or (B,) of them.
         count: how many numbers per sample.
 
     Returns:
@@ -61,13 +61,16 @@ def uniforms(seed: int, indices, epoch: int, view: int, count: int) -> np.ndarra
     """
     _check_integer("seed", seed, 64)
     _check_integer("epoch", epoch, 32)
-    _check_integer("view", view, 32)
-    rows = _checked_indices(indices)
+    rows = _checked("indices", "index", indices)
+    if np.ndim(view):
+        view = _checked("view", "view", view)[:, None]
+    else:
+        _check_integer("view", view, 32)
     blocks = -(-count // 4)
     counter = np.empty((rows.size, blocks, 4), np.uint64)
     counter[..., 0] = rows[:, None]
     counter[..., 1] = int(epoch)
-    counter[..., 2] = int(view)
+    counter[..., 2] = view
     counter[..., 3] = np.arange(blocks)
     bits = philox4x32(counter, int(seed)).reshape(rows.size, 4 * blocks)[:, :count]
     return (bits + 0.5) * 2.0**-32
@@ -80,14 +83,14 @@ def _check_integer(name: str, value, bits: int) -> None:
         raise ValueError(f"{name}: expected 0 <= {name} < 2**{bits}, got {value}")
 
 
-def _checked_indices(indices) -> np.ndarray:
-    rows = np.asarray(indices)
+def _checked(name: str, entry: str, values) -> np.ndarray:
+    rows = np.asarray(values)
     if rows.ndim != 1:
-        raise ValueError(f"indices: expected one dimension (B,), got shape {rows.shape}")
+        raise ValueError(f"{name}: expected one dimension (B,), got shape {rows.shape}")
     if rows.size == 0:
         return rows.astype(np.uint64)
     if rows.dtype.kind not in "iu":
-        raise TypeError(f"indices: expected integers, got {rows.dtype}")
+        raise TypeError(f"{name}: expected integers, got {rows.dtype}")
     if rows.min() < 0 or rows.max() >= 2**32:
-        raise ValueError(f"indices: expected 0 <= index < 2**32, got {rows.min()} to {rows.max()}")
+        raise ValueError(f"{name}: expected 0 <= {entry} < 2**32, got {rows.min()} to {rows.max()}")
     return rows.astype(np.uint64)

@@ -154,13 +154,21 @@ class Params:
         return Params(*(getattr(self, field.name).to(device) for field in fields(self)))
 
 
-def draw_params(spec: AugmentSpec, seed: int, indices, epoch: int, view: int) -> Params:
+def still(box: torch.Tensor) -> Params:
+    """Only the crops of `box` (B, 4), nothing else."""
+    off, zeros = torch.zeros(len(box), dtype=torch.bool), torch.zeros(len(box), 4)
+    identity = torch.tensor((1.0, 0.0, 0.0, 0.0, 1.0, 0.0), dtype=torch.float64)
+    order = torch.arange(4).expand(len(box), 4)
+    return Params(box, off, off, order, zeros, off, off, torch.ones(len(box)), identity.expand(len(box), 6))
+
+
+def draw_params(spec: AugmentSpec, seed: int, indices, epoch: int, view) -> Params:
     """Draw the parameters of a batch; sample by sample a function of (seed, epoch, index, view) alone.
 
     Args:
         spec: the recipe.
         seed: integer in [0, 2**64). epoch, view: integers in [0, 2**32); `view` numbers independent
-            draws of a sample, of which the two contrastive views are 0 and 1.
+            draws of a sample, of which the two contrastive views are 0 and 1; one for all, or (B,).
         indices: (B,) integers in [0, 2**32), the samples' places in the data set.
 
     Returns:
@@ -171,6 +179,8 @@ def draw_params(spec: AugmentSpec, seed: int, indices, epoch: int, view: int) ->
     """
     if isinstance(indices, torch.Tensor):
         indices = indices.cpu().numpy()
+    if isinstance(view, torch.Tensor):
+        view = view.cpu().numpy()
     drawn = uniforms(seed, indices, epoch, view, _COUNT if spec.affine else _AFFINE)
     strengths = np.array((spec.brightness, spec.contrast, spec.saturation, spec.hue))
     low = np.array((*np.maximum(0.0, 1.0 - strengths[:3]), -spec.hue))

@@ -166,8 +166,11 @@ def test_slicing_a_large_batch_changes_nothing(monkeypatch):
     augment = Augment(AugmentSpec(size=(16, 16)), 2)
     images = noise(50, 16, 16)
     whole = augment(images, range(50), 0, 0)
-    monkeypatch.setattr("scatsimclr.data.augment._SLICE_PIXELS", 3 * 16 * 16)
-    assert torch.equal(augment(images, range(50), 0, 0), whole)
+    for module in ("data.augment", "reference.photometric"):
+        monkeypatch.setattr(f"scatsimclr.{module}.SLICE_PIXELS", 3 * 16 * 16)
+    for backend in ("auto", "reference"):
+        augment.backend = backend
+        assert torch.equal(augment(images, range(50), 0, 0), whole)
 
 
 @pytest.mark.parametrize("batch", [0, 1, 5])

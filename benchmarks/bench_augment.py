@@ -1,0 +1,168 @@
+"""Claim: pairs of views several times as fast as the original's way, an image at a time in two worker processes.
+
+The original's way is its list of steps on Pillow images, blurred by OpenCV, in a DataLoader with two workers. Each
+round draws whole epochs with each competitor in turn on two cores; `extra_info` holds images (of two views) per second
+and the ratios. Before timing, both ways get the same parameters and their views are compared.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import statistics
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance
+
+from scatsimclr.data.augment import Augment, AugmentSpec
+from scatsimclr.data.dali import DaliAugment, dali_missing
+from scatsimclr.data.loader import PairLoader
+
+cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
+
+THREADS = min(2, os.cpu_count() or 1)
+BATCH = 64
+ROUNDS = 5
+IMAGES = {32: 4096, 96: 1024}
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(before)
+
+
+def pictures(count, size):
+    """Smooth colours with noise: uint8 (count, size, size, 3)."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:size, 0:size][..., None]
+    speed, phase = rng.uniform(0.02, 0.4, (2, count, 1, 1, 3)), rng.uniform(0, 6, (count, 1, 1, 3))
+    images = 128 + 100 * np.sin(speed[0] * x + speed[1] * y + phase)
+    return (images + rng.normal(0, 10, images.shape)).clip(0, 255).astype(np.uint8)
+
+
+def drawn(spec):
+    """One view's parameters as torchvision's transforms draw them."""
+    height, width = spec.size
+    for _ in range(10):
+        area = height * width * random.uniform(*spec.crop_scale)
+        ratio = math.exp(random.uniform(*map(math.log, spec.crop_ratio)))
+        wide, tall = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < tall <= height:
+            box = random.randint(0, height - tall), random.randint(0, width - wide), tall, wide
+            break
+    else:
+        box = 0, 0, height, width
+    factors = [random.uniform(1 - s, 1 + s) for s in (spec.brightness, spec.contrast, spec.saturation)]
+    factors.append(random.uniform(-spec.hue, spec.hue))
+    return {
+        "box": box, "flip": random.random() < spec.flip, "jitter": random.random() < spec.jitter,
+        "order": random.sample(range(4), 4), "factors": factors, "grayscale": random.random() < spec.grayscale,
+        "blur": random.random() < spec.blur, "sigma": random.uniform(*spec.blur_sigma),
+    }  # fmt: skip
+
+
+def one_view(image, spec, params):
+    """The original's steps on one uint8 (H, W, 3) image: float32 (3, H, W)."""
+    height, width = spec.size
+    picture = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
+    top, left, tall, wide = params["box"]
+    picture = picture.crop((left, top, left + wide, top + tall))
+    picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    if params["flip"]:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for step in params["order"] if params["jitter"] else ():
+        factor = params["factors"][step]
+        if step == 3:
+            hue, saturation, value = picture.convert("HSV").split()
+            turned = (np.array(hue).astype(np.int64) + int(factor * 255)).astype(np.uint8)
+            picture = Image.merge("HSV", (Image.fromarray(turned), saturation, value)).convert("RGB")
+        else:
+            enhancer = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)[step]
+            picture = enhancer(picture).enhance(factor)
+    if params["grayscale"]:
+        picture = picture.convert("L").convert("RGB")
+    levels = np.array(picture)
+    if params["blur"]:
+        levels = cv2.GaussianBlur(levels, (spec.blur_taps, spec.blur_taps), params["sigma"])
+    scaled = torch.from_numpy(levels).permute(2, 0, 1).contiguous().float().div_(255)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (spec.mean, spec.std))
+    return scaled.sub_(mean).div_(std)
+
+
+class Original(torch.utils.data.Dataset):
+    """Two views of an image, drawn anew each time."""
+
+    def __init__(self, images, spec):
+        self.images, self.spec = images, spec
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        cv2.setNumThreads(0)
+        return tuple(one_view(self.images[index], self.spec, drawn(self.spec)) for _ in range(2))
+
+
+def assert_close(images, spec):
+    """Views with the same parameters: the torch twin's are the original's bits, DALI's near by."""
+    twin = Augment(spec, 0)
+    params = twin.draw(range(len(images)), 0, 0)
+    fields = ("flip", "jitter", "order", "factors", "grayscale", "blur", "sigma", "box")
+    rows = [{name: getattr(params, name)[i].tolist() for name in fields} for i in range(len(images))]
+    theirs = torch.stack([one_view(image, spec, row) for image, row in zip(images, rows, strict=True)])
+    torch.testing.assert_close(twin.apply(torch.from_numpy(images), params), theirs, rtol=0, atol=0)
+    if not dali_missing():
+        ours = DaliAugment(spec, 0).apply(torch.from_numpy(images), params)
+        assert (ours - theirs).abs().mean() < 0.5 / 255 / min(spec.std)
+
+
+@pytest.mark.parametrize("size", [96, 32])
+def bench_two_views(benchmark, size):
+    count = BATCH if benchmark.disabled else IMAGES[size]
+    images, spec = pictures(count, size), AugmentSpec((size, size))
+    assert_close(images[:BATCH], spec)
+    workers = torch.utils.data.DataLoader(
+        Original(images, spec), BATCH, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+    )
+    augments = {"torch twin": Augment(spec, 0), "torch reference": Augment(spec, 0, backend="reference")}
+    if not dali_missing():
+        augments["dali"] = DaliAugment(spec, 0, threads=THREADS)
+    loaders = {
+        name: PairLoader(torch.from_numpy(images), augment, BATCH, 0, prefetch=2, threads=THREADS)
+        for name, augment in augments.items()
+    }
+    epochs = {name: (lambda loader=loader: loader.epoch(0)) for name, loader in loaders.items()}
+    ours = "dali" if "dali" in epochs else "torch twin"
+    epochs["original, 2 workers"] = lambda: iter(workers)
+    times = {name: [] for name in epochs if name != ours}
+
+    def whole_epoch(name):
+        start = time.perf_counter()
+        for _ in epochs[name]():
+            pass
+        return time.perf_counter() - start
+
+    def others():
+        for name, values in times.items():
+            values.append(whole_epoch(name))
+
+    benchmark.group = f"two views {size}×{size}, batch {BATCH}"
+    benchmark.pedantic(
+        whole_epoch, (ours,), setup=others, rounds=ROUNDS, warmup_rounds=0 if benchmark.disabled else 1
+    )
+    if benchmark.stats is None:  # --benchmark-disable: one round, untimed
+        return
+    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
+    medians[ours] = benchmark.stats.stats.median
+    original = medians["original, 2 workers"]
+    benchmark.extra_info.update(threads=THREADS, isa=torch.ops.scatsimclr.cpu_isa())
+    for name, median in medians.items():
+        benchmark.extra_info[f"{name} images/s"] = round(count / median)
+        benchmark.extra_info[f"{name} / original"] = round(original / median, 2)
