@@ -100,6 +100,20 @@ class DatasetSettings(_Settings):
     download: bool = True
 
 
+class DataSettings(_Settings):
+    """How batches are made.
+
+    pipeline: dali, torch, or auto: dali with `fused` where it is installed, else torch. prefetch: batches made ahead
+    in a thread, 0 for none. threads: of that thread's operators, and of DALI's; none given: one per core, at most 4.
+    dtype: of the views.
+    """
+
+    pipeline: Literal["auto", "dali", "torch"] = "auto"
+    prefetch: NonNegativeInt = 2
+    threads: PositiveInt | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
 class AugmentSettings(_Settings):
     """Random transformations of a view; 0 or false switches one off. See scatsimclr.data.augment.AugmentSpec."""
 
@@ -167,7 +181,11 @@ class EvaluationSettings(_Settings):
 
 
 class Config(_Settings):
-    """Everything that decides a run."""
+    """Everything that decides a run.
+
+    checkpoint_every_n_steps: besides those at the end of an epoch; a run goes on from any of them as if it had not
+    been stopped.
+    """
 
     mode: Literal["unsupervised", "pretext"] = "unsupervised"
     fused: bool = False
@@ -186,11 +204,13 @@ class Config(_Settings):
     validate_every_n_epochs: PositiveInt = 1
     eval_every_n_epochs: PositiveInt = 10
     log_every_n_steps: PositiveInt = 100
+    checkpoint_every_n_steps: PositiveInt | None = None
     best_by: Literal["validation_loss", "knn"] = "validation_loss"
     fine_tune_from: Annotated[str | None, BeforeValidator(_optional)] = None
     data_dir: Annotated[str | None, BeforeValidator(_optional)] = None
     model: ModelSettings = ModelSettings()
     dataset: DatasetSettings = DatasetSettings()
+    data: DataSettings = DataSettings()
     augment: AugmentSettings = AugmentSettings()
     loss: LossSettings = LossSettings()
     pretext: PretextSettings | None = None

@@ -11,7 +11,16 @@ import torch
 import scatsimclr
 from scatsimclr.ops.library import IMPLEMENTATIONS, backends, extension_path
 
-PACKAGES = ("torch", "triton", "numpy", "scipy", "kymatio", "scikit-learn", "pytest-benchmark")
+PACKAGES = (
+    "torch",
+    "triton",
+    "numpy",
+    "scipy",
+    "kymatio",
+    "scikit-learn",
+    "nvidia-dali-cuda130",
+    "pytest-benchmark",
+)
 
 
 def version(package: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from scatsimclr.cli import run
 from scatsimclr.config import Config, load_config
+from scatsimclr.data.dali import dali_missing
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import titles
 from scatsimclr.models import parameter_count
@@ -19,7 +20,7 @@ from scatsimclr.training.loop import Trainer
 # What a resumed run may change; everything else would make it another run.
 CHANGEABLE = {
     "epochs", "data_dir", "device", "validate_every_n_epochs", "eval_every_n_epochs", "log_every_n_steps",
-    "evaluation", "graphs", "activation_checkpointing",
+    "checkpoint_every_n_steps", "evaluation", "graphs", "activation_checkpointing",
 }  # fmt: skip
 
 
@@ -37,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
         help="settings file (the original's config.yaml works), or digits, cifar10, stl10, …",
     )
     parser.add_argument("-m", "--mode", choices=["unsupervised", "pretext"], help="training mode")
-    parser.add_argument("--fused", action="store_true", help="fused kernels, and AMP where the device has it")
+    parser.add_argument(
+        "--fused", action="store_true", help="fused kernels, DALI, and AMP where the device has it"
+    )
     parser.add_argument("--amp", choices=["off", "bf16", "fp16"], help="automatic mixed precision")
     parser.add_argument(
         "--graphs", action="store_true", help="whole updates as CUDA graphs (default with --fused on CUDA)"
@@ -148,8 +151,17 @@ def describe(trainer: Trainer) -> None:
         print(f"pretext    {config.task}, λ={config.pretext.lambda_:g} from epoch {config.pretext.start_epoch} on, "
               f"{parameter_count(trainer.head):,} parameters in its head")  # fmt: skip
     graphs = ", CUDA graphs" if config.resolved_graphs(trainer.device.type) else ""
-    print(f"machine    {trainer.device}, amp {amp}{graphs}; {operators}; augmentation torch")
-    print(f"run        {trainer.folder}" + (f", from epoch {trainer.epoch}" if trainer.epoch else ""))
+    print(
+        f"machine    {trainer.device}, amp {amp}{graphs}; {operators}; augmentation {augmentation(trainer)}"
+    )
+    print(f"run        {trainer.folder}" + (f", from step {trainer.step}" if trainer.step else ""))
+
+
+def augmentation(trainer: Trainer) -> str:
+    """Who makes the views; with `--fused` and without DALI, why."""
+    missing, settings = dali_missing(), trainer.config.data
+    why = f" ({missing})" if trainer.config.fused and settings.pipeline == "auto" and missing else ""
+    return trainer.loader.augment.name + why
 
 
 def print_results(trainer: Trainer, results: dict[str, dict[str, float]]) -> None:

@@ -141,9 +141,7 @@ def _build(size: tuple[int, int], device: torch.device, crop: bool, affine: bool
             view = fn.resize(view, size=size, interp_type=types.INTERP_LANCZOS3)
         elif crop:
             origin = [0.0, -_HAIR]
-            view = fn.resize(
-                view, size=given("size_x"), roi_start=origin, roi_end=given("end_x"), **filters
-            )
+            view = fn.resize(view, size=given("size_x"), roi_start=origin, roi_end=given("end_x"), **filters)
             view = fn.transpose(view, perm=[1, 0, 2], transpose_layout=False)
             view = fn.resize(view, size=size, roi_start=origin, roi_end=given("end_y"), **filters)
         if affine:

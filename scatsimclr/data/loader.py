@@ -114,7 +114,15 @@ class PairLoader:
         """The views of the images at `indices`."""
         # One call for both: half the overhead.
         twice, view = indices.repeat(2), torch.arange(2).repeat_interleave(len(indices))
-        images = self.images[twice.to(self.images.device)]
+        images = _gather(self.images, twice.to(self.images.device))
         pair = self.augment(images, twice, epoch, view).chunk(2)
         extra = self.pretext(images[: len(indices)], indices, epoch) if pretext else None
         return Batch(pair, indices, extra)
+
+
+def _gather(images: Tensor, rows: Tensor) -> Tensor:
+    """`images[rows]` in the memory layout that `images` have, as whole images: indexing copies byte by byte."""
+    transposed = images.transpose(1, 2)
+    if transposed.is_contiguous():
+        return transposed.index_select(0, rows).transpose(1, 2)
+    return images.index_select(0, rows)

@@ -113,26 +113,6 @@ def resample(images: torch.Tensor, across, down) -> torch.Tensor:
     return tall.view(batch, tall.shape[1], 3, out_width)
 
 
-def resize(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Lanczos resize of a whole batch: `PIL.Image.resize(size, LANCZOS)`, level for level.
-
-    Args:
-        images: uint8 (B, H, W, 3).
-        size: (height, width) wanted.
-
-    Returns:
-        uint8 (B, height, width, 3).
-    """
-    down, across = (
-        tuple(
-            table.to(images.device).expand(len(images), *table.shape[1:])
-            for table in lanczos_taps(torch.tensor([source]), target)
-        )
-        for source, target in zip(images.shape[1:3], size, strict=True)
-    )
-    return resample(images, across, down).to(torch.uint8).transpose(2, 3).contiguous()
-
-
 def affine_nearest(planes: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
     """`PIL.Image.transform(size, AFFINE, inverse, NEAREST)`: 16.16 fixed point, black outside.
 

@@ -66,7 +66,8 @@ class GraphedUpdate:
 def record_cuda(call: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
     """Records a call as a CUDA graph."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Of this thread alone: another one makes the next batches meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = call()
     return graph.replay, result
 

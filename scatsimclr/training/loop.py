@@ -17,10 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from scatsimclr.config import Config
-from scatsimclr.data.augment import Augment
 from scatsimclr.data.datasets import ImageSet
-from scatsimclr.data.loader import Batch, PairLoader
-from scatsimclr.data.pretext import TASKS
+from scatsimclr.data.loader import Batch
 from scatsimclr.environment import environment
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
@@ -33,7 +31,7 @@ from scatsimclr.reporting.subject import Subject
 from scatsimclr.training import checkpoint
 from scatsimclr.training.metrics import Metrics, read_metrics
 from scatsimclr.training.profile import WARM_UP, StepProfiler
-from scatsimclr.training.setup import build_evaluation, build_model, load_data, pick_device
+from scatsimclr.training.setup import build_evaluation, build_loader, build_model, load_data, pick_device
 from scatsimclr.training.update import Losses, Update
 
 # First epochs after which quality is measured, whatever `eval_every_n_epochs`: a collapse comes early.
@@ -61,6 +59,12 @@ class _Sums:
     def means(self) -> dict[str, float]:
         return {name: (value / self.count).item() for name, value in self.sums.items()}
 
+    def state(self) -> dict:
+        return {"sums": dict(self.sums), "count": self.count}
+
+    def restore(self, state: dict, device: torch.device) -> None:
+        self.sums, self.count = {name: v.to(device) for name, v in state["sums"].items()}, state["count"]
+
 
 class Trainer:
     """One run: builds everything from the settings, then `fit()`."""
@@ -70,12 +74,12 @@ class Trainer:
         self.config, self.folder = config, folder
         self.device = pick_device(config)
         self.data = load_data(config)
-        self.loader = self._loader(self.data.pretrain, config.batch_size, config.seed)
+        self.loader = build_loader(config, self.data.pretrain, config.batch_size, config.seed, self.device)
         # Validation draws its views once and for all, so that its losses compare across epochs.
         self.validation = None
         if len(self.data.validation) > 1:
             batch = min(config.batch_size, len(self.data.validation))
-            self.validation = self._loader(self.data.validation, batch, config.seed + 1)
+            self.validation = build_loader(config, self.data.validation, batch, config.seed + 1, self.device)
 
         self.quality = Probe.of(
             Augment(self.data.spec, config.seed + 2), self.data.validation, self.data.pretrain
@@ -92,6 +96,7 @@ class Trainer:
         self.update = Update(config, self.model, self.head, self.device)
         self.profiler = StepProfiler(folder, self.update.part) if profile else None
         self.epoch = self.step = 0
+        self.partial: dict | None = None  # of the epoch that a checkpoint was made in the middle of
         self.best = math.inf
         self.before: dict[str, float] | None = None
         self.evaluation: Evaluation | None = None  # of the finished encoder
@@ -103,12 +108,6 @@ class Trainer:
         (folder / "config.yaml").write_text(config.to_yaml())
         (folder / "environment.json").write_text(json.dumps(environment(), indent=1) + "\n")
         self.metrics = Metrics(folder, resume_step=self.step if state is not None else None)
-
-    def _loader(self, images: ImageSet, batch_size: int, seed: int) -> PairLoader:
-        augment = Augment(self.data.spec, seed)
-        pretext = TASKS[self.config.task](augment) if self.config.task else None
-        resident = images.images.to(self.device)
-        return PairLoader(resident, augment, batch_size, self.config.seed, pretext)
 
     def _build_head(self) -> nn.Module | None:
         if self.config.task is None:
@@ -159,17 +158,22 @@ class Trainer:
     def _train_epoch(self) -> tuple[dict[str, float], float]:
         """One pass over the images. Returns the mean figures of its steps and the seconds it took."""
         config, start = self.config, time.perf_counter()
+        partial, self.partial = self.partial, None
         self.update.rate = config.lr * learning_rate_factor(self.epoch, config.flat_epochs, config.epochs)
         self.update.modules().train()
-        steps, sums = len(self.loader), _Sums()
+        steps, sums, done = len(self.loader), _Sums(), 0
+        if partial:
+            sums.restore(partial, self.device)
+            done, start = sums.count, start - partial["seconds"]
         bar = tqdm(
+            initial=done * config.batch_size,
             total=steps * config.batch_size,
             desc=f"epoch {self.epoch + 1}/{config.epochs}",
             unit="img",
             disable=None,  # silent where the output is no terminal; the epoch's line is printed all the same
             leave=False,
         )
-        for index, batch in enumerate(self._batches()):
+        for index, batch in enumerate(self._batches(done), done):
             together = min(config.accumulate, steps - (index - index % config.accumulate))
             last = (index + 1) % config.accumulate == 0 or index + 1 == steps
             losses = self.update(batch, share=1 / together, last=last)
@@ -183,6 +187,10 @@ class Trainer:
                 bar.set_postfix(loss=f"{value:.4f}")
                 parts = {name: part.item() for name, part in losses.parts.items()}
                 self.metrics.write("train", self.epoch, self.step, loss=value, **parts)
+            every = config.checkpoint_every_n_steps
+            # The checkpoint of the last step is the epoch's; gradients that are still added up are not saved.
+            if every and self.step % every == 0 and last and index + 1 < steps:
+                self._save_partial(sums, time.perf_counter() - start)
         bar.close()
         if self.profiler:  # the epoch was shorter than what is measured
             self.profiler.finish()
@@ -191,9 +199,10 @@ class Trainer:
         self._finite(figures["loss"])
         return figures, time.perf_counter() - start
 
-    def _batches(self) -> Iterator[Batch]:
-        """The batches of the epoch; the wait for them is the part "data" of a step."""
-        batches = iter(self.loader.epoch(self.epoch, pretext=self.pretext_in(self.epoch)))
+    def _batches(self, done: int) -> Iterator[Batch]:
+        """The batches of the epoch after the first `done`; the wait for them is the part "data" of a step."""
+        pretext = self.pretext_in(self.epoch)
+        batches = iter(self.loader.epoch(self.epoch, pretext=pretext, start=done))
         while True:
             with self.update.part("data"):
                 batch = next(batches, None)
@@ -299,7 +308,18 @@ class Trainer:
     def _save(self, validation: dict) -> None:
         better = self._score(validation) < self.best
         self.best = min(self.best, self._score(validation))
-        state = {
+        state = self._state()
+        checkpoint.save(self.folder / "checkpoints" / "last.pt", state)
+        if better or self.validation is None:
+            checkpoint.save(self.folder / "checkpoints" / "best.pt", state)
+
+    def _save_partial(self, sums: _Sums, seconds: float) -> None:
+        """In the middle of an epoch. The views of a step depend on its number alone: nothing else is to be saved."""
+        state = {**self._state(), "partial": {**sums.state(), "seconds": seconds}}
+        checkpoint.save(self.folder / "checkpoints" / "last.pt", state)
+
+    def _state(self) -> dict:
+        return {
             "config": self.config.model_dump(mode="json", by_alias=True),
             "model": self.model.state_dict(),
             "head": None if self.head is None else self.head.state_dict(),
@@ -310,10 +330,8 @@ class Trainer:
             "best": self.best,
             "before": self.before,
             "seconds": self.seconds,
+            "pipeline": self.loader.augment.name,
         }
-        checkpoint.save(self.folder / "checkpoints" / "last.pt", state)
-        if better or self.validation is None:
-            checkpoint.save(self.folder / "checkpoints" / "best.pt", state)
 
     def _restore(self, state: dict) -> None:
         self.model.load_state_dict(state["model"])
@@ -323,6 +341,13 @@ class Trainer:
         torch.set_rng_state(state["rng"].cpu())
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
         self.before, self.seconds = state["before"], state["seconds"]
+        self.partial = state.get("partial")
+        before = state.get("pipeline", self.loader.augment.name)
+        if before != self.loader.augment.name:
+            raise UserError(
+                f"the run's views were made by {before}, here they would be by {self.loader.augment.name}, and differ "
+                f"by rounding: data.pipeline={before} where it is installed, or a new run"
+            )
 
     def _write_report(self) -> None:
         """report.html and plots/. The run is whole without them: whatever goes wrong here does not end it."""

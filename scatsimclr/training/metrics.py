@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
@@ -18,15 +19,17 @@ class Metrics:
 
     def __init__(self, folder: Path, *, resume_step: int | None = None):
         self.path = folder / "metrics.jsonl"
-        if resume_step is not None:
-            self._drop_after(resume_step)
+        # Without a checkpoint an interrupted run starts anew.
+        self._drop_after(-1 if resume_step is None else resume_step)
         self._file = self.path.open("a", buffering=1)
         self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step)
 
     def _drop_after(self, step: int) -> None:
         """Removes what an interrupted run wrote after the checkpoint it is resumed from."""
         records = [record for record in read_metrics(self.path) if record["step"] <= step]
-        self.path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        kept = self.path.with_suffix(".partial")
+        kept.write_text("".join(json.dumps(record) + "\n" for record in records))
+        os.replace(kept, self.path)
 
     def write(self, event: str, epoch: int, step: int, **figures: float | str) -> None:
         self._file.write(json.dumps({"event": event, "epoch": epoch, "step": step, **figures}) + "\n")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
 
 from scatsimclr.config import Config, load_config
-from scatsimclr.data.augment import AugmentSpec
+from scatsimclr.data.augment import Augment, AugmentSpec
+from scatsimclr.data.dali import DaliAugment, dali_missing
 from scatsimclr.data.datasets import ImageSet, folds, load, normalization
+from scatsimclr.data.loader import PairLoader
+from scatsimclr.data.pretext import TASKS
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.models.resnet import ResNetSimCLR
@@ -69,6 +73,43 @@ def augment_spec(config: Config) -> AugmentSpec:
     """The augmentation and normalisation of the settings."""
     mean, std = normalization(config.dataset.dataset)
     return AugmentSpec(config.dataset.input_shape[:2], mean=mean, std=std, **config.augment.model_dump())
+
+
+def build_augment(config: Config, seed: int) -> Augment:
+    """The augmentation that `data.pipeline` asks for."""
+    settings = config.data
+    missing = dali_missing()
+    if settings.pipeline == "dali" and missing:
+        raise UserError(f"data.pipeline=dali: {missing}")
+    options = {
+        "backend": "auto" if config.fused else "reference",
+        "dtype": getattr(torch, settings.dtype),
+    }
+    if settings.pipeline == "dali" or (settings.pipeline == "auto" and config.fused and not missing):
+        return DaliAugment(augment_spec(config), seed, threads=data_threads(config), **options)
+    return Augment(augment_spec(config), seed, **options)
+
+
+def data_threads(config: Config) -> int:
+    """Threads that make batches."""
+    return config.data.threads or min(4, os.cpu_count() or 1)
+
+
+def build_loader(
+    config: Config, images: ImageSet, batch_size: int, seed: int, device: torch.device
+) -> PairLoader:
+    """Batches of `images`, resident on the device; `seed` is the augmentation's, the order's is the run's."""
+    augment = build_augment(config, seed)
+    pretext = TASKS[config.task](augment) if config.task else None
+    return PairLoader(
+        images.images.to(device),
+        augment,
+        batch_size,
+        config.seed,
+        pretext,
+        prefetch=config.data.prefetch,
+        threads=data_threads(config),
+    )
 
 
 def build_model(config: Config) -> Encoder:

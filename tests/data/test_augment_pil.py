@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageEnhance
 
 from scatsimclr.data.augment import Augment, AugmentSpec
+from scatsimclr.data.resample import affine_nearest, lanczos_taps, resample
 from scatsimclr.reference.blur import gaussian_blur, gaussian_weights
 from scatsimclr.reference.color import blend_, luma, shift_hue_
-from scatsimclr.data.resample import affine_nearest, resize
 
 SHAPES = [(32, 32), (96, 96), (24, 41), (8, 8), (1, 1), (1, 7), (5, 1)]
 
@@ -137,9 +137,15 @@ def test_each_jitter_order_is_followed(order):
     [((96, 96), (32, 32)), ((32, 32), (96, 96)), ((17, 40), (23, 9)), ((100, 3), (7, 3)), ((1, 1), (4, 5)),
      ((6, 5), (1, 1))],
 )  # fmt: skip
-def test_resize_equals_pillow_growing_and_shrinking(source, target):
+def test_resampling_equals_pillow_growing_and_shrinking(source, target):
     images = pictures(4, *source)
-    got = resize(images, target).numpy()
+    down, across = (
+        tuple(
+            table.expand(len(images), *table.shape[1:]) for table in lanczos_taps(torch.tensor([length]), to)
+        )
+        for length, to in zip(source, target, strict=True)
+    )
+    got = resample(images, across, down).transpose(2, 3).numpy()
     expected = [
         np.array(Image.fromarray(image).resize(target[::-1], Image.Resampling.LANCZOS))
         for image in images.numpy()
@@ -189,7 +195,7 @@ OPENCV = {
 @pytest.mark.parametrize(("size", "sigma"), list(OPENCV), ids=str)
 def test_blur_equals_recorded_opencv(size, sigma):
     image = torch.from_numpy(RAMP.astype(np.uint8))[None, :, :, None].expand(1, 7, 6, 3)
-    got = levels_of(gaussian_blur(planes_of(image), torch.tensor([sigma]), size))[0]
+    got = levels_of(gaussian_blur(planes_of(image), torch.from_numpy(gaussian_weights([sigma], size))))[0]
     for channel in range(3):
         np.testing.assert_array_equal(got[[0, 3], :, channel], OPENCV[size, sigma])
 
@@ -199,7 +205,7 @@ def test_blur_equals_recorded_opencv(size, sigma):
 def test_blur_equals_its_definition_also_where_the_kernel_is_wider_than_the_image(shape, size):
     images = pictures(5, *shape)
     sigma = torch.tensor([0.1, 0.4, 1.0, 1.7, 2.0])
-    got = levels_of(gaussian_blur(planes_of(images), sigma, size))
+    got = levels_of(gaussian_blur(planes_of(images), torch.from_numpy(gaussian_weights(sigma, size))))
     expected = [numpy_blur(i, float(s), size) for i, s in zip(images.numpy(), sigma, strict=True)]
     np.testing.assert_array_equal(got, np.stack(expected))
 

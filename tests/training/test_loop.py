@@ -106,9 +106,11 @@ def test_a_finished_run_can_be_resumed_for_its_result(finished, capsys):
     ]
 
 
-def test_reference_path_gives_the_same_run(images, finished, tmp_path):
-    reference = run(images, tmp_path / "reference", "epochs=4", "amp=off")
-    for own, other in zip(repeatable(reference), repeatable(finished), strict=True):
+def test_reference_path_gives_the_same_run(images, tmp_path):
+    """With the same views: DALI's differ by rounding."""
+    fused = run(images, tmp_path / "fused", "--fused", "data.pipeline=torch", "epochs=3", "amp=off")
+    reference = run(images, tmp_path / "reference", "epochs=3", "amp=off")
+    for own, other in zip(repeatable(reference), repeatable(fused), strict=True):
         if own["event"] in ("train", "epoch"):
             assert own["loss"] == pytest.approx(other["loss"], rel=0.02)
 

@@ -1,0 +1,125 @@
+"""Order, sharding, resume and making batches ahead."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from scatsimclr.data.augment import Augment, AugmentSpec
+from scatsimclr.data.loader import PairLoader
+from scatsimclr.data.prefetch import ahead
+from scatsimclr.errors import UserError
+
+SPEC = AugmentSpec((8, 8))
+
+
+def images(count):
+    generator = torch.Generator().manual_seed(count)
+    return torch.randint(0, 256, (count, 8, 8, 3), dtype=torch.uint8, generator=generator)
+
+
+def loader(count=50, batch=8, **options):
+    return PairLoader(images(count), Augment(SPEC, 3), batch, 3, **options)
+
+
+def same(first, second):
+    return torch.equal(first.indices, second.indices) and all(
+        torch.equal(a, b) for a, b in zip(first.views, second.views, strict=True)
+    )
+
+
+def test_an_epoch_is_a_permutation_of_its_own():
+    orders = [loader(40).order(epoch) for epoch in (0, 1)]
+    assert not torch.equal(*orders)
+    assert all(torch.equal(order.sort().values, torch.arange(40)) for order in orders)
+
+
+def test_the_two_views_of_a_batch_are_those_of_each_view_alone():
+    pairs = loader()
+    for batch in pairs.epoch(1):
+        for view in (0, 1):
+            alone = pairs.augment(pairs.images[batch.indices], batch.indices, 1, view)
+            assert torch.equal(batch.views[view], alone)
+            assert batch.views[view].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_batches_do_not_depend_on_prefetch_and_an_epoch_can_begin_anywhere(prefetch):
+    whole = list(loader().epoch(2))
+    ahead_of_use = list(loader(prefetch=prefetch, threads=1).epoch(2))
+    assert len(whole) == len(ahead_of_use) == 6
+    assert all(map(same, whole, ahead_of_use))
+    rest = list(loader(prefetch=prefetch).epoch(2, start=4))
+    assert len(rest) == 2
+    assert all(map(same, whole[4:], rest))
+
+
+def test_processes_share_what_one_would_see():
+    whole = list(loader(50, 12).epoch(1))
+    shares = [list(loader(50, 4, rank=rank, world_size=3).epoch(1)) for rank in range(3)]
+    assert [len(share) for share in shares] == [4, 4, 4]
+    for step, batch in enumerate(whole):
+        parts = [share[step] for share in shares]
+        assert torch.equal(torch.cat([part.indices for part in parts]), batch.indices)
+        for view in (0, 1):
+            assert torch.equal(torch.cat([part.views[view] for part in parts]), batch.views[view])
+
+
+def test_too_few_images_for_all_processes_are_refused():
+    with pytest.raises(UserError, match="batch_size=16 or less works"):
+        loader(50, 20, world_size=3)
+    with pytest.raises(ValueError, match="rank"):
+        loader(rank=1)
+
+
+def data_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "scatsimclr-data"]
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_an_error_is_raised_in_its_place(depth):
+    def items():
+        yield 1
+        yield 2
+        raise ZeroDivisionError("the third")
+
+    iterator = ahead(items(), depth)
+    assert [next(iterator), next(iterator)] == [1, 2]
+    with pytest.raises(ZeroDivisionError, match="the third"):
+        next(iterator)
+    assert not data_threads()
+
+
+def test_leaving_early_ends_the_thread():
+    def endless():
+        while True:
+            yield 0
+
+    iterator = ahead(endless(), 2)
+    assert next(iterator) == 0
+    assert data_threads()
+    iterator.close()
+    assert not data_threads()
+    for _ in loader(prefetch=2).epoch(0):
+        break
+    for _ in range(50):
+        if not data_threads():
+            break
+        time.sleep(0.1)
+    assert not data_threads()
+
+
+def test_not_more_than_depth_items_are_made_ahead():
+    made = []
+
+    def items():
+        for k in range(100):
+            made.append(k)
+            yield k
+
+    iterator = ahead(items(), 3)
+    next(iterator)
+    time.sleep(0.3)
+    assert len(made) <= 1 + 3 + 1  # used, waiting, and the one in the thread's hands
+    iterator.close()
