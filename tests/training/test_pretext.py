@@ -166,7 +166,7 @@ def test_six_images_are_augmented_for_a_rotation_sample_and_two_for_jigsaw(image
 
     monkeypatch.setattr(Augment, "__call__", count)
     for task, expected in (("rotation", 6), ("jigsaw", 2)):
-        run, counted[:] = trainer(images, tmp_path / task, task), []
+        run, counted[:] = trainer(images, tmp_path / task, task, "data.prefetch=0"), []
         next(run.loader.epoch(0, pretext=True))
         assert sum(counted) == expected * run.config.batch_size
 
