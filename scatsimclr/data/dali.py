@@ -27,6 +27,8 @@ from scatsimclr.data.augment import Augment, AugmentSpec, Params
 # Samples of one call of a pipeline at most; more are several calls.
 BATCH = 256
 _HAIR = 0.01  # pixels
+# (B, H, W, 3) to (B, W, 3, H), columns as rows, and back.
+_COLUMNS, _UPRIGHT = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 def dali_missing() -> str | None:
@@ -60,7 +62,7 @@ class DaliAugment(Augment):
         return {**self.__dict__, "_pipelines": {}, "_lock": None, "_process": None}
 
     def resident(self, images: torch.Tensor) -> torch.Tensor:
-        return images if images.is_cuda else images.transpose(1, 2).contiguous().transpose(1, 2)
+        return images if images.is_cuda else images.permute(_COLUMNS).contiguous().permute(_UPRIGHT)
 
     def _view(self, images: torch.Tensor, *arguments, **steps) -> torch.Tensor:
         if self._process != os.getpid():  # DALI's threads do not survive a fork, nor do they end in the child
@@ -98,10 +100,8 @@ class DaliAugment(Augment):
             inputs["shape"] = box[:, 2:][:, order].astype(np.int32)
         if crop and not gpu:
             wide, tall = inputs["shape"].astype(np.float32).T
-            width = np.full_like(wide, self.spec.size[1])
-            hair = np.full_like(wide, _HAIR)
-            inputs["end_x"], inputs["size_x"] = np.stack((wide, tall + hair), 1), np.stack((width, tall), 1)
-            inputs["end_y"] = np.stack((tall, width + hair), 1)
+            inputs["end_x"] = np.stack((wide, np.full_like(wide, 3 + _HAIR)), 1)
+            inputs["end_y"] = np.stack((tall, np.full_like(tall, self.spec.size[1] + _HAIR)), 1)
         if affine:
             inputs["matrix"] = _mirrored(params, self.spec.size[1])
         return inputs
@@ -136,13 +136,14 @@ def _build(size: tuple[int, int], device: torch.device, crop: bool, affine: bool
     with pipeline:
         view = given("images", layout="HWC", device="gpu" if gpu else "cpu")
         if crop:
-            view = fn.slice(view, given("start"), given("shape"), axes=[0, 1])
+            view = fn.slice(view, given("start"), given("shape"), axes=[0, 1] if gpu else [0, 2])
         if crop and gpu:
             view = fn.resize(view, size=size, interp_type=types.INTERP_LANCZOS3)
         elif crop:
+            # (wide, 3, tall) -> (width, 3, tall) -> (tall, width, 3) -> (height, width, 3).
             origin = [0.0, -_HAIR]
-            view = fn.resize(view, size=given("size_x"), roi_start=origin, roi_end=given("end_x"), **filters)
-            view = fn.transpose(view, perm=[1, 0, 2], transpose_layout=False)
+            view = fn.resize(view, size=[width, 3], roi_start=origin, roi_end=given("end_x"), **filters)
+            view = fn.transpose(view, perm=[2, 0, 1], transpose_layout=False)
             view = fn.resize(view, size=size, roi_start=origin, roi_end=given("end_y"), **filters)
         if affine:
             view = fn.warp_affine(
@@ -151,13 +152,13 @@ def _build(size: tuple[int, int], device: torch.device, crop: bool, affine: bool
             )  # fmt: skip
         pipeline.set_outputs(view)
     pipeline.build()
-    pipeline.transposed = crop and not gpu
+    pipeline.columns = crop and not gpu
     return pipeline
 
 
 def _call(pipeline, images: torch.Tensor, inputs: dict[str, np.ndarray]) -> torch.Tensor:
     """One run of a pipeline: uint8 (B, H, W, 3), valid until the next."""
-    images = (images.transpose(1, 2) if pipeline.transposed else images).contiguous()
+    images = (images.permute(_COLUMNS) if pipeline.columns else images).contiguous()
     if images.is_cuda:
         stream = torch.cuda.current_stream(images.device).cuda_stream
         pipeline.feed_input("images", images, cuda_stream=stream)

@@ -122,7 +122,7 @@ class PairLoader:
 
 def _gather(images: Tensor, rows: Tensor) -> Tensor:
     """`images[rows]` in the memory layout that `images` have, as whole images: indexing copies byte by byte."""
-    transposed = images.transpose(1, 2)
-    if transposed.is_contiguous():
-        return transposed.index_select(0, rows).transpose(1, 2)
-    return images.index_select(0, rows)
+    inner = sorted((1, 2, 3), key=images.stride, reverse=True)
+    packed = images.permute(0, *inner)
+    back = [1 + inner.index(axis) for axis in (1, 2, 3)]
+    return packed.index_select(0, rows).permute(0, *back)
