@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from scatsimclr.config import Config
+from scatsimclr.data.augment import Augment
 from scatsimclr.data.datasets import ImageSet
 from scatsimclr.data.loader import Batch
 from scatsimclr.environment import environment
