@@ -191,6 +191,7 @@ class Trainer:
             every = config.checkpoint_every_n_steps
             # The checkpoint of the last step is the epoch's; gradients that are still added up are not saved.
             if every and self.step % every == 0 and last and index + 1 < steps:
+                self._finite(losses.total.item())
                 self._save_partial(sums, time.perf_counter() - start)
         bar.close()
         if self.profiler:  # the epoch was shorter than what is measured
@@ -326,6 +327,7 @@ class Trainer:
             "head": None if self.head is None else self.head.state_dict(),
             "update": self.update.state_dict(),
             "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "epoch": self.epoch,
             "step": self.step,
             "best": self.best,
@@ -340,6 +342,8 @@ class Trainer:
             self.head.load_state_dict(state["head"])
         self.update.load_state_dict(state["update"])
         torch.set_rng_state(state["rng"].cpu())
+        if self.device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
         self.epoch, self.step, self.best = state["epoch"], state["step"], state["best"]
         self.before, self.seconds = state["before"], state["seconds"]
         self.partial = state.get("partial")

@@ -183,6 +183,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(images, tmp_
         trainer(images, tmp_path / "run").fit()
 
 
+def test_a_checkpoint_by_steps_does_not_replace_a_good_one_by_a_bad_one(images, tmp_path, monkeypatch):
+    """A loss that is not finite is found before it is saved, also where it is not due to be logged."""
+    run = trainer(images, tmp_path / "run", "checkpoint_every_n_steps=1", "log_every_n_steps=100")
+    original = Update.contrastive
+
+    def spoiled(self, batch):
+        return original(self, batch) * (math.nan if self.attempts == 2 else 1)
+
+    monkeypatch.setattr(Update, "contrastive", spoiled)
+    with pytest.raises(UserError, match="became nan at step 2"):
+        run._train_epoch()
+    assert checkpoint.load(run.folder)["step"] == 1
+
+
 def test_learning_rate_is_flat_then_a_falling_half_cosine():
     factors = [learning_rate_factor(epoch, 10, 100) for epoch in range(100)]
     assert factors[:11] == [1.0] * 11
