@@ -295,6 +295,34 @@ def _study() -> Study:
     )
 
 
+def _precision() -> Study:
+    variants = {
+        "reference": ("plain PyTorch, float32", ("fused=false", "amp=off")),
+        "float32": ("fused, float32", ("amp=off",)),
+        "bfloat16": ("fused, bfloat16", ("amp=bf16",)),
+        "float16": ("fused, float16", ("amp=fp16",)),
+    }
+    return Study(
+        "precision",
+        "Fused kernels and mixed precision against the plain reference",
+        "",
+        "digits",
+        tuple(Cell(name, label, "accuracy", settings) for name, (label, settings) in variants.items()),
+        (*_ALWAYS, "evaluation.labels_per_class=[10]"),
+        corner="path",
+        plot="rows",
+        metric="linear_10",
+        seeds=5,
+        untrained=True,
+        notes=(
+            "Few CPUs multiply float16 matrices themselves; elsewhere its cells take fifty times as long.",
+        ),
+    )
+
+
 STUDIES: Mapping[str, Study] = MappingProxyType(
-    {study.name: study for study in (_table1(), _table2(), _table3(), _figure7(), _figure8(), _study())}
+    {
+        study.name: study
+        for study in (_table1(), _table2(), _table3(), _figure7(), _figure8(), _study(), _precision())
+    }
 )
