@@ -310,7 +310,7 @@ def _precision() -> Study:
         tuple(Cell(name, label, "accuracy", settings) for name, (label, settings) in variants.items()),
         (*_ALWAYS, "evaluation.labels_per_class=[10]"),
         corner="path",
-        plot="rows",
+        plot="points",
         metric="linear_10",
         seeds=5,
         untrained=True,

@@ -274,7 +274,7 @@ def test_what_argparse_refuses(argv, capsys):
 
 def test_lists(capsys):
     assert command(["--list"]) == 0
-    assert capsys.readouterr().out.count("\n") == 6
+    assert capsys.readouterr().out.count("\n") == 7
     assert command(["table1", "--list", "--cells", "J2-*"]) == 0
     assert capsys.readouterr().out.splitlines()[3].split() == ["J2-L16", "model.J=2", "model.L=16"]
 
