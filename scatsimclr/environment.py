@@ -9,7 +9,7 @@ from importlib import metadata
 import torch
 
 import scatsimclr
-from scatsimclr.ops.library import IMPLEMENTATIONS, backends, extension_path
+from scatsimclr.ops.library import IMPLEMENTATIONS, backends, extension_path, recorded_run
 
 PACKAGES = (
     "torch",
@@ -52,7 +52,7 @@ def implementation(op: str, device: str) -> str:
     entry = IMPLEMENTATIONS[op][backends()[op][device]]
     if entry.device != "cuda":
         return entry.name
-    return f"{entry.name} ({entry.recorded_run or 'not yet run on hardware'})"
+    return f"{entry.name} ({recorded_run(op, entry.name) or 'not yet run on hardware'})"
 
 
 def environment() -> dict[str, str]:

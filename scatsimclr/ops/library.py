@@ -8,8 +8,10 @@ device. Naming a backend looks the implementation up in `IMPLEMENTATIONS` and ca
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -27,8 +29,6 @@ class Implementation:
     device: the device type it serves, or "any".
     forward, backward: callables with the operators' own signatures; backward is None where there is none.
     missing: why it cannot be used on this machine, or None where it can.
-    recorded_run: for GPU implementations, the file of `benchmarks/results/` that records a run on a GPU;
-        empty until there is one.
     """
 
     name: str
@@ -36,7 +36,6 @@ class Implementation:
     forward: Callable
     backward: Callable | None
     missing: Callable[[], str | None] = lambda: None
-    recorded_run: str = ""
 
 
 # op -> name -> Implementation, in order of preference (the first that serves a device is its default).
@@ -116,11 +115,26 @@ def default_implementation(op: str, device: str) -> Implementation:
     return table["reference"]
 
 
+@lru_cache(maxsize=1)
+def _recorded() -> dict[tuple[str, str], str]:
+    found = {}
+    for path in sorted((Path(__file__).parents[2] / "benchmarks/results").glob("gpu-*.json")):
+        for op, names in json.loads(path.read_text())["verified"].items():
+            found.update({(op, name): path.name for name in names})
+    return found
+
+
+def recorded_run(op: str, name: str) -> str:
+    """The file of `benchmarks/results/` that records that an implementation ran on a GPU and agreed with the
+    reference (`benchmarks/gpu_check.py` writes them); empty where there is none, as outside of a checkout."""
+    return _recorded().get((op, name), "")
+
+
 def backends() -> dict[str, dict[str, str]]:
     """{operator: {device type: name of the implementation that serves it}} on this machine.
 
-    "cuda" is listed whether or not a GPU is present; an implementation that has no recorded run on a GPU
-    says so in `Implementation.recorded_run`, and `python -m scatsimclr.info` prints it.
+    "cuda" is listed whether or not a GPU is present. Whether an implementation has run on one says
+    `recorded_run`, which `python -m scatsimclr.info` prints.
     """
     return {
         op: {device: default_implementation(op, device).name for device in ("cpu", "cuda")}

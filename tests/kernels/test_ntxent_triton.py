@@ -7,11 +7,10 @@ Kernel times and races need hardware: none of this is a run on a GPU.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+
+from tests.kernels.ahead_of_time import LIMITS, run
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -78,23 +77,10 @@ print(count)
 """
 
 BUDGETS = """
-import json, re, subprocess, tempfile, torch, triton
-from pathlib import Path
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+import torch, ahead_of_time
 from scatsimclr.kernels import ntxent as kernels
 
-BINARIES = Path(triton.__file__).parent / "backends/nvidia/bin"
-PTXAS = BINARIES / ("ptxas-blackwell" if CC >= 100 else "ptxas")
-PTXAS = PTXAS if PTXAS.exists() else BINARIES / "ptxas"
-TYPES = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp32", torch.int32: "*i32",
-         torch.int64: "*i64"}
-launches = []
-
-def record(self, kernel, grid, *args, warps=None, **options):
-    launches.append((self.name, kernel, args, options, warps or self.config.warps))
-
-kernels._Problem.launch = record
+launches = ahead_of_time.record(kernels._Problem)
 
 def problem(name, M, D, tau, views=2, labels=None, rows=None):
     dtype = kernels.CONFIGS[name].dtype
@@ -114,72 +100,17 @@ if CC == 90:
     problem("ieee", 512, 128, 0.5)
     problem("bf16", 4096, 512, 0.5)
     problem("bf16", 4096, 128, 0.5, labels=torch.zeros(4096, dtype=torch.int64))
-
-out, seen = [], set()
-for name, kernel, args, options, warps in launches:
-    names = kernel.arg_names
-    signature, constexprs, attributes = {}, {}, {}
-    for index, (key, value) in enumerate(zip(names, args)):
-        if isinstance(value, torch.Tensor):
-            signature[key] = TYPES[value.dtype]
-        else:
-            signature[key] = "fp32" if isinstance(value, float) else "i32"
-        if isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0):
-            attributes[(index,)] = [["tt.divisibility", 16]]
-    for index, key in enumerate(names):
-        if key in options:
-            signature[key] = "constexpr"
-            constexprs[(index,)] = options[key]
-    key = (kernel.fn.__name__, str(sorted(signature.items())), str(constexprs), str(attributes))
-    if key in seen:
-        continue
-    seen.add(key)
-    source = ASTSource(kernel, signature, constexprs, attributes)
-    compiled = triton.compile(source, target=GPUTarget("cuda", CC, 32), options={"num_warps": warps})
-    ptx = compiled.asm["ptx"]
-    arch = re.search(r"\\.target (sm_\\w+)", ptx).group(1)
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
-        file.flush()
-        report = subprocess.run([PTXAS, "-v", f"-arch={arch}", file.name, "-o", "/dev/null"], text=True,
-                                capture_output=True, check=True).stderr
-    spills = sum(map(int, re.findall(r"(\\d+) bytes spill", report)))
-    out.append({
-        "mode": name, "kernel": kernel.fn.__name__, "fixed": options.get("FIXED"),
-        "small": options.get("SMALL"), "single": options.get("SINGLE"),
-        "shared": compiled.metadata.shared, "spills": spills,
-        "registers": int(re.search(r"Used (\\d+) registers", report).group(1)), "warps": warps,
-        "matrix": [i for i in ("mma.sync", "wgmma.mma_async", "tcgen05.mma") if i in ptx],
-    })
-print(json.dumps(out))
+ahead_of_time.report(launches, CC)
 """
 
 
-def fresh(code, **environment):
-    """What the code prints, run in a process of its own."""
-    inherited = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**inherited, **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_interpreter_agrees_with_float64():
-    assert int(fresh(INTERPRET, TRITON_INTERPRET="1")) == 19
-
-
-# Shared memory that one program may ask for.
-LIMITS = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+    assert int(run(INTERPRET, TRITON_INTERPRET="1")) == 19
 
 
 @pytest.mark.parametrize("cc", LIMITS)
 def test_the_compilers_budgets(cc):
-    launches = json.loads(fresh(f"CC = {cc}\n" + BUDGETS))
+    launches = json.loads(run(f"CC = {cc}\n" + BUDGETS))
     names = {launch["kernel"] for launch in launches}
     assert names >= {"forward_triangle_kernel", "forward_rows_kernel", "backward_kernel"}
     for launch in launches:
@@ -188,7 +119,7 @@ def test_the_compilers_budgets(cc):
         products = launch["kernel"].startswith("forward_") or launch["kernel"] == "backward_kernel"
         if products and launch["mode"] != "ieee":
             # Blocks of 16 rows are too short for the instructions of a whole warp group.
-            short = launch["small"] or cc == 80
+            short = launch["options"].get("SMALL") or cc == 80
             wanted = "mma.sync" if short else {90: "wgmma.mma_async", 100: "tcgen05.mma"}[cc]
             assert wanted in launch["matrix"], launch
         if launch["mode"] == "ieee":

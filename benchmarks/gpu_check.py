@@ -1,0 +1,135 @@
+"""Claim: the GPU implementations agree with the reference, and how far they are from the machine's floors and from
+kymatio. One command for a machine with a GPU and without network, in under 8 minutes:
+
+    python benchmarks/gpu_check.py [--no-build] [--results FILE]
+
+builds and installs the package in place, runs every GPU test, compares, measures (`gpu_measure.py`), and writes
+`benchmarks/results/gpu-<device>.json`, from which `scatsimclr.info` and `recorded_run` read which implementations
+have run on hardware. Every step has its own share of the time; one that fails or runs out of it is recorded as such and
+the rest goes on. Exit status 0 where everything agreed. Without a GPU: what can be checked without one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+GPU_TESTS = ["tests/ops/test_scattering2d_cuda.py", "tests/ops/test_ntxent_cuda.py"]
+# Seconds, of 480: the build of the C++ kernels, the tests, the measurements.
+BUILD, TESTS, MEASURE = 150, 130, 180
+
+
+def run(name: str, command: list[str], seconds: float, **environment: str) -> dict:
+    """Runs a step; how it ended, with the end of what it printed."""
+    start = time.monotonic()
+    print(f"{name}: {' '.join(map(str, command[1:]))}", flush=True)
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+        )
+        status, output = done.returncode, done.stdout
+    except subprocess.TimeoutExpired as late:
+        status = f"out of time after {seconds:.0f} s"
+        output = (late.stdout or b"").decode(errors="replace")
+    took = round(time.monotonic() - start, 1)
+    print(f"{name}: {'ok' if status == 0 else status} in {took} s", flush=True)
+    if status != 0:
+        print(output[-6000:], flush=True)
+    return {"status": status, "seconds": took, "tail": output[-2000:]}
+
+
+def build() -> dict:
+    """An editable install from what is on the machine; without the C++ kernels where they do not compile."""
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-build-isolation",
+        "--no-deps",
+        "--no-index",
+    ]
+    first = run("build", [*install, "-e", "."], BUILD)
+    if first["status"] == 0:
+        return first
+    plain = run("build without extensions", [*install, "-e", "."], 60, SCATSIMCLR_NO_EXTENSION="1")
+    return {**plain, "with_extensions": first}
+
+
+def passed(output: str) -> dict[str, int]:
+    """Counts of pytest's last line."""
+    return {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|skipped|errors?)\b", output)}
+
+
+def pytest(name: str, tests: list[str], seconds: float, *options: str) -> dict:
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=short", *options, *tests]
+    step = run(name, command, seconds)
+    return {**step, "counts": passed(step["tail"])}
+
+
+def without_gpu() -> int:
+    """The interpreter, the compilers' budgets and the host build of the CUDA kernels, in one line."""
+    step = pytest("checks without a GPU", ["tests/kernels"], 420)
+    counts = ", ".join(f"{n} {what}" for what, n in step["counts"].items()) or step["status"]
+    compiler = "nvcc's" if shutil.which("nvcc") else "(no nvcc here)"
+    print(
+        "gpu_check: no GPU here; checked instead: the Triton kernels in the interpreter against float64, Triton's "
+        f"budgets for cc 80, 90 and 100, {compiler} budgets and the CUDA kernels' phases on the host ({counts})"
+    )
+    return step["status"] != 0
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--no-build", action="store_true", help="use the package as it is installed")
+    parser.add_argument(
+        "--results", type=Path, help="where to write, instead of benchmarks/results/gpu-<device>.json"
+    )
+    options = parser.parse_args()
+    import torch  # the package itself is imported by the steps, after the build
+
+    if not torch.cuda.is_available():
+        return without_gpu()
+    start = time.monotonic()
+    report = {"build": None if options.no_build else build()}
+    report["tests"] = pytest("GPU tests", GPU_TESTS, TESTS)
+    measured = ROOT / "build" / "gpu_measured.json"
+    measured.parent.mkdir(exist_ok=True)
+    measured.unlink(missing_ok=True)
+    report["measure"] = run(
+        "measurements",
+        [sys.executable, "benchmarks/gpu_measure.py", str(measured), str(MEASURE)],
+        MEASURE + 30,
+    )
+    if measured.exists():
+        report = {**json.loads(measured.read_text()), **report}
+    good = report["tests"]["status"] == 0 and report["measure"]["status"] == 0
+    # What agreed in the comparison counts as run on hardware only where its tests passed too.
+    report["verified"] = report.get("agreed", {}) if good else {}
+    report["seconds"] = round(time.monotonic() - start, 1)
+    device = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
+    results = options.results or ROOT / "benchmarks" / "results" / f"gpu-{device}.json"
+    results.write_text(json.dumps(report, indent=1) + "\n")
+    print(report["measure"]["tail"])
+    print(f"gpu_check: {'agreed' if good else 'NOT ALL AGREED'}; {results}, {report['seconds']} s")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

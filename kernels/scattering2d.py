@@ -1,0 +1,276 @@
+"""Scattering2D on the GPU: the order of launches, in chunks of planes that share a workspace.
+
+A chunk's images are padded and transformed once (cuFFT, real input). Each `Node` of the tree (the wavelets of one
+scale at one resolution, all angles) is then a launch that keeps its paths on chip (`scattering2d_paths`), or, where a
+folded spectrum is larger than that, filtered products, cuFFT, modulus and low-pass in slices of a workspace
+(`scattering2d_planes`). The first order's moduli are transformed for the second. Nothing waits for the device;
+under CUDA graphs call once before capturing.
+
+Float32 results come from split products, at kymatio's tolerance; float16 and bfloat16 ones from half-precision
+products, with an error of at most 2e-3 of a channel's largest value, their own rounding to float16 included.
+
+Not yet run on hardware: checked by Triton's interpreter and its ahead-of-time compiler.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import prod
+
+import torch
+import triton
+from torch import Tensor
+
+from scatsimclr.kernels import scattering2d_paths as paths
+from scatsimclr.kernels import scattering2d_planes as planes
+from scatsimclr.kernels import scattering2d_tables as tables
+from scatsimclr.kernels.scattering2d_tables import BLOCK, Node, pack, tile
+from scatsimclr.reference.scattering2d import channels
+
+__all__ = ["pack", "scattering2d", "scattering2d_backward"]
+
+# Bytes of the moduli and spectra of a chunk of planes, and of the products of a slice of fields. cuFFT may take as much
+# as the spectra for itself: together below 256 MB.
+CHUNK_BYTES = 128 << 20
+SLICE_BYTES = 32 << 20
+# Programs of a launch on chip: about four waves of an H100's 132 multiprocessors. More fields a program beyond that,
+# which read the matrices once.
+PROGRAMS = 2048
+# Tile area -> warps. 64 rows feed the instructions of one warp group (a second one would repeat its work; on Blackwell
+# it takes half of the registers); smaller tiles run many to a multiprocessor.
+WARPS = {256: 1, 512: 1, 1024: 2, 2048: 4, 4096: 4}
+BLACKWELL_WARPS = {**WARPS, 4096: 8}
+HALF = (torch.float16, torch.bfloat16)
+
+
+@lru_cache(maxsize=16)
+def _warps(device: torch.device) -> dict[int, int]:
+    blackwell = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 10
+    return BLACKWELL_WARPS if blackwell else WARPS
+
+
+class _Transform:
+    """Everything about a call but its tensors' contents; x (images, colours, height, width)."""
+
+    def __init__(self, x, filters, packed, J, L, max_order, pre_pad, coefficients):
+        if x.dtype != torch.float32:
+            raise ValueError(f"backend 'triton' of scattering2d serves float32 images, got {x.dtype}")
+        if packed.numel() == 0:
+            packed = pack(filters, J, L, max_order)
+        if packed.numel() == 1:
+            raise ValueError(
+                "backend 'triton' of scattering2d serves float32 filters with a separable low-pass, as kymatio's "
+                "are; these are not"
+            )
+        self.x, self.J, self.L = x, J, L
+        self.M, self.N = filters[0].shape[:2]
+        self.images, self.colours, self.height, self.width = x.shape
+        expected = (self.M, self.N) if pre_pad else (self.height, self.width)
+        if (self.height, self.width) != expected or self.height > self.M or self.width > self.N:
+            raise ValueError(
+                f"x must be images that fit filters of ({self.M}, {self.N}), with pre_pad of just that size, got "
+                f"{tuple(x.shape)}"
+            )
+        self.planes = self.images * self.colours
+        self.table = tables.tables(packed, J, L, max_order, self.M, self.N)
+        self.one, self.two = tables.tree(J, L, max_order, self.M, self.N)
+        self.K = channels(J, L, max_order)
+        self.coefficients = coefficients  # forward: written; backward: their gradient
+        self.split = coefficients.dtype not in HALF
+        self.h, self.w = (self.M >> J) - 2, (self.N >> J) - 2
+
+    def launch(self, kernel, grid, *args, warps=4, **options):
+        with torch.cuda.device(self.x.device) if self.x.is_cuda else torch.no_grad():
+            kernel[grid](*args, **options, num_warps=warps, num_stages=1)
+
+    def empty(self, *shape, dtype=torch.float32):
+        return self.x.new_empty(shape, dtype=dtype)
+
+    def chunks(self, backward):
+        """(first plane, planes) of each chunk."""
+        bytes_per_plane = 12 * self.M * self.N
+        for nodes in self.two:
+            bytes_per_plane += 8 * self.L * prod(nodes[0].size) if nodes else 0
+        # Backward has the gradients of all that beside it.
+        step = max(1, CHUNK_BYTES // (bytes_per_plane * (2 if backward else 1)))
+        return [(start, min(step, self.planes - start)) for start in range(0, self.planes, step)]
+
+    def padded(self, plane, count):
+        """The chunk's images on the padded grid, (count, M, N)."""
+        out = self.empty(count, self.M, self.N)
+        self.launch(
+            planes.pad_kernel, (count, triton.cdiv(self.M * self.N, 1024)), self.x, out, plane, self.colours,
+            self.height, self.width, self.M, self.N, *self.x.stride(), BLOCK=1024,
+        )  # fmt: skip
+        return out
+
+    def place(self, node, plane, field=0):
+        """How a kernel finds the coefficients of a node (None: S0), from a field of the chunk's first plane on."""
+        first, stride = (node.first, node.stride) if node else (0, 0)
+        per_plane = self.L if stride else 1
+        return first, stride, plane * per_plane + field, per_plane, self.colours, self.K
+
+    def low_pass(self, u, j, angles, place):
+        """Stores the coefficients of signals u (fields, angles, m, n) at resolution j."""
+        m, n = u.shape[-2:]
+        first, stride, *rest = place
+        grid = (u.numel() // (m * n), triton.cdiv(self.h, BLOCK) * triton.cdiv(self.w, BLOCK))
+        t = self.table
+        self.launch(
+            planes.low_pass_kernel, grid, u, t[f"low_y{j}"], t[f"low_x{j}"], t[f"band_y{j}"], t[f"band_x{j}"],
+            self.coefficients, m, n, self.h, self.w, first, stride, angles, *rest, *self.coefficients.stride(), B=BLOCK,
+            BK=32, PRECISION="tf32x3" if self.split else "tf32",
+        )  # fmt: skip
+
+    def low_pass_adjoint(self, u_like, j, angles, place, z=None, du=None):
+        """∂/∂z in place of z, from the coefficients' gradient and du; without z, added to `u_like` as ∂/∂u."""
+        m, n = u_like.shape[-2:]
+        first, stride, *rest = place
+        grid = (u_like.numel() // (m * n), triton.cdiv(m, 32) * triton.cdiv(n, 32))
+        t = self.table
+        self.launch(
+            planes.low_pass_adjoint_kernel, grid, self.coefficients, t[f"low_y{j}"], t[f"low_x{j}"],
+            u_like if z is None else z.view(torch.int64), u_like if du is None else du, u_like, m, n, self.h, self.w,
+            first, stride, angles, *rest, *self.coefficients.stride(), HAVE_DU=du is not None, MODULUS=z is not None,
+            B=32, BK=32, PRECISION="tf32x3" if self.split else "tf32",
+        )  # fmt: skip
+
+    def on_chip(self, kernel, node: Node, spectra, place, *tensors, **flags):
+        """Launches one of the two kernels of `scattering2d_paths` on spectra (fields, m, n/2 + 1)."""
+        first, stride, *rest = place
+        fields, (m, n), t, i = len(spectra), node.out, self.table, node.index
+        PM, PN = tile(m), tile(n)
+        per_program = max(1, min(16, fields * self.L // PROGRAMS))
+        self.launch(
+            kernel, (self.L * triton.cdiv(fields, per_program),), spectra.view(torch.int64), t[f"code{i}"],
+            t[f"weight{i}"], t[f"layers{i}"], t[f"sizes{i}"], t[f"dft{m}"], t[f"dft{n}"], t[f"half_y{node.j}"],
+            t[f"half_x{node.j}"], *tensors, fields, self.L, node.fold**2, spectra[0].numel(),
+            tables.low_gain(node.j, self.J) ** -2, per_program, first, stride, *rest, *self.coefficients.stride(),
+            PM=PM, PN=PN, PH=tile(self.h), PW=tile(self.w), SQUARE=m == n, SPLIT=self.split,
+            warps=_warps(self.x.device)[PM * PN], **flags,
+        )  # fmt: skip
+
+    def products(self, node: Node, spectra):
+        """z (fields, L, m', n') of spectra (fields, m, n/2 + 1), through the workspace."""
+        (m, n), (rows, columns) = node.size, node.out
+        y = self.empty(len(spectra), self.L, rows, columns, dtype=torch.complex64)
+        self.launch(
+            planes.product_kernel, (len(spectra) * self.L, triton.cdiv(rows * columns, 512)), spectra.view(torch.int64),
+            self.table[f"psi{node.index}"], y.view(torch.int64), self.L, m, n, rows, columns, node.fold, BLOCK=512,
+        )  # fmt: skip
+        return torch.fft.ifft2(y, norm="forward")
+
+    def slices(self, node: Node, fields):
+        """Slices of the fields whose products fit the workspace."""
+        step = max(1, SLICE_BYTES // (8 * self.L * prod(node.out)))
+        return [slice(start, min(start + step, fields)) for start in range(0, fields, step)]
+
+    def forward(self, node: Node, spectra, plane, coefficients=True, moduli=False):
+        """Stores the node's coefficients; returns its moduli, (fields · L, m', n') for spectra (fields, m, n/2 + 1)."""
+        u = self.empty(len(spectra), self.L, *node.out) if moduli else self.x
+        if node.on_chip:
+            self.on_chip(
+                paths.path_kernel, node, spectra, self.place(node, plane), u, self.coefficients, STORE_U=moduli,
+                STORE_S=coefficients,
+            )  # fmt: skip
+        else:
+            for part in self.slices(node, len(spectra)):
+                some = torch.abs(self.products(node, spectra[part]), out=u[part] if moduli else None)
+                if coefficients:
+                    self.low_pass(some, node.j, self.L, self.place(node, plane, part.start))
+        return u.flatten(0, 1) if moduli else None
+
+    def backward(self, node: Node, spectra, plane, du, total, add):
+        """∂/∂spectra of the node's coefficients and, where given, of du (fields · L, m', n'), to or into `total`."""
+        for part in self.slices(node, len(spectra)):
+            place = self.place(node, plane, part.start)
+            some = None if du is None else du.view(len(spectra), self.L, *node.out)[part]
+            if node.on_chip:
+                dy = self.empty(len(spectra[part]), self.L, *node.out, dtype=torch.complex64)
+                self.on_chip(
+                    paths.path_backward_kernel, node, spectra[part], place, self.x if some is None else some,
+                    self.coefficients, dy.view(torch.int64), HAVE_DU=some is not None,
+                )  # fmt: skip
+            else:
+                z = self.products(node, spectra[part])
+                self.low_pass_adjoint(z.real, node.j, self.L, place, z, some)
+                dy = torch.fft.fft2(z)
+            (m, n), (rows, columns) = node.size, node.out
+            self.launch(
+                planes.product_adjoint_kernel, (len(dy), triton.cdiv(m * (n // 2 + 1), 256)), dy.view(torch.int64),
+                self.table[f"psi{node.index}"], total[part].view(torch.int64), self.L, m, n, rows, columns, ADD=add,
+                BLOCK=256,
+            )  # fmt: skip
+
+
+def scattering2d(
+    x: Tensor,
+    filters: list[Tensor],
+    packed: Tensor,
+    J: int,
+    L: int,
+    max_order: int,
+    pre_pad: bool,
+    channels_last: bool,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """`scatsimclr.ops.scattering2d.scattering2d` for float32 x; ValueError where it cannot serve the input."""
+    M, N = filters[0].shape[:2]
+    out = x.new_empty(
+        (x.shape[0], x.shape[1] * channels(J, L, max_order), (M >> J) - 2, (N >> J) - 2), dtype=out_dtype
+    )
+    if channels_last:
+        out = torch.empty_like(out, memory_format=torch.channels_last)
+    t = _Transform(x, filters, packed, J, L, max_order, pre_pad, out)
+    if out.numel() == 0:
+        return out
+    for plane, count in t.chunks(False):
+        padded = t.padded(plane, count)
+        t.low_pass(padded, 0, 1, t.place(None, plane))
+        spectra = torch.fft.rfft2(padded)
+        del padded
+        for node in t.one:
+            second = t.two[node.j] if node.j < len(t.two) else []
+            u = t.forward(node, spectra, plane, moduli=bool(second))
+            if second:
+                u = torch.fft.rfft2(u)
+            for following in second:
+                t.forward(following, u, plane)
+    return out
+
+
+def scattering2d_backward(
+    grad: Tensor,
+    x: Tensor,
+    filters: list[Tensor],
+    packed: Tensor,
+    J: int,
+    L: int,
+    max_order: int,
+    pre_pad: bool,
+) -> Tensor:
+    """∂/∂x for `grad`, the coefficients' gradient, of any strides; moduli and spectra are made anew."""
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    t = _Transform(x, filters, packed, J, L, max_order, pre_pad, grad)
+    if grad.numel() == 0:
+        return dx.zero_()
+    for plane, count in t.chunks(True):
+        spectra = torch.fft.rfft2(t.padded(plane, count))
+        total = torch.empty_like(spectra)
+        for i, node in enumerate(t.one):
+            second, du = t.two[node.j] if node.j < len(t.two) else [], None
+            if second:
+                of_u = torch.fft.rfft2(t.forward(node, spectra, plane, coefficients=False, moduli=True))
+                gradient = torch.empty_like(of_u)
+                for k, following in enumerate(second):
+                    t.backward(following, of_u, plane, None, gradient, k > 0)
+                # Σ_k g_k exp(2πi k·x): the adjoint of the transform, of a Hermitian g.
+                du = torch.fft.irfft2(gradient, s=node.out, norm="forward")
+            t.backward(node, spectra, plane, du, total, i > 0)
+        d = torch.fft.irfft2(total, s=(t.M, t.N), norm="forward")
+        t.low_pass_adjoint(d, 0, 1, t.place(None, plane))
+        t.launch(
+            planes.pad_adjoint_kernel, (count, triton.cdiv(t.height * t.width, 256)), d, dx, plane, t.height, t.width,
+            t.M, t.N, BLOCK=256,
+        )  # fmt: skip
+    return dx

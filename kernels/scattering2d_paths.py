@@ -1,0 +1,238 @@
+"""Triton kernels that keep a whole scattering path on chip: folded spectra up to 64 × 64.
+
+    Y = fold(û ψ̂)      Z = F Y Fᵀ, F[p, q] = exp(2πi pq/m)      U = |Z|      S = A_y U A_xᵀ
+
+Transforms and low-pass are matrix products on tensor cores. Operands are float16 with float32 sums: SPLIT takes each
+as hi + lo (22 bits) and three products, for float32 results; without it one product, for half-precision results. Y
+is first scaled by a power of two to a maximum of 1 … 2: every later value is then in float16's range.
+Spectra are complex64, each number read as one int64. Nothing is shared between programs: no atomics, no races.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _halves(x):
+    """x as hi + lo in float16."""
+    hi = x.to(tl.float16)
+    return hi, (x - hi.to(tl.float32)).to(tl.float16)
+
+
+@triton.jit
+def _product(a_hi, a_lo, b_hi, b_lo, acc, SPLIT: tl.constexpr):
+    """acc + a b; the product of the two small parts is below float32's rounding."""
+    if SPLIT:
+        acc = tl.dot(a_lo, b_hi, acc)
+        acc = tl.dot(a_hi, b_lo, acc)
+    return tl.dot(a_hi, b_hi, acc)
+
+
+@triton.jit
+def _scale(re, im):
+    """The power of two that brings the largest part into [1, 2), and its inverse; finite for 0, infinity and NaN."""
+    largest = tl.max(tl.max(tl.maximum(tl.abs(re), tl.abs(im)), 1), 0)
+    exponent = largest.to(tl.int32, bitcast=True) & 0x7F800000
+    exponent = tl.minimum(tl.maximum(exponent, 0x00800000), 0x7E800000)
+    return (0x7F000000 - exponent).to(tl.float32, bitcast=True), exponent.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _parts(bits):
+    """Real and imaginary part of complex64 numbers read as int64."""
+    return bits.to(tl.int32).to(tl.float32, bitcast=True), (bits >> 32).to(tl.int32).to(
+        tl.float32, bitcast=True
+    )
+
+
+@triton.jit
+def _as_bits(re, im):
+    """The other way round."""
+    low = re.to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF
+    return (im.to(tl.int32, bitcast=True).to(tl.int64) << 32) | low
+
+
+@triton.jit
+def _folded(spectrum, code_ptr, weight_ptr, layers, PM: tl.constexpr, PN: tl.constexpr):
+    """Y (PM, PN) = Σ weight · û[source]; `layers` sources at most. Where the weight is 0 the source is û[0]."""
+    at = tl.arange(0, PM)[:, None] * PN + tl.arange(0, PN)[None, :]
+    re = tl.zeros((PM, PN), tl.float32)
+    im = tl.zeros((PM, PN), tl.float32)
+    for layer in range(layers):
+        code = tl.load(code_ptr + layer * (PM * PN) + at)
+        weight = tl.load(weight_ptr + layer * (PM * PN) + at)
+        source = code ^ (code >> 31)  # ~code where it is negative
+        u_re, u_im = _parts(tl.load(spectrum + source))
+        re += weight * u_re
+        im += tl.where(code < 0, -weight, weight) * u_im
+    return re, im
+
+
+@triton.jit
+def _matrix(ptr, part, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    at = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    return tl.load(ptr + part * (ROWS * COLUMNS) + at)
+
+
+@triton.jit
+def _dft(ptr, P: tl.constexpr, SPLIT: tl.constexpr):
+    """cos and sin (P, P), each as hi and lo; lo is hi where it is not used."""
+    cos = _matrix(ptr, 0, P, P)
+    sin = _matrix(ptr, 2, P, P)
+    if SPLIT:
+        return cos, _matrix(ptr, 1, P, P), sin, _matrix(ptr, 3, P, P)
+    return cos, cos, sin, sin
+
+
+@triton.jit
+def _low(ptr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPLIT: tl.constexpr):
+    hi = _matrix(ptr, 0, ROWS, COLUMNS)
+    if SPLIT:
+        return hi, _matrix(ptr, 1, ROWS, COLUMNS)
+    return hi, hi
+
+
+@triton.jit
+def _from_left(c, cl, s, sl, re, im, SPLIT: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
+    """(cos + i sin) (re + i im), the matrix on the left."""
+    re_hi, re_lo = _halves(re)
+    im_hi, im_lo = _halves(im)
+    zero = tl.zeros((M, N), tl.float32)
+    out_re = _product(c, cl, re_hi, re_lo, -_product(s, sl, im_hi, im_lo, zero, SPLIT), SPLIT)
+    out_im = _product(s, sl, re_hi, re_lo, _product(c, cl, im_hi, im_lo, zero, SPLIT), SPLIT)
+    return out_re, out_im
+
+
+@triton.jit
+def _from_right(re, im, c, cl, s, sl, SPLIT: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
+    """(re + i im) (cos + i sin), the matrix on the right."""
+    re_hi, re_lo = _halves(re)
+    im_hi, im_lo = _halves(im)
+    zero = tl.zeros((M, N), tl.float32)
+    out_re = _product(re_hi, re_lo, c, cl, -_product(im_hi, im_lo, s, sl, zero, SPLIT), SPLIT)
+    out_im = _product(re_hi, re_lo, s, sl, _product(im_hi, im_lo, c, cl, zero, SPLIT), SPLIT)
+    return out_re, out_im
+
+
+@triton.jit
+def _plane(ptr, plane, colours, K, image_step, channel_step):
+    """Where the coefficients of a plane begin in (images, colours · K, h, w) of any strides."""
+    return (
+        ptr + (plane // colours).to(tl.int64) * image_step + (plane % colours).to(tl.int64) * K * channel_step
+    )
+
+
+@triton.jit
+def path_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_ptr, dft_y_ptr, dft_x_ptr, low_y_ptr, low_x_ptr,
+                u_ptr, out_ptr, fields, L, slots, bins, gain, per_program, first, stride, field0, P, colours,
+                K, image_step, channel_step, row_step, column_step, PM: tl.constexpr, PN: tl.constexpr,
+                PH: tl.constexpr, PW: tl.constexpr, SQUARE: tl.constexpr, STORE_U: tl.constexpr,
+                STORE_S: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
+    """S of one filter θ for `per_program` fields (STORE_S), and U (fields, L, m, n), float32 (STORE_U).
+
+    Fields are (plane, θ1), P of them a plane, the launch's first is field0; their spectra have `bins` numbers, filters
+    `slots` sources a bin. θ changes fastest over programs: those that run together read the same spectra and write
+    the same sectors.
+    """
+    theta = tl.program_id(0) % L
+    begin = tl.program_id(0) // L * per_program
+    code_ptr += (theta * slots).to(tl.int64) * (PM * PN)
+    weight_ptr += (theta * slots).to(tl.int64) * (PM * PN)
+    layers = tl.load(layers_ptr + theta)
+    cy, cyl, sy, syl = _dft(dft_y_ptr, PM, SPLIT)
+    cx, cxl, sx, sxl = cy, cyl, sy, syl
+    if not SQUARE:
+        cx, cxl, sx, sxl = _dft(dft_x_ptr, PN, SPLIT)
+    p, q = tl.arange(0, PM)[:, None], tl.arange(0, PN)[None, :]
+    y, x = tl.arange(0, PH).to(tl.int64)[:, None], tl.arange(0, PW).to(tl.int64)[None, :]
+    for step in range(tl.minimum(per_program, fields - begin)):
+        field = begin + step
+        # Read here, where stores forbid to hoist it: masks and offsets made of it would fill registers all along.
+        m, n = tl.load(sizes_ptr), tl.load(sizes_ptr + 1)
+        h, w, one = tl.load(sizes_ptr + 2), tl.load(sizes_ptr + 3), tl.load(sizes_ptr + 4)
+        re, im = _folded(spectra_ptr + field.to(tl.int64) * bins, code_ptr, weight_ptr, layers, PM, PN)
+        scale, inverse = _scale(re, im)
+        re, im = _from_left(cy, cyl, sy, syl, re * scale, im * scale, SPLIT, PM, PN)
+        re, im = _from_right(re, im, cx, cxl, sx, sxl, SPLIT, PM, PN)
+        u = tl.sqrt(re * re + im * im)
+        if STORE_U:
+            at = (field * L + theta).to(tl.int64) * (m * n) + p * n + q
+            tl.store(u_ptr + at, u * inverse, mask=(p < m) & (q < n))
+        if STORE_S:
+            # |Z| ≤ 2√2·PM·PN: with 1/PM and the gain of A what follows stays in float16's range, for any image.
+            ax, axl = _low(low_x_ptr, PW, PN, SPLIT)
+            u_hi, u_lo = _halves(u * (1.0 / PM))
+            ay, ayl = _low(low_y_ptr, PH, PM, SPLIT)
+            rows = _product(ay, ayl, u_hi, u_lo, tl.zeros((PH, PN), tl.float32), SPLIT)
+            r_hi, r_lo = _halves(rows)
+            s = _product(r_hi, r_lo, tl.trans(ax), tl.trans(axl), tl.zeros((PH, PW), tl.float32), SPLIT)
+            out = _plane(out_ptr, (field0 + field) // P, colours, K, image_step, channel_step)
+            out += (first + (field0 + field) % P * stride + theta).to(tl.int64) * channel_step
+            s = s * (gain * PM) * inverse
+            tl.store(
+                out + y * (row_step * one) + x * (column_step * one),
+                s.to(out_ptr.dtype.element_ty),
+                mask=(y < h) & (x < w),
+            )
+
+
+@triton.jit
+def path_backward_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_ptr, dft_y_ptr, dft_x_ptr,
+                         low_y_ptr, low_x_ptr, du_ptr, grad_ptr, dy_ptr, fields, L, slots, bins, gain, per_program,
+                         first, stride, field0, P, colours, K, image_step, channel_step, row_step, column_step,
+                         PM: tl.constexpr, PN: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
+                         SQUARE: tl.constexpr, HAVE_DU: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
+    """∂/∂Y (fields, L, m, n) complex64 of one filter's coefficients, whose gradient is `grad`; Z is made anew.
+
+    HAVE_DU: `du` (fields, L, m, n) is what the second order adds to the gradient of U.
+    """
+    theta = tl.program_id(0) % L
+    begin = tl.program_id(0) // L * per_program
+    code_ptr += (theta * slots).to(tl.int64) * (PM * PN)
+    weight_ptr += (theta * slots).to(tl.int64) * (PM * PN)
+    layers = tl.load(layers_ptr + theta)
+    cy, cyl, sy, syl = _dft(dft_y_ptr, PM, SPLIT)
+    cx, cxl, sx, sxl = cy, cyl, sy, syl
+    if not SQUARE:
+        cx, cxl, sx, sxl = _dft(dft_x_ptr, PN, SPLIT)
+    p, q = tl.arange(0, PM)[:, None], tl.arange(0, PN)[None, :]
+    y, x = tl.arange(0, PH).to(tl.int64)[:, None], tl.arange(0, PW).to(tl.int64)[None, :]
+    for step in range(tl.minimum(per_program, fields - begin)):
+        field = begin + step
+        # Read here, where stores forbid to hoist it: masks and offsets made of it would fill registers all along.
+        m, n = tl.load(sizes_ptr), tl.load(sizes_ptr + 1)
+        h, w, one = tl.load(sizes_ptr + 2), tl.load(sizes_ptr + 3), tl.load(sizes_ptr + 4)
+        re, im = _folded(spectra_ptr + field.to(tl.int64) * bins, code_ptr, weight_ptr, layers, PM, PN)
+        scale, _ = _scale(re, im)
+        re, im = _from_left(cy, cyl, sy, syl, re * scale, im * scale, SPLIT, PM, PN)
+        re, im = _from_right(re, im, cx, cxl, sx, sxl, SPLIT, PM, PN)
+        length = tl.sqrt(re * re + im * im)
+        shorter = tl.where(length > 0, 1.0 / length, 0.0)
+
+        # ∂/∂U = A_yᵀ ∂/∂S A_x
+        ds = _plane(grad_ptr, (field0 + field) // P, colours, K, image_step, channel_step)
+        ds += (first + (field0 + field) % P * stride + theta).to(tl.int64) * channel_step
+        ds = tl.load(
+            ds + y * (row_step * one) + x * (column_step * one), mask=(y < h) & (x < w), other=0.0
+        ).to(tl.float32)
+        scale, inverse = _scale(ds, ds)
+        d_hi, d_lo = _halves(ds * scale)
+        ax, axl = _low(low_x_ptr, PW, PN, SPLIT)
+        rows = _product(d_hi, d_lo, ax, axl, tl.zeros((PH, PN), tl.float32), SPLIT)
+        ay, ayl = _low(low_y_ptr, PH, PM, SPLIT)
+        r_hi, r_lo = _halves(rows)
+        du = _product(tl.trans(ay), tl.trans(ayl), r_hi, r_lo, tl.zeros((PM, PN), tl.float32), SPLIT)
+        du = du * gain * inverse
+        at = (field * L + theta).to(tl.int64) * (m * n) + p * n + q
+        inside = (p < m) & (q < n)
+        if HAVE_DU:
+            du += tl.load(du_ptr + at, mask=inside, other=0.0)
+
+        # ∂/∂Z = ∂/∂U Z/|Z|, and back through the transforms, whose adjoint is F̄.
+        re, im = re * shorter * du, im * shorter * du
+        scale, inverse = _scale(re, im)
+        re, im = _from_right(re * scale, -im * scale, cx, cxl, sx, sxl, SPLIT, PM, PN)
+        re, im = _from_left(cy, cyl, sy, syl, re, im, SPLIT, PM, PN)
+        tl.store(dy_ptr + at, _as_bits(re * inverse, -im * inverse), mask=inside)
