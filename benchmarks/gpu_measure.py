@@ -1,6 +1,6 @@
 """The measurements of `gpu_check.py`, on a GPU: agreement with float64, floors, and times beside peers.
 
-    python benchmarks/gpu_measure.py OUTPUT.json SECONDS
+    python benchmarks/gpu_measure.py OUTPUT.json SECONDS      or      … OUTPUT.json compiled
 
 Competitors take turns in one process on fresh random inputs, timed by events around enough calls to fill 20 ms; figures
 are medians with quartiles. Where kymatio is not installed, the reference (its operations, one by one) stands in.
@@ -172,6 +172,20 @@ def agreement(shape, J, L, dtype) -> dict:
     return found
 
 
+def engine_case(size, dtype) -> dict:
+    """Times of the engines of one node, 96 planes of J=1, L=16 with padded sides of `size`: for PREFERRED."""
+    from scatsimclr.kernels import scattering2d as kernels
+
+    x = torch.rand(96, 1, size - 4, size - 4, device="cuda")
+    module = Scattering2D(1, (size - 4, size - 4), 16).cuda()
+    args = x, module._filters(), module._packed, 1, 16, 1, False, dtype != torch.float32, dtype
+    calls, missing = {}, {}
+    engines = ["triton"] + (["c++"] if "cuda" in on_gpu("scattering2d") else [])
+    for engine in engines:
+        attempt(calls, missing, engine, lambda e=engine: lambda: kernels.scattering2d(*args, engine=e))
+    return {"size": size, "dtype": str(dtype), "ms": interleaved(calls, 5), "missing": missing}
+
+
 def attempt(calls, missing, name, make):
     """Adds a competitor that may not fit or may refuse; it is run once here."""
     try:
@@ -240,8 +254,8 @@ def backward_times(modules, x, missing) -> dict:
     return {"ms": times, "fastest": ours, "over_ours": {n: t[1] / times[ours][1] for n, t in times.items()}}
 
 
-def compiled_peer(seconds) -> dict:
-    """torch.compile of the reference's operations at (64, 3, 32, 32), J=2, L=8, if it ends in time."""
+def compiled_peer() -> dict:
+    """torch.compile of the reference's operations at (64, 3, 32, 32), J=2, L=8."""
     x, module = torch.rand(64, 3, 32, 32, device="cuda"), Scattering2D(2, (32, 32), 8).cuda()
     filters = module._filters()
 
@@ -296,30 +310,43 @@ def ntxent_case(M, dtype) -> dict:
     }  # fmt: skip
 
 
-def main(output: Path, seconds: float) -> None:
+def main(output: Path, seconds: float) -> int:
+    """Writes everything to `output`; 1 where something did not agree or run."""
     deadline, properties = time.monotonic() + seconds, torch.cuda.get_device_properties(0)
     report = {
         "device": properties.name, "capability": [properties.major, properties.minor],
         "multiprocessors": properties.multi_processor_count, "memory": properties.total_memory,
         "date": datetime.date.today().isoformat(), "torch": torch.__version__, "cuda": torch.version.cuda,
         "triton": __import__("triton").__version__, "python": sys.version.split()[0], "floors": floors(),
-        "scattering2d": [], "ntxent": [], "left_out": [], "agreed": {},
+        "scattering2d": [], "ntxent": [], "left_out": [], "failures": [], "agreed": {},
     }  # fmt: skip
     for key, case, cases in (("scattering2d", scattering_case, SCATTERING), ("ntxent", ntxent_case, NTXENT)):
-        # The loss is quick; it keeps half a minute for itself.
-        until = deadline - (35 if key == "scattering2d" else 0)
+        # The loss and the engines are quick; they keep most of a minute for themselves.
+        until = deadline - (50 if key == "scattering2d" else 0)
         for settings in cases:
             if time.monotonic() > until:
                 report["left_out"].append(f"{key} {settings}: out of time")
                 continue
-            report[key].append(case(*settings))
-            torch.cuda.empty_cache()
+            try:
+                report[key].append(case(*settings))
+            except (AssertionError, RuntimeError, ValueError) as error:
+                report["failures"].append(f"{key} {settings}: {type(error).__name__}: {error}"[:2000])
+                print(report["failures"][-1], flush=True)
+                continue
+            finally:
+                torch.cuda.empty_cache()
             output.write_text(json.dumps(report))
             print(summary(key, report[key][-1]), flush=True)
-        report["agreed"][key] = on_gpu(key)
-    if time.monotonic() < deadline - 15:
-        report["torch.compile of the reference"] = compiled_peer(deadline - time.monotonic())
+        if not any(failure.startswith(key) for failure in report["failures"]):
+            report["agreed"][key] = on_gpu(key)
+    report["engines"] = []
+    for size in (20, 32, 40, 52, 64, 72, 104, 128, 144):
+        for dtype in (torch.float32, torch.bfloat16):
+            if time.monotonic() < deadline - 20:
+                report["engines"].append(engine_case(size, dtype))
+                print("engines", report["engines"][-1])
     output.write_text(json.dumps(report))
+    return 1 if report["failures"] else 0
 
 
 def summary(key, result) -> str:
@@ -338,4 +365,7 @@ def summary(key, result) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]))
+    if sys.argv[2] == "compiled":
+        Path(sys.argv[1]).write_text(json.dumps({"torch.compile of the reference": compiled_peer()}))
+    else:
+        sys.exit(main(Path(sys.argv[1]), float(sys.argv[2])))

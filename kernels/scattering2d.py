@@ -1,10 +1,10 @@
 """Scattering2D on the GPU: the order of launches, in chunks of planes that share a workspace.
 
 A chunk's images are padded and transformed once (cuFFT, real input). Each `Node` of the tree (the wavelets of one
-scale at one resolution, all angles) is then a launch that keeps its paths on chip (`scattering2d_paths`), or, where a
-folded spectrum is larger than that, filtered products, cuFFT, modulus and low-pass in slices of a workspace
-(`scattering2d_planes`). The first order's moduli are transformed for the second. Nothing waits for the device;
-under CUDA graphs call once before capturing.
+scale at one resolution, all angles) is then a launch that keeps its paths on chip (`scattering2d_paths`, or CUDA
+C++ in csrc/cuda), or, where a folded spectrum is larger than that, filtered products, cuFFT, modulus and low-pass in
+slices of a workspace (`scattering2d_planes`). The first order's moduli are transformed for the second. Nothing waits
+for the device; under CUDA graphs call once before capturing.
 
 Float32 results come from split products, at kymatio's tolerance; float16 and bfloat16 ones from half-precision
 products, with an error of at most 2e-3 of a channel's largest value, their own rounding to float16 included.
@@ -15,7 +15,7 @@ Not yet run on hardware: checked by Triton's interpreter and its ahead-of-time c
 from __future__ import annotations
 
 from functools import lru_cache
-from math import prod
+from math import floor, log2, prod
 
 import torch
 import triton
@@ -40,6 +40,13 @@ PROGRAMS = 2048
 # it takes half of the registers); smaller tiles run many to a multiprocessor.
 WARPS = {256: 1, 512: 1, 1024: 2, 2048: 4, 4096: 4}
 BLACKWELL_WARPS = {**WARPS, 4096: 8}
+# The largest side of a node's folded spectrum up to which an engine serves it by default. Estimated on 2026-11-25 from
+# operation counts for an H100, not yet measured (benchmarks/gpu_check.py does). A path of 52 × 52 (tile 64 × 64):
+# Triton 4.6e6 operations of a tensor core, three times that for float32, and about 1,500 cycles of gathering, so 2,700
+# or 5,500 cycles of a multiprocessor; C++ about 17,000 instructions of a warp at two thirds of the issue rate, 6,500
+# cycles. Beyond 64 Triton goes through device memory, some 80 bytes a pixel of each path; C++ stays on chip.
+PREFERRED = ((64, "triton"), (160, "c++"))
+RADICES = (2, 3, 5, 7, 11, 13)
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -49,10 +56,29 @@ def _warps(device: torch.device) -> dict[int, int]:
     return BLACKWELL_WARPS if blackwell else WARPS
 
 
+def _shared_bytes(node: Node, h: int, w: int) -> int:
+    """Shared memory of a block of the C++ kernel: `shared_bytes` of csrc/cuda/scattering2d_phases.h."""
+    (rows, columns), high, wide = node.out, -(-h // 4) * 4, -(-w // 4) * 4
+    complexes = rows * (columns | 1) + rows + columns
+    return 8 * complexes + 4 * (rows * high + columns * wide + high * columns + rows + columns)
+
+
+def _only_small_factors(length: int) -> bool:
+    for radix in RADICES:
+        while length % radix == 0:
+            length //= radix
+    return length == 1
+
+
+@lru_cache(maxsize=16)
+def _shared_limit(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+
+
 class _Transform:
     """Everything about a call but its tensors' contents; x (images, colours, height, width)."""
 
-    def __init__(self, x, filters, packed, J, L, max_order, pre_pad, coefficients):
+    def __init__(self, x, filters, packed, J, L, max_order, pre_pad, coefficients, engine="triton"):
         if x.dtype != torch.float32:
             raise ValueError(f"backend 'triton' of scattering2d serves float32 images, got {x.dtype}")
         if packed.numel() == 0:
@@ -62,7 +88,7 @@ class _Transform:
                 "backend 'triton' of scattering2d serves float32 filters with a separable low-pass, as kymatio's "
                 "are; these are not"
             )
-        self.x, self.J, self.L = x, J, L
+        self.x, self.J, self.L, self.engine = x, J, L, engine
         self.M, self.N = filters[0].shape[:2]
         self.images, self.colours, self.height, self.width = x.shape
         expected = (self.M, self.N) if pre_pad else (self.height, self.width)
@@ -78,6 +104,17 @@ class _Transform:
         self.coefficients = coefficients  # forward: written; backward: their gradient
         self.split = coefficients.dtype not in HALF
         self.h, self.w = (self.M >> J) - 2, (self.N >> J) - 2
+
+    def in_cpp(self, node: Node) -> bool:
+        """Whether the C++ kernel serves the node's forward pass: as asked for, and where it can."""
+        if self.engine == "triton":
+            return False
+        if self.engine == "preferred":
+            names = [name for size, name in PREFERRED if max(node.out) <= size]
+            if not names or names[0] != "c++":
+                return False
+        fits = _shared_bytes(node, self.h, self.w) <= _shared_limit(self.x.device)
+        return fits and all(map(_only_small_factors, node.out))
 
     def launch(self, kernel, grid, *args, warps=4, **options):
         with torch.cuda.device(self.x.device) if self.x.is_cuda else torch.no_grad():
@@ -140,12 +177,16 @@ class _Transform:
         first, stride, *rest = place
         fields, (m, n), t, i = len(spectra), node.out, self.table, node.index
         PM, PN = tile(m), tile(n)
+        gain = tables.low_gain(node.j, self.J)
+        # Room for the sums of |A|, a little over 1.
+        shrink = 2.0 ** floor(log2(2.0**15 / (2**8.5 * PM * PN * gain)))
+        gains = (gain**-2 / shrink, shrink) if kernel is paths.path_kernel else (gain**-2,)
         per_program = max(1, min(16, fields * self.L // PROGRAMS))
         self.launch(
             kernel, (self.L * triton.cdiv(fields, per_program),), spectra.view(torch.int64), t[f"code{i}"],
             t[f"weight{i}"], t[f"layers{i}"], t[f"sizes{i}"], t[f"dft{m}"], t[f"dft{n}"], t[f"half_y{node.j}"],
             t[f"half_x{node.j}"], *tensors, fields, self.L, node.fold**2, spectra[0].numel(),
-            tables.low_gain(node.j, self.J) ** -2, per_program, first, stride, *rest, *self.coefficients.stride(),
+            *gains, per_program, first, stride, *rest, *self.coefficients.stride(),
             PM=PM, PN=PN, PH=tile(self.h), PW=tile(self.w), SQUARE=m == n, SPLIT=self.split,
             warps=_warps(self.x.device)[PM * PN], **flags,
         )  # fmt: skip
@@ -168,7 +209,14 @@ class _Transform:
     def forward(self, node: Node, spectra, plane, coefficients=True, moduli=False):
         """Stores the node's coefficients; returns its moduli, (fields · L, m', n') for spectra (fields, m, n/2 + 1)."""
         u = self.empty(len(spectra), self.L, *node.out) if moduli else self.x
-        if node.on_chip:
+        if coefficients and self.in_cpp(node):
+            t = self.table
+            with torch.cuda.device(self.x.device):
+                torch.ops.scatsimclr.scattering2d_paths_cuda(
+                    torch.view_as_real(spectra), t[f"psi{node.index}"], t[f"low_y{node.j}"], t[f"low_x{node.j}"],
+                    u if moduli else self.empty(0), self.coefficients, *self.place(node, plane),
+                )  # fmt: skip
+        elif node.on_chip:
             self.on_chip(
                 paths.path_kernel, node, spectra, self.place(node, plane), u, self.coefficients, STORE_U=moduli,
                 STORE_S=coefficients,
@@ -213,15 +261,21 @@ def scattering2d(
     pre_pad: bool,
     channels_last: bool,
     out_dtype: torch.dtype,
+    *,
+    engine: str = "triton",
 ) -> Tensor:
-    """`scatsimclr.ops.scattering2d.scattering2d` for float32 x; ValueError where it cannot serve the input."""
+    """`scatsimclr.ops.scattering2d.scattering2d` for float32 x; ValueError where it cannot serve the input.
+
+    engine: "triton"; "preferred", the CUDA C++ kernel for the nodes that PREFERRED gives it; "c++", that wherever it
+    fits. The latter two need the extension `_cuda`.
+    """
     M, N = filters[0].shape[:2]
     out = x.new_empty(
         (x.shape[0], x.shape[1] * channels(J, L, max_order), (M >> J) - 2, (N >> J) - 2), dtype=out_dtype
     )
     if channels_last:
         out = torch.empty_like(out, memory_format=torch.channels_last)
-    t = _Transform(x, filters, packed, J, L, max_order, pre_pad, out)
+    t = _Transform(x, filters, packed, J, L, max_order, pre_pad, out, engine)
     if out.numel() == 0:
         return out
     for plane, count in t.chunks(False):

@@ -4,7 +4,7 @@
 
 Transforms and low-pass are matrix products on tensor cores. Operands are float16 with float32 sums: SPLIT takes each
 as hi + lo (22 bits) and three products, for float32 results; without it one product, for half-precision results. Y
-is first scaled by a power of two to a maximum of 1 … 2: every later value is then in float16's range.
+is first scaled by a power of two, and U by a smaller one: every operand is then in float16's range.
 Spectra are complex64, each number read as one int64. Nothing is shared between programs: no atomics, no races.
 """
 
@@ -32,11 +32,15 @@ def _product(a_hi, a_lo, b_hi, b_lo, acc, SPLIT: tl.constexpr):
 
 @triton.jit
 def _scale(re, im):
-    """The power of two that brings the largest part into [1, 2), and its inverse; finite for 0, infinity and NaN."""
+    """The power of two that brings the largest part into [2^7, 2^8), and its inverse; finite for 0, infinity and NaN.
+
+    A sum of 64 such products is within float16's range, and small parts lose little to its subnormal numbers.
+    """
     largest = tl.max(tl.max(tl.maximum(tl.abs(re), tl.abs(im)), 1), 0)
     exponent = largest.to(tl.int32, bitcast=True) & 0x7F800000
-    exponent = tl.minimum(tl.maximum(exponent, 0x00800000), 0x7E800000)
-    return (0x7F000000 - exponent).to(tl.float32, bitcast=True), exponent.to(tl.float32, bitcast=True)
+    exponent = tl.minimum(tl.maximum(exponent, 0x08000000), 0x7E800000)
+    scale = (0x7F000000 - exponent + 0x03800000).to(tl.float32, bitcast=True)
+    return scale, (exponent - 0x03800000).to(tl.float32, bitcast=True)
 
 
 @triton.jit
@@ -126,7 +130,7 @@ def _plane(ptr, plane, colours, K, image_step, channel_step):
 
 @triton.jit
 def path_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_ptr, dft_y_ptr, dft_x_ptr, low_y_ptr, low_x_ptr,
-                u_ptr, out_ptr, fields, L, slots, bins, gain, per_program, first, stride, field0, P, colours,
+                u_ptr, out_ptr, fields, L, slots, bins, gain, shrink, per_program, first, stride, field0, P, colours,
                 K, image_step, channel_step, row_step, column_step, PM: tl.constexpr, PN: tl.constexpr,
                 PH: tl.constexpr, PW: tl.constexpr, SQUARE: tl.constexpr, STORE_U: tl.constexpr,
                 STORE_S: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
@@ -161,16 +165,16 @@ def path_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_ptr, dft_y_
             at = (field * L + theta).to(tl.int64) * (m * n) + p * n + q
             tl.store(u_ptr + at, u * inverse, mask=(p < m) & (q < n))
         if STORE_S:
-            # |Z| ≤ 2√2·PM·PN: with 1/PM and the gain of A what follows stays in float16's range, for any image.
+            # |Z| ≤ 2^8·√2·PM·PN: times `shrink` and A's gain, what follows stays in float16's range for any image.
             ax, axl = _low(low_x_ptr, PW, PN, SPLIT)
-            u_hi, u_lo = _halves(u * (1.0 / PM))
+            u_hi, u_lo = _halves(u * shrink)
             ay, ayl = _low(low_y_ptr, PH, PM, SPLIT)
             rows = _product(ay, ayl, u_hi, u_lo, tl.zeros((PH, PN), tl.float32), SPLIT)
             r_hi, r_lo = _halves(rows)
             s = _product(r_hi, r_lo, tl.trans(ax), tl.trans(axl), tl.zeros((PH, PW), tl.float32), SPLIT)
             out = _plane(out_ptr, (field0 + field) // P, colours, K, image_step, channel_step)
             out += (first + (field0 + field) % P * stride + theta).to(tl.int64) * channel_step
-            s = s * (gain * PM) * inverse
+            s = s * gain * inverse
             tl.store(
                 out + y * (row_step * one) + x * (column_step * one),
                 s.to(out_ptr.dtype.element_ty),

@@ -200,7 +200,7 @@ def _write_low_pass(axis: str, j: int, J: int, spectrum: Tensor, views: dict[str
     """A[o, i] = a(k(o+1) − i), a the inverse transform of one axis of φ̂; the crop is in the o + 1."""
     inputs, outputs = len(spectrum), views[f"low_{axis}{j}"].shape[0]
     k = torch.arange(inputs)
-    taps = ((2 * torch.pi / inputs * (k[:, None] * k % inputs)).cos() * spectrum).sum(1) / inputs
+    taps = ((2 * torch.pi / inputs * (k[:, None] * k % inputs).double()).cos() * spectrum).sum(1) / inputs
     step = 2 ** (J - j)
     a = taps[(step * (torch.arange(outputs)[:, None] + 1) - k) % inputs]
     views[f"low_{axis}{j}"][:] = a

@@ -38,6 +38,9 @@ class Implementation:
     missing: Callable[[], str | None] = lambda: None
 
 
+# The one reason not to serve a GPU that says nothing about the installation.
+NO_GPU = "this machine has no CUDA device"
+
 # op -> name -> Implementation, in order of preference (the first that serves a device is its default).
 IMPLEMENTATIONS: dict[str, dict[str, Implementation]] = {}
 
@@ -48,11 +51,31 @@ def extension_path() -> Path | None:
     return found[0] if found else None
 
 
+def cuda_extension_path() -> Path | None:
+    """The compiled CUDA library beside the package, or None where it was not built."""
+    found = sorted(Path(__file__).parents[1].glob("_cuda*.so"))
+    return found[0] if found else None
+
+
+def cuda_extension_missing() -> str | None:
+    if cuda_extension_path() is None:
+        return "the package was installed without its CUDA extension (no nvcc, or SCATSIMCLR_CUDA=0)"
+    if torch.version.cuda is None:
+        return "this PyTorch is a build without CUDA"
+    return None if torch.cuda.is_available() else NO_GPU
+
+
 def load_extension() -> None:
-    """Registers the compiled CPU operators. A library that is there but does not load is an error."""
-    path = extension_path()
-    if path is None:
-        return
+    """Registers the compiled operators. A library that is there but does not load is an error.
+
+    The CUDA library is loaded only where PyTorch has CUDA: it needs its symbols.
+    """
+    for path in (extension_path(), cuda_extension_path() if torch.version.cuda else None):
+        if path is not None:
+            _load(path)
+
+
+def _load(path: Path) -> None:
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
@@ -110,7 +133,7 @@ def default_implementation(op: str, device: str) -> Implementation:
     key = {"cpu": "CPU", "cuda": "CUDA"}[device]
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"scatsimclr::{op}", key):
         for implementation in table.values():
-            if implementation.device == device and implementation.missing() is None:
+            if implementation.device == device and implementation.missing() in (None, NO_GPU):
                 return implementation
     return table["reference"]
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from scatsimclr.ops.library import (
     IMPLEMENTATIONS,
     LIBRARY,
+    NO_GPU,
     Implementation,
     differentiable,
     extension_missing,
@@ -114,7 +115,7 @@ if _HAVE_TRITON:
 def _triton_missing() -> str | None:
     if not _HAVE_TRITON:
         return "triton is not installed"
-    return None if torch.cuda.is_available() else "this machine has no CUDA device"
+    return None if torch.cuda.is_available() else NO_GPU
 
 
 IMPLEMENTATIONS["ntxent"] = {

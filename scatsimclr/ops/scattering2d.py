@@ -10,7 +10,10 @@ from torch import Tensor
 from scatsimclr.ops.library import (
     IMPLEMENTATIONS,
     LIBRARY,
+    NO_GPU,
     Implementation,
+    cuda_extension_missing,
+    cuda_extension_path,
     differentiable,
     extension_missing,
     key_call,
@@ -33,6 +36,11 @@ LIBRARY.define(
 LIBRARY.define(
     "scattering2d_pack(Tensor[] filters, int J, int L, int max_order) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
+)
+# One node of the tree in CUDA C++ (csrc/cuda): for `scatsimclr.kernels.scattering2d` alone.
+LIBRARY.define(
+    "scattering2d_paths_cuda(Tensor spectra, Tensor psi, Tensor low_y, Tensor low_x, Tensor(a!) u, Tensor(b!) out, "
+    "int first, int stride, int field0, int P, int colours, int K) -> ()"
 )
 
 
@@ -129,6 +137,12 @@ def _triton_pack(filters, J, L, max_order):
     return kernels.pack(filters, J, L, max_order)
 
 
+def _nvcc_forward(*args):
+    from scatsimclr.kernels import scattering2d as kernels
+
+    return kernels.scattering2d(*args, engine="preferred")
+
+
 def _cuda_packed(filters, packed, J, L, max_order):
     return packed if packed.numel() else _triton_pack(filters, J, L, max_order)
 
@@ -137,7 +151,8 @@ def _cuda_packed(filters, packed, J, L, max_order):
 # product): the default then is the reference.
 def _cuda_forward(x, filters, packed, J, L, max_order, *settings):
     packed = _cuda_packed(filters, packed, J, L, max_order)
-    run = _reference_forward if packed.numel() == 1 else _triton_forward
+    ours = _triton_forward if cuda_extension_path() is None else _nvcc_forward
+    run = _reference_forward if packed.numel() == 1 else ours
     return run(x, filters, packed, J, L, max_order, *settings)
 
 
@@ -157,7 +172,11 @@ if _HAVE_TRITON:
 def _triton_missing() -> str | None:
     if not _HAVE_TRITON:
         return "triton is not installed"
-    return None if torch.cuda.is_available() else "this machine has no CUDA device"
+    return None if torch.cuda.is_available() else NO_GPU
+
+
+def _nvcc_missing() -> str | None:
+    return _triton_missing() if not _HAVE_TRITON else cuda_extension_missing()
 
 
 IMPLEMENTATIONS["scattering2d"] = {
@@ -168,6 +187,8 @@ IMPLEMENTATIONS["scattering2d"] = {
         key_call(_backward, torch._C.DispatchKey.CPU),
         extension_missing,
     ),
+    # CUDA C++ for the nodes where it is expected to be faster, Triton for the others and for the gradient.
+    "cuda": Implementation("cuda", "cuda", _nvcc_forward, _triton_backward, _nvcc_missing),
     "triton": Implementation("triton", "cuda", _triton_forward, _triton_backward, _triton_missing),
     "reference": Implementation("reference", "any", _reference_forward, _reference_backward),
 }

@@ -63,6 +63,9 @@ def report(launches: list[tuple], cc: int, **compiler_options) -> None:
     for name, kernel, args, options, warps in launches:
         signature, constexprs, attributes = {}, {}, {}
         for index, (key, value) in enumerate(zip(kernel.arg_names, args, strict=False)):
+            if isinstance(value, int) and value == 1:  # a constant for Triton's launcher, too
+                signature[key], constexprs[(index,)] = "constexpr", 1
+                continue
             if isinstance(value, torch.Tensor):
                 signature[key] = pointers[value.dtype]
             else:

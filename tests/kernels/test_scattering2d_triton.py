@@ -61,8 +61,7 @@ for shape, J, L, order, dtype, chip, kind in CASES:
     error = (out.double() - truth).abs()
     if dtype == F32:
         for measure in (lambda e: e.amax((1, 2, 3)), lambda e: e.square().mean((1, 2, 3)).sqrt()):
-            # Operands of products have 22 bits, not 24.
-            allowed = 3 * measure((plain - truth).abs()) + 2.0**-24 * measure(truth.abs())
+            allowed = 2 * measure((plain - truth).abs()) + 2.0**-24 * measure(truth.abs())
             assert (measure(error) <= allowed).all(), (where, measure(error), allowed)
     else:
         assert (error.amax((2, 3)) <= 2e-3 * truth.abs().amax((2, 3)) + 1e-7).all(), where
@@ -148,8 +147,9 @@ torch.set_num_threads(1)
 problem((1, 1, 96, 96), 2, 16, torch.float32)
 problem((1, 1, 96, 96), 2, 16, torch.bfloat16, True)
 if CC == 90:
-    problem((1, 1, 32, 32), 2, 16, torch.float32)
-    problem((1, 1, 32, 32), 2, 16, torch.float16, True)
+    problem((1, 2, 32, 32), 2, 16, torch.float32)
+    problem((1, 2, 32, 32), 2, 16, torch.float16, True)
+    problem((1, 1, 8, 8), 2, 1, torch.float32)  # many arguments are 1, hence constants
 ahead_of_time.report(launches, CC, num_stages=1)
 """
 

@@ -1,0 +1,124 @@
+"""The CUDA C++ kernel of scattering without a GPU: its phases on the host against float64, and nvcc's report.
+
+None of this is a run on a GPU.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from scatsimclr.filters import filter_bank, padded_shape
+from scatsimclr.reference import scattering2d as reference
+
+pytest.importorskip("triton", reason="triton is not installed, and with it the kernels' tables")
+from scatsimclr.kernels import scattering2d_tables as tables
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def run_paths(tmp_path_factory):
+    """`run_paths` of scattering2d_host.cpp."""
+    compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    library = tmp_path_factory.mktemp("host") / "phases.so"
+    source = Path(__file__).with_name("scattering2d_host.cpp")
+    command = [compiler, "-std=c++20", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}"]
+    subprocess.run([*command, str(source), "-o", str(library)], check=True)
+    function = ctypes.CDLL(str(library)).run_paths
+    function.restype = ctypes.c_int64
+    function.argtypes = [ctypes.c_void_p] * 7 + [ctypes.c_int] * 2
+    return function
+
+
+def host(run_paths, node, table, spectra, out, K, J, threads, seed):
+    """Runs a node's paths; its moduli (fields, L, m', n')."""
+    fields, L = len(spectra), table[f"psi{node.index}"].shape[0]
+    u = torch.full((fields, L, *node.out), float("nan"))
+    low_y, low_x = table[f"low_y{node.j}"], table[f"low_x{node.j}"]
+    P = L if node.stride else 1
+    sizes = [fields, L, *node.size, *node.out, len(low_y), len(low_x), node.first, node.stride, 0, P, 2, K]
+    packed = (ctypes.c_int64 * len(sizes))(*sizes)
+    spectra = torch.view_as_real(spectra).contiguous()
+    pointers = [t.data_ptr() for t in (spectra, table[f"psi{node.index}"], low_y, low_x, u, out)]
+    assert run_paths(*pointers, packed, threads, seed) > 0
+    return u
+
+
+# Image, J, L: padded sizes of every radix (2 … 13), odd and even numbers of passes, rectangles.
+CASES = [
+    ((96, 96), 2, 2),
+    ((8, 12), 2, 3),
+    ((16, 20), 2, 3),
+    ((20, 33), 2, 2),
+    ((36, 47), 1, 2),
+    ((33, 19), 3, 2),
+    ((61, 80), 3, 1),
+    ((30, 17), 4, 1),
+]
+
+
+@pytest.mark.parametrize(("size", "J", "L"), CASES)
+def test_the_phases_agree_with_float64(run_paths, size, J, L):
+    padded = padded_shape(size, J)
+    filters = [torch.tensor(level).unsqueeze(-1) for level in filter_bank(*padded, J, L).tensors()]
+    table = tables.tables(tables.pack(filters, J, L, 2), J, L, 2, *padded)
+    one, two = tables.tree(J, L, 2, *padded)
+    x, K = torch.randn(1, 2, *size), reference.channels(J, L, 2)
+    truth = reference.scattering2d(x.double(), [f.double() for f in filters], J, L, 2, False)
+    plain = reference.scattering2d(x, filters, J, L, 2, False)
+    spectra = torch.fft.rfft2(reference.pad(x, padded)).flatten(0, 1)
+    results = []
+    # Threads as the kernel has, fewer than there are lines, forwards, backwards and shuffled.
+    for threads, seed in ((256, 0), (256, 1), (256, 7), (5, 3)):
+        out = torch.full((1, 2 * K, *truth.shape[-2:]), float("nan"))
+        for node in one:
+            u = host(run_paths, node, table, spectra, out, K, J, threads, seed)
+            following = two[node.j] if node.j < len(two) else []
+            for second in following:
+                host(run_paths, second, table, torch.fft.rfft2(u).flatten(0, 1), out, K, J, threads, seed)
+        results.append(out.view(truth.shape)[:, :, 1:])  # S0 is no node's
+    assert all(torch.equal(results[0], other) for other in results[1:]), "a phase has a race"
+    errors = [(y - truth[:, :, 1:]).abs() for y in (results[0], plain[:, :, 1:])]
+    floor = 2.0**-24 * truth[:, :, 1:].abs()
+    assert errors[0].max() <= 2 * errors[1].max() + floor.max()
+    assert errors[0].square().mean().sqrt() <= 2 * errors[1].square().mean().sqrt() + floor.mean()
+
+
+# Registers of a thread: as many blocks of 256 threads to a multiprocessor as `__launch_bounds__` asks for.
+REGISTERS = 80
+
+
+@pytest.mark.parametrize("arch", ["80", "90a", "100a"])
+def test_nvccs_budgets(arch, tmp_path):
+    if shutil.which("nvcc") is None:
+        pytest.skip("no nvcc")
+    include = Path(torch.__file__).parent / "include"
+    flags = "-std=c++20 -O3 -cubin -Xptxas -v --expt-relaxed-constexpr -Werror cross-execution-space-call -DUSE_CUDA"
+    done = subprocess.run(
+        [
+            *("nvcc", *flags.split(), "-DTORCH_TARGET_VERSION=0x020b000000000000"),
+            f"-gencode=arch=compute_{arch},code=sm_{arch}",
+            *(f"-I{path}" for path in (ROOT / "csrc", include, include / "torch/csrc/api/include")),
+            *(str(ROOT / "csrc/cuda/scattering2d.cu"), "-o", str(tmp_path / "kernel.cubin")),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    report = done.stdout + done.stderr
+    kernels = re.findall(r"Compiling entry function '(\w*path_kernel\w*)'", report)
+    assert len(kernels) == 3, report  # float32, bfloat16, float16
+    assert [int(n) for n in re.findall(r"(\d+) bytes spill", report)].count(0) >= 6
+    assert max(map(int, re.findall(r"(\d+) bytes spill", report))) == 0
+    assert max(map(int, re.findall(r"(\d+) bytes stack frame", report))) == 0
+    assert max(map(int, re.findall(r"Used (\d+) registers", report))) <= REGISTERS
