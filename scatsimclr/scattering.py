@@ -29,7 +29,8 @@ class Scattering2D(nn.Module):
     Calling it on x (*batch, M, N), any number of batch dimensions, gives (*batch, K, M // 2^J, N // 2^J) with
     K = 1 + JL + L²J(J−1)/2 (81 for J=2, L=8; 289 for J=2, L=16), in kymatio's order and dtype. Float32 and,
     after `.double()`, float64; float16 and bfloat16 images are transformed in float32 and the result is
-    rounded to their dtype. Differentiable once with respect to x, with |z|' = 0 at z = 0.
+    rounded to their dtype (on a GPU by half-precision products, see `features`). Differentiable once with
+    respect to x, with |z|' = 0 at z = 0.
 
     The filters are persistent buffers `tensor0…` as in kymatio, whose checkpoints load. Attributes: J, L, shape,
     max_order, pre_pad, out_type, backend, phi, psi, M_padded, N_padded.
@@ -132,7 +133,9 @@ class Scattering2D(nn.Module):
         """Coefficients of colour images x (N, C, M, N') as the next convolution wants them: (N, C·K, H, W).
 
         Channels are colour-major: colour 0's K coefficients, then colour 1's. channels_last asks for that memory
-        layout, dtype (default x's) for the dtype of the result; the arithmetic stays in the filters' dtype.
+        layout, dtype (default x's) for the dtype of the result. The arithmetic stays in the filters' dtype, but on a
+        GPU float16 and bfloat16 results may come from half-precision products: 2e-3 of a channel's largest value at
+        most from the exact one, beside their own rounding.
         """
         self._check(x)
         if x.ndim != 4:

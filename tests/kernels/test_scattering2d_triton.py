@@ -153,16 +153,13 @@ if CC == 90:
 ahead_of_time.report(launches, CC, num_stages=1)
 """
 
-# Bytes that a thread may store to and load from local memory. On an A100, whose matrix instruction takes no operand
-# from shared memory, the widest kernels do not fit the registers; on an H100 one launch does not by a few numbers.
-SPILLS = {
-    80: {
-        ("path_kernel", "float32"): 1300,
-        ("path_backward_kernel", "float32"): 13000,
-        ("path_backward_kernel", "half"): 1200,
-    },
-    90: {("path_kernel", "float32"): 32},
-    100: {},
+# Bytes that a thread may store to and load from local memory, all together: a few numbers. On an A100, whose matrix
+# instruction takes no operand from shared memory, the widest kernels do not fit the registers.
+FEW = 32
+ON_AN_A100 = {
+    ("path_kernel", "float32"): 1600,
+    ("path_backward_kernel", "float32"): 6000,
+    ("path_backward_kernel", "half"): 1300,
 }
 
 
@@ -175,7 +172,7 @@ def test_the_compilers_budgets(cc):
         for mode in ("float32", "half")
     } - {("product_kernel", "half")}  # the same as float32's
     for launch in launches:
-        allowed = SPILLS[cc].get((launch["kernel"], launch["mode"]), 0)
+        allowed = ON_AN_A100.get((launch["kernel"], launch["mode"]), FEW) if cc == 80 else FEW
         assert launch["spills"] <= allowed, launch
         # Two programs to a multiprocessor at least.
         assert launch["shared"] <= LIMITS[cc] // 2, launch
