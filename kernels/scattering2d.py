@@ -210,12 +210,13 @@ class _Transform:
         """Stores the node's coefficients; returns its moduli, (fields · L, m', n') for spectra (fields, m, n/2 + 1)."""
         u = self.empty(len(spectra), self.L, *node.out) if moduli else self.x
         if coefficients and self.in_cpp(node):
-            t = self.table
+            names = "psi{1}", "low_y{0}", "low_x{0}", "fine_y{0}", "fine_x{0}"
+            parts = [self.table[name.format(node.j, node.index)] for name in names]
+            target = u if moduli else self.empty(0)
             with torch.cuda.device(self.x.device):
                 torch.ops.scatsimclr.scattering2d_paths_cuda(
-                    torch.view_as_real(spectra), t[f"psi{node.index}"], t[f"low_y{node.j}"], t[f"low_x{node.j}"],
-                    u if moduli else self.empty(0), self.coefficients, *self.place(node, plane),
-                )  # fmt: skip
+                    torch.view_as_real(spectra), *parts, target, self.coefficients, *self.place(node, plane)
+                )
         elif node.on_chip:
             self.on_chip(
                 paths.path_kernel, node, spectra, self.place(node, plane), u, self.coefficients, STORE_U=moduli,

@@ -8,7 +8,7 @@ Where its parts lie depends on sizes alone, never on values, so that nothing has
             outputs' size, 1
     dft     cos and sin of the transform, each as the sum of two float16 (hi, lo): 22 bits
     low     A of the low-pass S = A_y U A_xᵀ, float32; half: the same times `low_gain`, as hi and lo
-    band    [start, end) of the inputs that count for each block of BLOCK outputs
+    band, fine    [start, end) of the inputs that count for each BLOCK, and each GROUP, of outputs; the others are zero
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ SEPARABLE = 5e-7
 # an A100's 163 KB of shared memory.
 ON_CHIP = 64
 BLOCK = 32  # outputs of a low-pass that one program computes
+GROUP = 4  # and one thread of the C++ kernel: kGroup of csrc/cuda/scattering2d_phases.h
 ALIGN = 128
 
 
@@ -105,6 +106,7 @@ def layout(J: int, L: int, max_order: int, M: int, N: int) -> tuple[dict, int]:
             inputs, outputs = size >> j, (size >> J) - 2
             parts[f"low_{axis}{j}"] = torch.float32, (outputs, inputs)
             parts[f"band_{axis}{j}"] = torch.int32, (-(-outputs // BLOCK), 2)
+            parts[f"fine_{axis}{j}"] = torch.int32, (-(-outputs // GROUP), 2)
             if inputs <= ON_CHIP:
                 parts[f"half_{axis}{j}"] = torch.float16, (2, tile(outputs), tile(inputs))
     placed, offset = {}, 0
@@ -203,11 +205,12 @@ def _write_low_pass(axis: str, j: int, J: int, spectrum: Tensor, views: dict[str
     taps = ((2 * torch.pi / inputs * (k[:, None] * k % inputs).double()).cos() * spectrum).sum(1) / inputs
     step = 2 ** (J - j)
     a = taps[(step * (torch.arange(outputs)[:, None] + 1) - k) % inputs]
+    a = torch.where(a.abs() > TAPS * a.abs().max(), a, 0)
     views[f"low_{axis}{j}"][:] = a
-    counts = a.abs() > TAPS * a.abs().max()
-    for block, rows in enumerate(counts.split(BLOCK)):
-        used = rows.any(0).nonzero()
-        views[f"band_{axis}{j}"][block] = torch.tensor([int(used.min()), int(used.max()) + 1])
+    for name, size in (("band", BLOCK), ("fine", GROUP)):
+        for block, rows in enumerate(a.split(size)):
+            used = rows.any(0).nonzero()
+            views[f"{name}_{axis}{j}"][block] = torch.tensor([int(used.min()), int(used.max()) + 1])
     if f"half_{axis}{j}" in views:
         for i, part in enumerate(_split(a * low_gain(j, J))):
             views[f"half_{axis}{j}"][i, :outputs, :inputs] = part

@@ -60,6 +60,7 @@ struct Paths {
   const Complex* spectra;  // (fields, m, n/2 + 1)
   const float* psi;        // (L, m, n), pruned and normalised
   const float *low_y, *low_x;  // (h, rows), (w, columns)
+  const int *band_y, *band_x;  // [begin, end) of the inputs that count for each kGroup outputs
   float* u;                // (fields, L, rows, columns), or null
   void* out;               // (images, colours · K, h, w) of these steps, in elements
   int64_t image_step, channel_step, row_step, column_step;
@@ -71,7 +72,7 @@ struct Paths {
 // What a block keeps in shared memory. Rows of z are an odd number of elements apart: no two of a warp's rows share a bank.
 struct Shared {
   Complex *z, *roots_y, *roots_x;
-  float *low_y, *low_x;  // [position][output], zero beyond h and w
+  float *low_y, *low_x;  // [input][output], zero beyond h and w
   float* half;           // A_y U, (h, columns)
   int *order_y, *order_x;  // order[index] = position of that output
   int pitch, groups_y, groups_x;
@@ -122,12 +123,11 @@ SCAT_HD void set_up_axis(const Line& line, const float* low, int outputs, Comple
                          int thread, int threads) {
   const int wide = padded(outputs);
   for (int i = thread; i < line.length; i += threads) {
-    const int output = output_at(line, i);
-    order[output] = i;
+    order[output_at(line, i)] = i;
     const double turns = 2.0 * i / line.length;
     roots[i] = {static_cast<float>(cosine_pi(turns)), static_cast<float>(sine_pi(turns))};
     for (int o = 0; o < wide; ++o) {
-      table[i * wide + o] = o < outputs ? low[static_cast<int64_t>(o) * line.length + output] : 0.0f;
+      table[i * wide + o] = o < outputs ? low[static_cast<int64_t>(o) * line.length + i] : 0.0f;
     }
   }
 }
@@ -306,8 +306,8 @@ SCAT_HD void low_pass_columns(const Paths& p, const Shared& s, int thread, int t
   for (int item = thread; item < p.columns * s.groups_y; item += threads) {
     const int group = divide(item, inverse), column = item - group * p.columns;
     float sum[kGroup] = {};
-    for (int i = 0; i < p.rows; ++i) {
-      const float u = s.z[i * s.pitch + column].re;
+    for (int i = p.band_y[2 * group]; i < p.band_y[2 * group + 1]; ++i) {
+      const float u = s.z[s.order_y[i] * s.pitch + column].re;
       SCAT_UNROLL for (int o = 0; o < kGroup; ++o) sum[o] += s.low_y[i * wide + group * kGroup + o] * u;
     }
     SCAT_UNROLL for (int o = 0; o < kGroup; ++o) s.half[(group * kGroup + o) * p.columns + column] = sum[o];
@@ -326,8 +326,8 @@ SCAT_HD void low_pass_rows(const Paths& p, const Shared& s, int field, int theta
   for (int item = thread; item < p.h * s.groups_x; item += threads) {
     const int row = divide(item, inverse), group = item - row * s.groups_x;
     float sum[kGroup] = {};
-    for (int i = 0; i < p.columns; ++i) {
-      const float v = s.half[row * p.columns + i];
+    for (int i = p.band_x[2 * group]; i < p.band_x[2 * group + 1]; ++i) {
+      const float v = s.half[row * p.columns + s.order_x[i]];
       SCAT_UNROLL for (int o = 0; o < kGroup; ++o) sum[o] += s.low_x[i * wide + group * kGroup + o] * v;
     }
     SCAT_UNROLL for (int o = 0; o < kGroup; ++o) {

@@ -39,8 +39,8 @@ LIBRARY.define(
 )
 # One node of the tree in CUDA C++ (csrc/cuda): for `scatsimclr.kernels.scattering2d` alone.
 LIBRARY.define(
-    "scattering2d_paths_cuda(Tensor spectra, Tensor psi, Tensor low_y, Tensor low_x, Tensor(a!) u, Tensor(b!) out, "
-    "int first, int stride, int field0, int P, int colours, int K) -> ()"
+    "scattering2d_paths_cuda(Tensor spectra, Tensor psi, Tensor low_y, Tensor low_x, Tensor fine_y, "
+    "Tensor fine_x, Tensor(a!) u, Tensor(b!) out, int first, int stride, int field0, int P, int colours, int K) -> ()"
 )
 
 

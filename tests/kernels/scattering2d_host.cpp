@@ -43,11 +43,11 @@ void run_block(const Paths& p, int field, const std::vector<int>& order) {
 
 // sizes: fields, L, m, n, rows, columns, h, w, first, stride, field0, P, colours, K. out is contiguous. Returns the bytes of
 // shared memory, or 0 where the lengths have other factors.
-extern "C" int64_t run_paths(const float* spectra, const float* psi, const float* low_y, const float* low_x, float* u,
-                             float* out, const int64_t* sizes, int threads, int seed) {
+extern "C" int64_t run_paths(const float* spectra, const float* psi, const float* low_y, const float* low_x,
+                             const int* band_y, const int* band_x, float* u, float* out, const int64_t* sizes, int threads, int seed) {
   Paths p{};
   p.spectra = reinterpret_cast<const Complex*>(spectra);
-  p.psi = psi, p.low_y = low_y, p.low_x = low_x, p.u = u, p.out = out;
+  p.psi = psi, p.low_y = low_y, p.low_x = low_x, p.band_y = band_y, p.band_x = band_x, p.u = u, p.out = out;
   int* const fields[] = {&p.fields, &p.L, &p.m, &p.n, &p.rows, &p.columns, &p.h, &p.w, &p.first, &p.stride, &p.field0,
                          &p.P, &p.colours, &p.K};
   for (size_t i = 0; i < std::size(fields); ++i) *fields[i] = static_cast<int>(sizes[i]);
