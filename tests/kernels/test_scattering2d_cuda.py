@@ -16,23 +16,30 @@ import torch
 
 from scatsimclr.filters import filter_bank, padded_shape
 from scatsimclr.reference import scattering2d as reference
+from tests.kernels.ahead_of_time import run
 
 pytest.importorskip("triton", reason="triton is not installed, and with it the kernels' tables")
+from scatsimclr.kernels import scattering2d as kernels
 from scatsimclr.kernels import scattering2d_tables as tables
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def run_paths(tmp_path_factory):
-    """`run_paths` of scattering2d_host.cpp."""
+def library(tmp_path_factory):
+    """scattering2d_host.cpp, compiled."""
     compiler = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler")
-    library = tmp_path_factory.mktemp("host") / "phases.so"
+    output = tmp_path_factory.mktemp("host") / "phases.so"
     source = Path(__file__).with_name("scattering2d_host.cpp")
     command = [compiler, "-std=c++20", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", f"-I{ROOT / 'csrc'}"]
-    subprocess.run([*command, str(source), "-o", str(library)], check=True)
+    subprocess.run([*command, str(source), "-o", str(output)], check=True)
+    return output
+
+
+@pytest.fixture(scope="module")
+def run_paths(library):
     function = ctypes.CDLL(str(library)).run_paths
     function.restype = ctypes.c_int64
     function.argtypes = [ctypes.c_void_p] * 9 + [ctypes.c_int] * 2
@@ -50,7 +57,9 @@ def host(run_paths, node, table, spectra, out, K, J, threads, seed):
     spectra = torch.view_as_real(spectra).contiguous()
     bands = table[f"fine_y{node.j}"], table[f"fine_x{node.j}"]
     pointers = [t.data_ptr() for t in (spectra, table[f"psi{node.index}"], low_y, low_x, *bands, u, out)]
-    assert run_paths(*pointers, packed, threads, seed) > 0
+    found = run_paths(*pointers, packed, threads, seed)
+    assert found == kernels._shared_bytes(node, len(low_y), len(low_x))
+    assert all(map(kernels._only_small_factors, node.out))
     return u
 
 
@@ -92,6 +101,47 @@ def test_the_phases_agree_with_float64(run_paths, size, J, L):
     floor = 2.0**-24 * truth[:, :, 1:].abs()
     assert errors[0].max() <= 2 * errors[1].max() + floor.max()
     assert errors[0].square().mean().sqrt() <= 2 * errors[1].square().mean().sqrt() + floor.mean()
+
+
+LAUNCHED = """
+import contextlib, ctypes, torch
+from scatsimclr.filters import filter_bank, padded_shape
+from scatsimclr.kernels import scattering2d as kernels
+from scatsimclr.ops.library import LIBRARY
+from scatsimclr.reference import scattering2d as reference
+
+run_paths = ctypes.CDLL(HOST).run_paths
+run_paths.restype, run_paths.argtypes = ctypes.c_int64, [ctypes.c_void_p] * 9 + [ctypes.c_int] * 2
+calls = []
+
+def operator(spectra, psi, low_y, low_x, fine_y, fine_x, u, out, *place):
+    sizes = [len(spectra), *psi.shape, low_y.shape[1], low_x.shape[1], len(low_y), len(low_x), *place]
+    tensors = (spectra, psi, low_y, low_x, fine_y, fine_x, u, out)
+    assert all(t.is_contiguous() for t in tensors)
+    pointers = [t.data_ptr() if t.numel() else None for t in tensors]
+    assert run_paths(*pointers, (ctypes.c_int64 * len(sizes))(*sizes), 256, 0) > 0
+    calls.append(sizes)
+
+LIBRARY.impl("scattering2d_paths_cuda", operator, "CPU")
+kernels._shared_limit = lambda device: 163 << 10
+torch.cuda.device = lambda device: contextlib.nullcontext()
+torch.set_num_threads(1)
+kernels.CHUNK_BYTES = 1  # a plane at a time
+for size, J, L, engine, expected in [((16, 20), 2, 2, "c++", 12), ((8, 64), 2, 1, "preferred", 4)]:
+    filters = [torch.tensor(f).unsqueeze(-1) for f in filter_bank(*padded_shape(size, J), J, L).tensors()]
+    x = torch.randn(2, 2, *size)
+    packed = kernels.pack(filters, J, L, 2)
+    out = kernels.scattering2d(x, filters, packed, J, L, 2, False, False, torch.float32, engine=engine)
+    truth = reference.scattering2d(x.double(), [f.double() for f in filters], J, L, 2, False).flatten(1, 2)
+    assert (out - truth).abs().max() <= 1e-6 * truth.abs().max()
+    assert len(calls) == expected, calls
+    calls.clear()
+"""
+
+
+def test_the_launcher_hands_the_operator_what_it_needs(library):
+    """In the interpreter, with the host's phases in the operator's place."""
+    run(f"HOST = {str(library)!r}\n{LAUNCHED}", TRITON_INTERPRET="1")
 
 
 # Registers of a thread by threads of a block: three blocks of 256 to a multiprocessor, or one of 512.
