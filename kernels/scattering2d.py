@@ -79,13 +79,14 @@ class _Transform:
     """Everything about a call but its tensors' contents; x (images, colours, height, width)."""
 
     def __init__(self, x, filters, packed, J, L, max_order, pre_pad, coefficients, engine="triton"):
+        name = "triton" if engine == "triton" else "cuda"
         if x.dtype != torch.float32:
-            raise ValueError(f"backend 'triton' of scattering2d serves float32 images, got {x.dtype}")
+            raise ValueError(f"backend '{name}' of scattering2d serves float32 images, got {x.dtype}")
         if packed.numel() == 0:
             packed = pack(filters, J, L, max_order)
         if packed.numel() == 1:
             raise ValueError(
-                "backend 'triton' of scattering2d serves float32 filters with a separable low-pass, as kymatio's "
+                f"backend '{name}' of scattering2d serves float32 filters with a separable low-pass, as kymatio's "
                 "are; these are not"
             )
         self.x, self.J, self.L, self.engine = x, J, L, engine
