@@ -222,7 +222,7 @@ def test_attributes_are_kymatios():
         (
             lambda: Scattering2D(2, (16, 16), backend="tritn")(torch.zeros(16, 16)),
             ValueError,
-            "backend must be 'auto' or one of ['cpu', 'reference'] for scattering2d, got 'tritn'",
+            "backend must be 'auto' or one of ['cpu', 'cuda', 'reference', 'triton'] for scattering2d, got 'tritn'",
         ),
     ],
 )
