@@ -54,6 +54,11 @@ _DAMAGED = (
     *(RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 
+# JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is at least this many times the size asked for, as in
+# Pillow's thumbnails. A photograph of 12 megapixels takes 20 to 45 ms instead of 400 and is off by 0.2 levels on
+# average; one of 640 × 427, to 96², 4 instead of 11, off by 1 to 2 (EPYC Zen 4, 2026-11-25).
+_DRAFT = 2
+
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """A Pillow image of any mode as mode RGB: upright by its EXIF orientation, transparency laid on white.
@@ -102,6 +107,7 @@ def read_image(path: Path, size: tuple[int, int]) -> np.ndarray | str:
         if os.path.getsize(path) == 0:
             return "empty file"
         with Image.open(path, formats=_formats()) as image:
+            image.draft(None, (_DRAFT * max(size), _DRAFT * max(size)))
             return np.asarray(_resized(to_rgb(image), size))
     except UnidentifiedImageError:
         heic = path.suffix.lower() in {".heic", ".heif"}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from scatsimclr.data import decode
 from scatsimclr.data.decode import read_image
 
 WHITE, RED = (255, 255, 255), (255, 0, 0)
@@ -164,3 +165,21 @@ def test_damaged_files_never_raise(tmp_path):
             reasons += isinstance(found, str)
             assert isinstance(found, str) or found.shape == (4, 4, 3)
     assert 50 < reasons < 200
+
+
+def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(tmp_path, monkeypatch):
+    """The picture is that of a full decode, to a level or two, and upright whatever its orientation."""
+    y, x = np.mgrid[0:600, 0:900]
+    waves = np.stack([128 + 100 * np.sin(x / a + y / b) for a, b in ((40, 70), (90, 30), (55, 55))], 2)
+    image = Image.fromarray(waves.astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # lies on its side
+    image.save(tmp_path / "turned.jpg", quality=95, exif=exif)
+    sizes, original = [], decode.to_rgb
+    monkeypatch.setattr(decode, "to_rgb", lambda image: sizes.append(image.size) or original(image))
+    small = decode.read_image(tmp_path / "turned.jpg", (48, 32)).astype(int)
+    assert sizes == [(225, 150)]  # a quarter; an eighth would be less than 2 · 48
+    full = np.asarray(image.rotate(-90, expand=True).resize((32, 48), Image.Resampling.LANCZOS)).astype(int)
+    assert abs(small - full).mean() < 1
+    assert decode.read_image(tmp_path / "turned.jpg", (900, 600)).shape == (900, 600, 3)
+    assert sizes[-1] == (900, 600)
