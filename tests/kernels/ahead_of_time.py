@@ -56,6 +56,7 @@ def report(launches: list[tuple], cc: int, **compiler_options) -> None:
         torch.bfloat16: "*bf16",
         torch.float16: "*fp16",
         torch.float32: "*fp32",
+        torch.uint8: "*u8",
         torch.int32: "*i32",
         torch.int64: "*i64",
     }
@@ -94,6 +95,8 @@ def report(launches: list[tuple], cc: int, **compiler_options) -> None:
                 "spills": sum(map(int, re.findall(r"(\d+) bytes spill", assembled))),
                 "registers": int(re.search(r"Used (\d+) registers", assembled).group(1)),
                 "warps": warps,
+                "fused": len(re.findall(r"fma\.rn\.f32", ptx)),
+                "rough": len(re.findall(r"div\.full", ptx)),
                 "matrix": [i for i in ("mma.sync", "wgmma.mma_async", "tcgen05.mma") if i in ptx],
             }
         )

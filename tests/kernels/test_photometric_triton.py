@@ -6,11 +6,10 @@ Both run in processes of their own: TRITON_INTERPRET must be set, or unset, befo
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+
+from tests.kernels.ahead_of_time import run
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -38,75 +37,25 @@ print(count)
 """
 
 BUDGETS = """
-import json, re, subprocess, tempfile, torch, triton
-from pathlib import Path
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+import torch, ahead_of_time
 from scatsimclr.kernels import photometric as kernels
 from tests.ops.test_photometric import arguments
 
-BINARIES = Path(triton.__file__).parent / "backends/nvidia/bin"
-PTXAS = BINARIES / ("ptxas-blackwell" if CC >= 100 else "ptxas")
-PTXAS = PTXAS if PTXAS.exists() else BINARIES / "ptxas"
-TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.uint8: "*u8", torch.int32: "*i32",
-         torch.int64: "*i64"}
 launches = []
-kernels.launch = lambda kernel, grid, *args, **options: launches.append((kernel, args, options))
+kernels.launch = lambda kernel, grid, *args, **options: launches.append(("", kernel, args, options, kernels.WARPS))
 for dtype in (torch.float32, torch.bfloat16):
     kernels.photometric(*arguments(2, 96, 96, dtype=dtype))
-out = []
-for kernel, args, options in launches:
-    signature, constexprs, attributes = {}, {}, {}
-    for index, name in enumerate(kernel.arg_names):
-        if name in options:
-            signature[name], constexprs[(index,)] = "constexpr", options[name]
-            continue
-        value = args[index]
-        signature[name] = TYPES[value.dtype] if isinstance(value, torch.Tensor) else "i32"
-        if isinstance(value, torch.Tensor) or value % 16 == 0:
-            attributes[(index,)] = [["tt.divisibility", 16]]
-    compiled = triton.compile(
-        ASTSource(kernel, signature, constexprs, attributes), target=GPUTarget("cuda", CC, 32),
-        options={"num_warps": kernels.WARPS, "enable_fp_fusion": False},
-    )
-    ptx = compiled.asm["ptx"]
-    arch = re.search(r"\\.target (sm_\\w+)", ptx).group(1)
-    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-        file.write(ptx)
-        file.flush()
-        report = subprocess.run([PTXAS, "-v", f"-arch={arch}", file.name, "-o", "/dev/null"], text=True,
-                                capture_output=True, check=True).stderr
-    out.append({
-        "kernel": kernel.fn.__name__, "sum": options.get("SUM"), "shared": compiled.metadata.shared,
-        "spills": sum(map(int, re.findall(r"(\\d+) bytes spill", report))),
-        "registers": int(re.search(r"Used (\\d+) registers", report).group(1)),
-        "fused": len(re.findall(r"fma\\.rn\\.f32", ptx)), "rough": len(re.findall(r"div\\.full", ptx)),
-    })
-print(json.dumps(out))
+ahead_of_time.report(launches, CC, enable_fp_fusion=False)
 """
 
 
-def fresh(code, **environment):
-    """What the code prints, run in a process of its own."""
-    inherited = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**inherited, **environment},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_interpreter_gives_the_references_bits():
-    assert int(fresh(INTERPRET, TRITON_INTERPRET="1")) == 7
+    assert int(run(INTERPRET, TRITON_INTERPRET="1")) == 7
 
 
 @pytest.mark.parametrize("cc", [80, 90, 100])
 def test_the_compilers_budgets(cc):
-    launches = json.loads(fresh(f"CC = {cc}\n" + BUDGETS))
+    launches = json.loads(run(f"CC = {cc}\n" + BUDGETS))
     assert {launch["kernel"] for launch in launches} == {"colour_kernel", "rows_kernel", "columns_kernel"}
     for launch in launches:
         assert launch["spills"] == 0, launch
