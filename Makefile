@@ -7,7 +7,7 @@ CSRC := $(shell find csrc -type f)
 # Test files are spread over this many processes; timing-sensitive work never runs in them.
 JOBS ?= 2
 
-.PHONY: train test bench setup lint format sanitize clean
+.PHONY: train test bench performance setup lint format sanitize clean
 
 train: setup
 	$(BIN)/python -m scatsimclr.train --fused
@@ -16,10 +16,17 @@ test: setup lint
 	$(BIN)/python -m pytest -n $(JOBS) tests
 	$(BIN)/python -m pytest -q benchmarks
 
-bench: setup
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only \
-	  --benchmark-columns=median,iqr,rounds --benchmark-sort=mean --benchmark-json=benchmarks/results/local.json
-	@echo "times in brackets are ratios to the fastest; all figures: benchmarks/results/local.json"
+# All figures on this machine, under 30 minutes on two cores; QUICK=1: fewer shapes and rounds, under 3.
+QUICK ?=
+LOCAL := benchmarks/results/local.json
+bench: setup $(VENV)/peers
+	$(BIN)/python -m pytest -q benchmarks --benchmark-enable --benchmark-only --benchmark-quiet \
+	  $(if $(QUICK),--quick) --benchmark-json=$(LOCAL)
+	$(BIN)/python -m benchmarks.page --output build/performance.md $(LOCAL)
+
+# docs/performance.md, its plots and the README's tables, from the results files of the repository.
+performance: setup
+	$(BIN)/python -m benchmarks.page
 
 # AddressSanitizer and UndefinedBehaviourSanitizer over every test of the C++ kernels, in a build of its own.
 # Their libraries must come first in the process; libstdc++ with them, so that exceptions are seen. Python's own
@@ -62,7 +69,11 @@ $(VENV)/installed: $(VENV)/packages setup.py $(CSRC)
 	@touch $@
 	@echo "setup: done; $(BIN)/python -m scatsimclr.info tells what is used"
 
+# What the benchmarks compare with; one that cannot be installed is listed as missing there.
+$(VENV)/peers: $(VENV)/installed
+	@$(PIP) --no-build-isolation -e '.[peers]' && touch $@ || echo "bench: not all peers could be installed"
+
 clean:
 	rm -rf build *.egg-info scatsimclr/_C*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
-	rm -f $(VENV)/installed
+	rm -f $(VENV)/installed $(VENV)/peers

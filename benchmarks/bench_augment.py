@@ -1,41 +1,30 @@
 """Claim: pairs of views several times as fast as the original's way, an image at a time in two worker processes.
 
 The original's way is its list of steps on Pillow images, blurred by OpenCV, in a DataLoader with two workers. Each
-round draws whole epochs with each competitor in turn on two cores; `extra_info` holds images (of two views) per second
-and the ratios. Before timing, both ways get the same parameters and their views are compared.
+round draws whole epochs with each competitor in turn on two cores (`benchmarks/measure.py` says what is recorded; an
+item is an image, of which two views are made). Ours is DALI where it is installed, else the torch twin. Before timing,
+both ways get the same parameters and their views are compared.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import random
-import statistics
-import time
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance
 
+from benchmarks.measure import THREADS, interleaved, record
 from scatsimclr.data.augment import Augment, AugmentSpec
 from scatsimclr.data.dali import DaliAugment, dali_missing
 from scatsimclr.data.loader import PairLoader
 
 cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
 
-THREADS = min(2, os.cpu_count() or 1)
 BATCH = 64
-ROUNDS = 5
 IMAGES = {32: 4096, 96: 1024}
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
 
 
 def pictures(count, size):
@@ -123,7 +112,7 @@ def assert_close(images, spec):
         assert (ours - theirs).abs().mean() < 0.5 / 255 / min(spec.std)
 
 
-@pytest.mark.parametrize("size", [96, 32])
+@pytest.mark.parametrize("size", [pytest.param(96, marks=pytest.mark.full), 32])
 def bench_two_views(benchmark, size):
     count = BATCH if benchmark.disabled else IMAGES[size]
     images, spec = pictures(count, size), AugmentSpec((size, size))
@@ -139,30 +128,23 @@ def bench_two_views(benchmark, size):
         for name, augment in augments.items()
     }
     epochs = {name: (lambda loader=loader: loader.epoch(0)) for name, loader in loaders.items()}
-    ours = "dali" if "dali" in epochs else "torch twin"
     epochs["original, 2 workers"] = lambda: iter(workers)
-    times = {name: [] for name in epochs if name != ours}
+    # Named for the record: what is called ours is DALI or, without it, the twin.
+    epochs["ours"] = epochs.pop("dali" if "dali" in epochs else "torch twin")
 
     def whole_epoch(name):
-        start = time.perf_counter()
         for _ in epochs[name]():
             pass
-        return time.perf_counter() - start
 
-    def others():
-        for name, values in times.items():
-            values.append(whole_epoch(name))
-
-    benchmark.group = f"two views {size}×{size}, batch {BATCH}"
-    benchmark.pedantic(
-        whole_epoch, (ours,), setup=others, rounds=ROUNDS, warmup_rounds=0 if benchmark.disabled else 1
+    times = interleaved(benchmark, {name: lambda name=name: whole_epoch(name) for name in epochs})
+    record(
+        benchmark,
+        times,
+        op="two views",
+        case={"size": size, "batch": BATCH},
+        peers=["original, 2 workers"],
+        items=count,
+        # uint8 read, two views of float32 written.
+        work={"bytes": count * 3 * size * size * (1 + 2 * 4)},
+        ours="torch twin" if dali_missing() else "DALI",
     )
-    if benchmark.stats is None:  # --benchmark-disable: one round, untimed
-        return
-    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
-    medians[ours] = benchmark.stats.stats.median
-    original = medians["original, 2 workers"]
-    benchmark.extra_info.update(threads=THREADS, isa=torch.ops.scatsimclr.cpu_isa())
-    for name, median in medians.items():
-        benchmark.extra_info[f"{name} images/s"] = round(count / median)
-        benchmark.extra_info[f"{name} / original"] = round(original / median, 2)

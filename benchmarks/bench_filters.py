@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from kymatio.scattering2d.filter_bank import filter_bank as kymatio_filter_bank
 
+from benchmarks.measure import interleaved, record
 from scatsimclr.filters import filter_bank, padded_shape
 
-SHAPES = [((32, 32), 2, 16), ((96, 96), 2, 16)]
+SHAPES = [((32, 32), 2, 16), pytest.param((96, 96), 2, 16, marks=pytest.mark.full)]
 
 
 def ours(M, N, J, L):
@@ -19,11 +20,11 @@ def kymatio(M, N, J, L):
     return [level for entry in (bank["phi"], *bank["psi"]) for level in entry["levels"]]
 
 
-@pytest.mark.parametrize("build", [ours, kymatio])
 @pytest.mark.parametrize(("shape", "J", "L"), SHAPES)
-def bench_construction(benchmark, build, shape, J, L):
+def bench_construction(benchmark, shape, J, L):
     arguments = (*padded_shape(shape, J), J, L)
     for own, other in zip(ours(*arguments), kymatio(*arguments), strict=True):
         np.testing.assert_array_equal(own, other)
-    benchmark.group = f"filter bank {shape[0]}×{shape[1]} J={J} L={L}"
-    benchmark.pedantic(build, arguments, rounds=3, iterations=1)
+    times = interleaved(benchmark, {"kymatio": lambda: kymatio(*arguments), "ours": lambda: ours(*arguments)})
+    case = {"shape": shape, "J": J, "L": L}
+    record(benchmark, times, op="filter bank", case=case, peers=["kymatio"])

@@ -1,29 +1,26 @@
 """Claim: NT-Xent is several times faster than plain PyTorch, in memory linear in the batch.
 
-Competitors take turns in one process; their quartiles and the ratios of medians to ours go to `extra_info`, ours
-is also timed by pytest-benchmark. D = 128, τ = 0.5; rows are redrawn for every shape. On a CPU float32; on a GPU
-also bfloat16, with the share of the measured rate of matrix products (2·M²·D operations forward and 4·M²·D
-backward, whatever a scheme saves), and small batches under CUDA graphs.
+Competitors take turns in one process (`benchmarks/measure.py` says what is recorded), forward and backward apart and
+together. τ = 0.5; rows are redrawn for every shape. On a CPU float32; on a GPU also bfloat16, and small batches under
+CUDA graphs. Work is 2·M²·D operations forward and 4·M²·D backward, whatever a scheme saves.
 """
 
 from __future__ import annotations
 
-import gc
 import importlib
-import statistics
-import subprocess
-import sys
-import time
+import os
 from functools import cache
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.measure import THREADS, interleaved, peak_mb, peaks, record
 from benchmarks.peers import original_ntxent, plain_ntxent
+from benchmarks.work import ntxent_work
 from scatsimclr.loss import nt_xent_loss
 
-TAU, DEPTH = 0.5, 128
+TAU = 0.5
 
 
 def ours(z_i, z_j):
@@ -60,7 +57,7 @@ def inf_cl():
     def run(z_i, z_j):
         z = F.normalize(torch.cat((z_i, z_j)).float(), dim=1)
         partner = torch.arange(len(z), device=z.device).roll(len(z_i))
-        return loss(z, z, partner, 1 / TAU, DEPTH).mean()
+        return loss(z, z, partner, 1 / TAU, z.shape[1]).mean()
 
     return run
 
@@ -68,18 +65,27 @@ def inf_cl():
 OTHER_LOSSES = {"inf_cl"}
 
 
-def competitors(M):
+PEERS = ("plain", "plain, compiled", "original", "lightly", "pytorch_metric_learning", "inf_cl")
+
+
+def competitors(M, D, compiled):
     """name -> loss, and name -> why it is missing."""
-    found, missing = {"ours": ours, "plain": plain_ntxent, "plain, compiled": compiled_plain()}, {}
+    found, missing = {"ours": ours}, {}
+    if M <= 8192 or torch.cuda.is_available():
+        found["plain"] = plain_ntxent
+        if compiled:
+            found["plain, compiled"] = compiled_plain()
+    else:
+        missing["plain"] = (
+            f"its similarities alone would take {M * M * 4 / 1e9:.0f} GB, and as much again twice"
+        )
     if M <= 512:
         found["original"] = original_ntxent
     else:
-        missing["original"] = f"its temporary would take {M * M * DEPTH * 4 / 2**30:.0f} GiB"
+        missing["original"] = f"its temporary would take {M * M * D * 4 / 1e9:.0f} GB"
     for peer in (lightly, pytorch_metric_learning, inf_cl):
         if peer is pytorch_metric_learning and M > 512:
-            missing[peer.__name__] = (
-                f"its memory grows with M³: 2 GiB at M=512, {2 * (M // 512) ** 3} GiB here"
-            )
+            missing[peer.__name__] = f"its memory grows with M³: {2.1 * (M / 512) ** 3:.0f} GB"
             continue
         try:
             found[peer.__name__] = peer()
@@ -88,9 +94,9 @@ def competitors(M):
     return found, missing
 
 
-def rows(M, device="cpu", dtype=torch.float32):
+def rows(M, D, device="cpu", dtype=torch.float32):
     generator = torch.Generator(device).manual_seed(M)
-    drawn = [torch.randn(M // 2, DEPTH, generator=generator, device=device) for _ in range(2)]
+    drawn = [torch.randn(M // 2, D, generator=generator, device=device) for _ in range(2)]
     return [z.to(dtype).requires_grad_() for z in drawn]
 
 
@@ -99,60 +105,25 @@ def gradients(loss, z_i, z_j):
     return [value.detach(), *torch.autograd.grad(value, (z_i, z_j))]
 
 
-def now(z):
-    """The clock, after everything that was asked of z's device."""
-    if z.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def phased(loss, z):
+    """A call for `interleaved`: forward, then backward."""
+
+    def run():
+        value = loss(*z)
+        yield "forward"
+        torch.autograd.grad(value, z)
+        yield "backward"
+
+    return run
 
 
-def once(loss, z_i, z_j):
-    """Seconds of one forward and of one backward."""
-    start = now(z_i)
-    value = loss(z_i, z_j)
-    middle = now(z_i)
-    torch.autograd.grad(value, (z_i, z_j))
-    return middle - start, now(z_i) - middle
-
-
-def interleaved(losses, z, seconds):
-    """Times of all losses, taking turns; each has about `seconds` in all, and three rounds at least."""
-    rounds = {name: max(3, min(300, int(seconds / sum(once(loss, *z))))) for name, loss in losses.items()}
-    times = {name: [] for name in losses}
-    for round_ in range(max(rounds.values())):
-        for name, loss in losses.items():
-            if round_ < rounds[name]:
-                times[name].append(once(loss, *z))
-    return times
-
-
-def extra_bytes(name, M):
-    """How far a process grows beyond input and gradients in one forward and backward (Linux)."""
-
-    def status(key):
-        with open("/proc/self/status") as file:
-            return int(next(line for line in file if line.startswith(key)).split()[1]) * 1024
-
-    loss = {"ours": ours, "plain": plain_ntxent, "original": original_ntxent}[name]
-    gradients(loss, *rows(16))  # starts the threads
-    z = rows(M)
-    gc.collect()
-    with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")
-    before = status("VmRSS")
-    gradients(loss, *z)
-    return status("VmHWM") - before - M * DEPTH * 4
-
-
-def extra_bytes_of_a_process(name, M):
-    """The same in a process of its own: here, memory of earlier calls would be used again."""
-    code = (
-        "import runpy, sys; print(runpy.run_path(sys.argv[1])['extra_bytes'](sys.argv[2], int(sys.argv[3])))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, __file__, name, str(M)], capture_output=True, text=True, check=True
-    )
-    return int(done.stdout)
+def memory_case(name, M, D, device, dtype):
+    """Forward and backward, after a small one has started the threads or compiled."""
+    loss = competitors(M, D, compiled=True)[0][name]
+    dtype = getattr(torch, dtype)
+    gradients(loss, *rows(16 if device == "cpu" else M, D, device, dtype))
+    z = rows(M, D, device, dtype)
+    return (lambda: gradients(loss, *z)), sum(t.nbytes for t in z), device
 
 
 def assert_close(losses, z, tolerance):
@@ -168,74 +139,21 @@ def assert_close(losses, z, tolerance):
             assert error < tolerance, name
 
 
-def report(benchmark, times):
-    """Quartiles of forward, backward and both, and the ratios of their medians to ours."""
-    phases = {"forward": lambda t: t[0], "backward": lambda t: t[1], "both": sum}
-    for phase, of in phases.items():
-        median = {name: statistics.median(map(of, t)) for name, t in times.items()}
-        benchmark.extra_info[phase] = {
-            "seconds, quartiles": {name: statistics.quantiles(map(of, t), n=4) for name, t in times.items()},
-            "times ours": {name: round(t / median["ours"], 2) for name, t in median.items()},
-        }
-
-
-@pytest.mark.parametrize("M", [64, 512, 2048, 8192])
-def bench_cpu(benchmark, M):
-    M = M if benchmark.enabled else 64
-    losses, missing = competitors(M)
-    z = rows(M)
-    assert_close(losses, z, 1e-5)
-    benchmark.group = f"NT-Xent CPU float32 M={M} D={DEPTH} forward + backward"
-    benchmark.pedantic(gradients, (ours, *z), rounds=10 if benchmark.enabled else 1, iterations=1)
-    if not benchmark.enabled:
-        return
-    report(benchmark, interleaved(losses, z, seconds=3))
-    benchmark.extra_info.update(
-        isa=torch.ops.scatsimclr.cpu_isa(),
-        missing=missing,
-        extra_bytes={
-            name: extra_bytes_of_a_process(name, M)
-            for name in ("ours", "plain", "original")
-            if name in losses
-        },
-    )
-
-
-def bench_cpu_65536_rows(benchmark):
-    """Where the similarities alone would be 17 GB."""
-    benchmark.group = f"NT-Xent CPU float32 M=65536 D={DEPTH} both"
-    M = 65536 if benchmark.enabled else 512
-    z = rows(M)
-    benchmark.extra_info["extra_bytes"] = {"ours": extra_bytes_of_a_process("ours", M)}
-    value, *_ = benchmark.pedantic(gradients, (ours, *z), rounds=1, iterations=1)
-    assert value.isfinite()
-
-
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-DTYPES = [torch.bfloat16, torch.float32]
 # Of the largest gradient: rows rounded to bfloat16 differ by 2^-9.
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
-
-
-@cache
-def product_rate(dtype):
-    """Operations per second of a large matrix product."""
-    a, b = (torch.randn(8192, 8192, device="cuda").to(dtype) for _ in range(2))
-    torch.mm(a, b)
-    times = []
-    for _ in range(10):
-        start = now(a)
-        torch.mm(a, b)
-        times.append(now(a) - start)
-    return 2 * 8192**3 / statistics.median(times)
-
-
-def extra_device_bytes(loss, z):
-    """Most memory beyond rows and gradients in one forward and backward."""
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    gradients(loss, *z)
-    return torch.cuda.max_memory_allocated() - before - sum(t.nbytes for t in z)
+# M, D, device, dtype.
+CASES = [
+    (64, 128, "cpu", torch.float32),
+    *(pytest.param(M, 128, "cpu", torch.float32, marks=pytest.mark.full) for M in (512, 8192, 65536)),
+    (2048, 128, "cpu", torch.float32),
+    *(pytest.param(2048, D, "cpu", torch.float32, marks=pytest.mark.full) for D in (32, 512)),
+    *(
+        pytest.param(M, 128, "cuda", dtype, marks=needs_gpu)
+        for dtype in (torch.bfloat16, torch.float32)
+        for M in (512, 8192, 65536)
+    ),
+]
 
 
 def that_fit(losses, missing, z):
@@ -247,44 +165,59 @@ def that_fit(losses, missing, z):
             missing[name] = str(error).splitlines()[0]
             del losses[name]
     torch.cuda.empty_cache()
-    return losses
 
 
-@needs_gpu
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("M", [512, 8192, 65536])
-def bench_cuda(benchmark, M, dtype):
-    M = M if benchmark.enabled else 512
-    losses, missing = competitors(M)
-    z = rows(M, "cuda", dtype)
-    that_fit(losses, missing, z)
-    if M <= 8192:
+@pytest.mark.parametrize(("M", "D", "device", "dtype"), CASES)
+def bench_ntxent(benchmark, M, D, device, dtype):
+    rows_ = 64 if benchmark.disabled else M
+    # Not timed, the compiled formula would only cost its compilation.
+    losses, missing = competitors(rows_, D, compiled=not benchmark.disabled)
+    z = rows(rows_, D, device, dtype)
+    if device == "cuda":
+        that_fit(losses, missing, z)
+    if rows_ <= 8192:
         assert_close(losses, z, TOLERANCE[dtype])
-    else:
+    elif dtype == torch.bfloat16:
         # Float32 products, which were compared at M=8192, stand in for float64.
         truth = gradients(ours, *(t.detach().float().requires_grad_() for t in z))
         for got, want in zip(gradients(ours, *z), truth, strict=True):
             assert (got - want).abs().max() < TOLERANCE[dtype] * want.abs().max()
-    benchmark.group = f"NT-Xent CUDA {dtype} M={M} D={DEPTH} forward + backward"
-
-    def run():
-        found = gradients(ours, *z)
-        torch.cuda.synchronize()
-        return found
-
-    benchmark.pedantic(run, rounds=10 if benchmark.enabled else 1, iterations=1, warmup_rounds=1)
-    if not benchmark.enabled:
-        return
-    times = interleaved(losses, z, seconds=2)
-    report(benchmark, times)
-    operations = 6 * M * M * DEPTH
-    rates = {name: operations / statistics.median(map(sum, t)) for name, t in times.items()}
-    benchmark.extra_info.update(
+    calls = {name: phased(loss, z) for name, loss in losses.items()}
+    times = interleaved(benchmark, calls, device)
+    name = str(dtype).removeprefix("torch.")
+    # Compiling in another process would only tell the memory of the same formula.
+    measured = {n: t for n, t in times.items() if n != "plain, compiled"}
+    record(
+        benchmark,
+        times,
+        op=f"NT-Xent {device} {name}",
+        case={"M": M, "D": D},
+        peers=PEERS,
         missing=missing,
-        product_rate=product_rate(dtype),
-        share_of_product_rate={name: round(rate / product_rate(dtype), 3) for name, rate in rates.items()},
-        extra_bytes={name: extra_device_bytes(loss, z) for name, loss in losses.items()},
+        items=M,
+        work=ntxent_work(M, D, dtype.itemsize),
+        peak_mb=peaks(measured, __name__, M, D, device, name),
+        device=device,
     )
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+def bench_threads(benchmark):
+    """Two threads against one."""
+    z = rows(64 if benchmark.disabled else 2048, 128)
+
+    def with_threads(n):
+        torch.set_num_threads(n)
+        gradients(ours, *z)
+        return ()
+
+    times = interleaved(
+        benchmark,
+        {"ours, one thread": phased(ours, z), "ours": phased(ours, z)},
+        prepare={"ours, one thread": lambda: with_threads(1), "ours": lambda: with_threads(2)},
+    )
+    torch.set_num_threads(THREADS)
+    record(benchmark, times, op="NT-Xent threads", case={"M": 2048, "D": 128}, items=2048)
 
 
 def graph_of(loss, z):
@@ -314,13 +247,13 @@ def launches(call):
 
 
 @needs_gpu
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("M", [64, 512, 2048])
 def bench_cuda_graph(benchmark, M, dtype):
     """Small batches, where launches are the cost: both views stacked, forward and backward, from a graph."""
-    repeats = 100
-    z = rows(M, "cuda", dtype)
-    losses = {"ours": ours, "plain": plain_ntxent}
+    repeats, D = 100, 128
+    z = rows(M, D, "cuda", dtype)
+    losses = {"plain": plain_ntxent, "ours": ours}
     assert_close(losses, z, TOLERANCE[dtype])
     graphs = {name: graph_of(loss, z) for name, loss in losses.items()}
     for graph, _ in graphs.values():
@@ -328,27 +261,25 @@ def bench_cuda_graph(benchmark, M, dtype):
     for got, want in zip(graphs["ours"][1], gradients(ours, *z), strict=True):
         assert torch.equal(got, want)
 
-    def replay(name):
-        for _ in range(repeats):
-            graphs[name][0].replay()
-        torch.cuda.synchronize()
+    def replays(name):
+        def run():
+            for _ in range(repeats):
+                graphs[name][0].replay()
 
-    benchmark.group = f"NT-Xent CUDA graph {dtype} M={M} D={DEPTH} forward + backward"
-    times = {name: [] for name in graphs}
-    for _ in range(20 if benchmark.enabled else 1):
-        for name in graphs:
-            start = now(z[0])
-            replay(name)
-            times[name].append((now(z[0]) - start) / repeats)
-    benchmark.pedantic(replay, ("ours",), rounds=10 if benchmark.enabled else 1)
-    median = {name: statistics.median(t) for name, t in times.items()}
+        return run
+
+    times = interleaved(benchmark, {name: replays(name) for name in graphs}, "cuda")
     x = torch.cat(z).detach()
     forward = torch.ops.scatsimclr.ntxent
     loss, stats = forward(x, None, None, TAU, True, 2, 0, M)
     backward = torch.ops.scatsimclr.ntxent_backward
-    benchmark.extra_info.update(
-        seconds=median,
-        plain_over_ours=round(median["plain"] / median["ours"], 2),
+    record(
+        benchmark,
+        times,
+        op=f"NT-Xent CUDA graph {str(dtype).removeprefix('torch.')}, {repeats} replays",
+        case={"M": M, "D": D},
+        peers=["plain"],
+        device="cuda",
         launches_forward=launches(lambda: forward(x, None, None, TAU, True, 2, 0, M)),
         launches_backward=launches(
             lambda: backward(torch.ones_like(loss), x, stats, None, None, TAU, True, 2, 0, M)
@@ -359,18 +290,19 @@ def bench_cuda_graph(benchmark, M, dtype):
 @needs_gpu
 def bench_cuda_1048576_rows(benchmark):
     """Where the similarities alone would be 2 TB; memory beyond rows and gradients at most 3·M·D·4 bytes."""
-    M = 1048576 if benchmark.enabled else 8192
-    z = rows(M, "cuda", torch.bfloat16)
-    gradients(ours, *rows(8192, "cuda", torch.bfloat16))  # compiles
-    extra = extra_device_bytes(ours, z)
-    benchmark.group = f"NT-Xent CUDA bfloat16 M={M} D={DEPTH} forward + backward"
-    benchmark.extra_info["extra_bytes"] = {"ours": extra}
-    assert extra <= 3 * M * DEPTH * 4
-
-    def run():
-        found = gradients(ours, *z)
-        torch.cuda.synchronize()
-        return found
-
-    value, *_ = benchmark.pedantic(run, rounds=1, iterations=1)
-    assert value.isfinite()
+    M, D = 1048576 if not benchmark.disabled else 8192, 128
+    z = rows(M, D, "cuda", torch.bfloat16)
+    extra = peak_mb(__name__, "ours", M, D, "cuda", "bfloat16")
+    assert extra <= 3 * M * D * 4 / 1e6
+    times = interleaved(benchmark, {"ours": phased(ours, z)}, "cuda")
+    record(
+        benchmark,
+        times,
+        op="NT-Xent cuda bfloat16",
+        case={"M": M, "D": D},
+        missing={"plain": f"its similarities alone would take {M * M * 2 / 1e9:.0f} GB"},
+        items=M,
+        work=ntxent_work(M, D, 2),
+        peak_mb={"ours": extra} if times else {},
+        device="cuda",
+    )

@@ -1,54 +1,46 @@
 """Claim: kymatio's numbers at 20 to 50 times its speed, and faster than pytorch_wavelets' cheaper transform.
 
-Each round times kymatio (and, with L=6 and 8, pytorch_wavelets' `ScatLayerj2` where it is installed) right before
-ours, in one process with the same threads; `extra_info` holds the medians, their ratio and the memory that a call
-needs beyond its input and output.
+kymatio and, with L=6 and 8, pytorch_wavelets' `ScatLayerj2` (another, cheaper transform with six directions) take turns
+with ours, in one process with the same threads. `benchmarks/measure.py` says what is recorded.
 """
 
 from __future__ import annotations
 
 import os
-import statistics
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 
-from benchmarks.peers import kymatio_module
+from benchmarks.measure import THREADS, interleaved, peaks, record
+from benchmarks.peers import kymatio_module, pytorch_wavelets_layer
+from benchmarks.work import scattering_work
 from scatsimclr import Scattering2D
 
-THREADS = min(2, os.cpu_count() or 1)
-ROUNDS = 7
-MEMORY_LIMIT_MB = 64
+MEMORY_LIMIT_MB = 67  # 64 MiB
 
-# Shape of x, J, L.
+# Shape of x, J, L; those that are marked only in the full run.
 FORWARD = [
     ((16, 3, 96, 96), 2, 16),
     ((1, 3, 96, 96), 2, 16),
     ((64, 3, 32, 32), 2, 16),
     ((64, 3, 32, 32), 2, 8),
-    ((64, 3, 32, 32), 2, 6),
-    ((16, 3, 96, 96), 2, 8),
-    ((16, 3, 96, 96), 2, 6),
-    ((8, 3, 128, 128), 3, 8),
-    ((2, 3, 224, 224), 4, 8),
-    ((1, 1, 512, 512), 3, 8),
+    pytest.param((64, 3, 32, 32), 2, 6, marks=pytest.mark.full),
+    pytest.param((16, 3, 96, 96), 2, 8, marks=pytest.mark.full),
+    pytest.param((16, 3, 96, 96), 2, 6, marks=pytest.mark.full),
+    pytest.param((8, 3, 128, 128), 3, 8, marks=pytest.mark.full),
+    pytest.param((2, 3, 224, 224), 4, 8, marks=pytest.mark.full),
+    pytest.param((1, 1, 512, 512), 3, 8, marks=pytest.mark.full),
     ((8, 1, 61, 83), 2, 6),
     # Where there is least to do: one path, and the padded width 454 = 2·227.
     ((1, 1, 300, 451), 1, 1),
     ((1, 1, 1021, 1021), 1, 1),
 ]
-BACKWARD = FORWARD[:4]
-
-
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
+BACKWARD = [
+    pytest.param((16, 3, 96, 96), 2, 16, marks=pytest.mark.full),
+    pytest.param((1, 3, 96, 96), 2, 16, marks=pytest.mark.full),
+    ((64, 3, 32, 32), 2, 16),
+    pytest.param((64, 3, 32, 32), 2, 8, marks=pytest.mark.full),
+]
 
 
 def wavelets_layer(shape, J, L):
@@ -56,10 +48,9 @@ def wavelets_layer(shape, J, L):
     if J != 2 or L not in (6, 8) or shape[2] % 4:
         return None, ""
     try:
-        from pytorch_wavelets import ScatLayerj2
+        return pytorch_wavelets_layer(), ""
     except ImportError as error:
         return None, f"{type(error).__name__}: {error}"
-    return ScatLayerj2(), ""
 
 
 def batch(benchmark, shape):
@@ -67,63 +58,13 @@ def batch(benchmark, shape):
     return torch.rand(1 if benchmark.disabled else shape[0], *shape[1:])
 
 
-def timed(call) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
-
-
-FIRST_CALL = """
-import gc, sys, torch
-from scatsimclr import Scattering2D
-
-shape, (J, L, threads) = tuple(map(int, sys.argv[1].split(","))), map(int, sys.argv[2:])
-torch.set_num_threads(threads)
-module, x = Scattering2D(J, shape[2:], L), torch.rand(shape)
-module(torch.rand(1, *shape[1:]))  # starts the threads
-
-def status(key):
-    with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) for line in lines if line.startswith(key)) / 1024
-
-gc.collect()
-with open("/proc/self/clear_refs", "w") as reset:
-    reset.write("5")
-before = status("VmRSS")
-out = module(x)
-print(status("VmHWM") - before - out.numel() * out.element_size() / 2**20)
-"""
-
-
-def extra_memory_mb(shape, J, L) -> float:
-    """How far a process's resident memory rises beyond the output (Linux) in the first call with a batch.
-
-    In a process of its own: later calls use workspaces that are already there.
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", FIRST_CALL, ",".join(map(str, shape)), *map(str, (J, L, THREADS))],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return float(done.stdout)
-
-
-def interleaved(benchmark, calls, ours):
-    """Times the callables of `calls` one after the other before each timed round of `ours`."""
-    times = {name: [] for name in calls}
-
-    def setup():
-        for name, call in calls.items():
-            times[name].append(timed(call))
-
-    benchmark.pedantic(ours, setup=setup, rounds=ROUNDS, warmup_rounds=0 if benchmark.disabled else 1)
-    if benchmark.stats is None:  # --benchmark-disable: one round, untimed
-        return
-    median = benchmark.stats.stats.median
-    for name, values in times.items():
-        benchmark.extra_info[f"{name} median s"] = statistics.median(values[1:])
-        benchmark.extra_info[f"{name} / ours"] = statistics.median(values[1:]) / median
+def memory_case(name, shape, J, L):
+    """The first call with a batch, after one image has started the threads."""
+    make = {"kymatio": kymatio_module, "ours": Scattering2D, "pytorch_wavelets": wavelets_layer}[name]
+    module = make(shape, J, L)[0] if name == "pytorch_wavelets" else make(J, tuple(shape[2:]), L)
+    x = torch.rand(shape)
+    returned = module(x[:1].clone()).nbytes * len(x)
+    return (lambda: module(x)), returned, "cpu"
 
 
 @pytest.mark.parametrize(("shape", "J", "L"), FORWARD)
@@ -131,17 +72,25 @@ def bench_forward(benchmark, shape, J, L):
     x = batch(benchmark, shape)
     theirs, ours = kymatio_module(J, shape[2:], L), Scattering2D(J, shape[2:], L)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-8)
-    extra = extra_memory_mb(tuple(x.shape), J, L)
-    assert extra <= MEMORY_LIMIT_MB or shape[2] > 96
     calls = {"kymatio": lambda: theirs(x)}
     layer, missing = wavelets_layer(shape, J, L)
     if layer:
         calls["pytorch_wavelets"] = lambda: layer(x)
-    elif missing:
-        benchmark.extra_info["pytorch_wavelets missing"] = missing
-    benchmark.group = f"scattering2d forward {shape} J={J} L={L}"
-    benchmark.extra_info.update(threads=THREADS, isa=torch.ops.scatsimclr.cpu_isa(), extra_mb=round(extra, 1))
-    interleaved(benchmark, calls, lambda: ours(x))
+    calls["ours"] = lambda: ours(x)
+    times = interleaved(benchmark, calls)
+    memory = peaks(times, __name__, x.shape, J, L)
+    assert memory.get("ours", 0) <= MEMORY_LIMIT_MB or shape[2] > 96
+    record(
+        benchmark,
+        times,
+        op="scattering2d forward",
+        case={"shape": shape, "J": J, "L": L},
+        peers=["kymatio", "pytorch_wavelets"],
+        missing={"pytorch_wavelets": missing} if missing else {},
+        items=shape[0],
+        work=scattering_work(shape, J, L),
+        peak_mb=memory,
+    )
 
 
 @pytest.mark.parametrize(("shape", "J", "L"), BACKWARD)
@@ -161,45 +110,35 @@ def bench_backward(benchmark, shape, J, L):
     expected, found = gradient(*prepared("kymatio")), gradient(*prepared("ours"))
     # A modulus near 0 makes both gradients uncertain: their distance is compared, not every pixel.
     assert (found - expected).norm() <= 1e-4 * expected.norm()
-    times = []
-
-    def setup():
-        graph = prepared("kymatio")
-        times.append(timed(lambda: gradient(*graph)))
-        return prepared("ours"), {}
-
-    benchmark.group = f"scattering2d backward {shape} J={J} L={L}"
-    benchmark.extra_info.update(threads=THREADS, isa=torch.ops.scatsimclr.cpu_isa())
-    benchmark.pedantic(gradient, setup=setup, rounds=ROUNDS, warmup_rounds=0 if benchmark.disabled else 1)
-    if benchmark.stats is not None:
-        benchmark.extra_info["kymatio median s"] = statistics.median(times[1:])
-        benchmark.extra_info["kymatio / ours"] = statistics.median(times[1:]) / benchmark.stats.stats.median
+    times = interleaved(
+        benchmark,
+        dict.fromkeys(modules, gradient),
+        prepare={name: lambda name=name: prepared(name) for name in modules},
+    )
+    case = {"shape": shape, "J": J, "L": L}
+    record(benchmark, times, op="scattering2d backward", case=case, peers=["kymatio"], items=shape[0])
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
 @pytest.mark.parametrize("images", [1, 16])
 def bench_threads(benchmark, images):
     """Two threads against one at 96 × 96, RGB, J=2, L=16."""
-    x, ours = torch.rand(images, 3, 96, 96), Scattering2D(2, (96, 96), 16)
+    x, ours = torch.rand(1 if benchmark.disabled else images, 3, 96, 96), Scattering2D(2, (96, 96), 16)
 
     def with_threads(n):
         torch.set_num_threads(n)
         return ours(x)
 
+    def ready(n):
+        with_threads(n)  # wakes the threads up
+        return ()
+
     assert torch.equal(with_threads(1), with_threads(2))
-    times = {1: [], 2: []}
-
-    def setup():
-        for n in times:
-            with_threads(n)  # wakes the threads up
-            times[n].append(timed(lambda n=n: ours(x)))
-
-    benchmark.group = f"scattering2d threads ({images}, 3, 96, 96) J=2 L=16"
-    benchmark.pedantic(
-        ours, (x,), setup=setup, rounds=448 // images, warmup_rounds=0 if benchmark.disabled else 1
+    times = interleaved(
+        benchmark,
+        {"ours, one thread": lambda: ours(x), "ours": lambda: ours(x)},
+        prepare={"ours, one thread": lambda: ready(1), "ours": lambda: ready(2)},
     )
-    if benchmark.stats is not None:
-        one, two = (statistics.median(t[1:]) for t in times.values())
-        benchmark.extra_info.update(
-            {"one thread median s": one, "two threads median s": two, "one / two": one / two}
-        )
+    torch.set_num_threads(THREADS)
+    case = {"shape": (images, 3, 96, 96), "J": 2, "L": 16}
+    record(benchmark, times, op="scattering2d threads", case=case, items=images)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.resources
+import importlib.util
+import sys
+import types
 from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
 from scatsimclr.filters import filter_bank
 
 
 def kymatio_module(J, size, L):
-    """kymatio's module; its filters, which take it up to half a minute, come from our equal bank."""
+    """kymatio's module; its filters, which take it up to half a minute, come from our equal bank. ImportError where it
+    is not installed."""
+    from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
     def bank(M, N, J, L):
         ours = filter_bank(M, N, J, L)
@@ -20,6 +25,22 @@ def kymatio_module(J, size, L):
 
     with mock.patch("kymatio.scattering2d.frontend.base_frontend.filter_bank", bank):
         return ScatteringTorch2D(J, size, L)
+
+
+def pytorch_wavelets_layer():
+    """pytorch_wavelets' order 2 scattering layer. It reads its coefficients by `pkg_resources`, which setuptools has no
+    more; the one function that it needs is put in its place."""
+
+    def resource_stream(package, name):
+        return importlib.resources.files(package).joinpath(name).open("rb")
+
+    stand_in = types.ModuleType("pkg_resources")
+    stand_in.resource_stream = resource_stream
+    missing = {} if importlib.util.find_spec("pkg_resources") else {"pkg_resources": stand_in}
+    with mock.patch.dict(sys.modules, missing):
+        from pytorch_wavelets import ScatLayerj2
+
+        return ScatLayerj2()
 
 
 def plain_ntxent(z_i, z_j, tau=0.5):

@@ -1,0 +1,241 @@
+"""How every benchmark here measures, and the record it leaves in pytest-benchmark's `extra_info`.
+
+Competitors take turns in one process, ours last in each round and by pytest-benchmark. A record holds
+
+- op, case: what was done and at which sizes; `items` of what a call handles (images), where that makes sense;
+- competitors: name -> median and quartiles in seconds, rounds, and `peak_mb`, the most memory beyond input and output;
+- over_ours: name -> median over ours (more than 1: ours is faster), with the quartiles of that ratio in each round;
+- phases: the same two for the parts of a call (forward, backward), where it has parts;
+- peers: the competitors that are somebody else's; the others are variants of ours. The first is the reference;
+- missing: name -> why a peer does not take part;
+- work: FLOPs and bytes that the case cannot do without, and `share`, name -> share of the machine's measured rates.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import inspect
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+THREADS = min(2, os.cpu_count() or 1)
+OURS = "ours"
+# Of each competitor in a group: seconds, and bounds of the number of rounds; with --quick the second of each.
+SECONDS, LEAST, MOST = (3.0, 0.4), (5, 3), (200, 40)
+SLOW, SLOWEST = 1.0, 8.0  # seconds of a call that is timed three times, and once
+quick = False  # set by conftest.py
+
+
+def synchronize(device: torch.device | str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+
+
+def laps(call: Callable, arguments: tuple, device) -> dict[str, float]:
+    """Seconds of a call in all (""), and of the parts that end with the names it yields where it is a generator."""
+    synchronize(device)
+    last = start = time.perf_counter()
+    found, result = {}, call(*arguments)
+    if inspect.isgenerator(result):
+        for name in result:
+            synchronize(device)
+            now = time.perf_counter()
+            found[name], last = now - last, now
+    synchronize(device)
+    return {"": time.perf_counter() - start, **found}
+
+
+def rounds_for(seconds: float) -> int:
+    """Rounds of a competitor whose call takes that long."""
+    if seconds > SLOW:
+        return 1 if seconds > SLOWEST else 3
+    return max(LEAST[quick], min(MOST[quick], int(SECONDS[quick] / seconds)))
+
+
+def interleaved(
+    benchmark, calls: dict[str, Callable], device="cpu", prepare: dict[str, Callable] | None = None
+):
+    """Times the calls in turns: name -> laps of each round, in rounds that are the same for all up to the last of each.
+
+    `prepare` makes a call's arguments, outside the figure. With --benchmark-disable each runs once, and {} is returned.
+    """
+    prepare = prepare or {}
+
+    def one(name):
+        return laps(calls[name], prepare.get(name, tuple)(), device)
+
+    first = {} if benchmark.disabled else {name: one(name)[""] for name in calls}  # compiles and warms up
+    rounds = {n: rounds_for(t if t > SLOWEST else one(n)[""]) for n, t in first.items()}
+    times: dict[str, list] = {name: [] for name in calls}
+
+    def others():
+        done = len(times[OURS])
+        for name in calls:
+            if name != OURS and (benchmark.disabled or done < rounds[name]):
+                times[name].append(one(name))
+        return prepare.get(OURS, tuple)(), {}
+
+    def timed(*arguments):
+        times[OURS].append(laps(calls[OURS], arguments, device))
+
+    benchmark.pedantic(timed, setup=others, rounds=max(rounds.values(), default=1), iterations=1)
+    return {} if benchmark.disabled else times
+
+
+def quartiles(values: Sequence[float]) -> list[float]:
+    """Lower quartile, median, upper quartile; by the inclusive method: never outside of what was measured."""
+    values = list(values)
+    return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
+
+
+def figures(times: dict[str, list[float]]) -> dict:
+    """competitors and over_ours of a record, from seconds of each round."""
+    competitors, over = {}, {}
+    for name, values in times.items():
+        low, median, high = quartiles(values)
+        competitors[name] = {"median_s": median, "quartiles_s": [low, high], "rounds": len(values)}
+    for name, values in times.items():
+        pairs = quartiles([value / own for value, own in zip(values, times[OURS], strict=False)])
+        ratio = competitors[name]["median_s"] / competitors[OURS]["median_s"]
+        over[name] = {"ratio": ratio, "quartiles": [pairs[0], pairs[2]]}
+    return {"competitors": competitors, "over_ours": over}
+
+
+def record(
+    benchmark,
+    times: dict[str, list[dict[str, float]]],
+    *,
+    op: str,
+    case: dict,
+    peers: Sequence[str] = (),
+    missing: dict[str, str] | None = None,
+    items: int | None = None,
+    work: dict[str, float] | None = None,
+    peak_mb: dict[str, float] | None = None,
+    device: torch.device | str = "cpu",
+    **more,
+) -> None:
+    """Leaves the record of a group; nothing but the group's name with --benchmark-disable.
+
+    `work` holds "flop" and "bytes" (either may be left out) of a call; `peak_mb` is by name, in MB of 10^6 bytes.
+    """
+    benchmark.group = f"{op}: {described(case)}"
+    if not times:
+        return
+    found = figures({name: [lap[""] for lap in rounds] for name, rounds in times.items()})
+    parts = [name for name in times[OURS][0] if name]
+    phases = {part: figures({n: [lap[part] for lap in t] for n, t in times.items()}) for part in parts}
+    for name, megabytes in (peak_mb or {}).items():
+        found["competitors"][name]["peak_mb"] = round(megabytes, 2)
+    shares = {
+        name: shares_of_limits(work or {}, entry["median_s"], str(torch.device(device).type))
+        for name, entry in found["competitors"].items()
+    }
+    benchmark.extra_info.update(
+        op=op, case=case, peers=[name for name in peers if name in times], missing=missing or {}, items=items,
+        device=str(torch.device(device).type), threads=torch.get_num_threads(), work=work or {}, share=shares,
+        phases=phases, **found, **more,
+    )  # fmt: skip
+
+
+def described(case: dict) -> str:
+    """The sizes of a case in words: `16×3×96×96, J=2, L=16`."""
+    return ", ".join(
+        "×".join(map(str, value)) if key == "shape" else f"{key}={value}" for key, value in case.items()
+    )
+
+
+# --- limits of the machine
+
+
+def best_seconds(call: Callable, device: str, times: int = 9) -> float:
+    call()
+    return min(laps(call, (), device)[""] for _ in range(times))
+
+
+@cache
+def limits(device: str) -> dict[str, float]:
+    """Measured once in a session: operations per second of matrix products (2048², 8192² on a GPU) of float32 and
+    bfloat16, bytes per second of a copy, read and written (256 MB, 2 GB on a GPU), in memory that was used before."""
+    n, count = (2048, 1 << 25) if device == "cpu" else (8192, 1 << 29)
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        seconds = best_seconds(lambda a=a, b=b: torch.mm(a, b), device)
+        found[f"{str(dtype).removeprefix('torch.')}_flop_per_s"] = 2 * n**3 / seconds
+    source = torch.randn(count, device=device)
+    target = torch.empty_like(source)
+    found["copy_bytes_per_s"] = 2 * source.nbytes / best_seconds(lambda: target.copy_(source), device)
+    torch.set_num_threads(before)
+    return found
+
+
+def shares_of_limits(work: dict[str, float], seconds: float, device: str) -> dict[str, float]:
+    """What `work` in `seconds` is of each measured rate."""
+    rates = limits(device) if work else {}
+    return {
+        rate: round(work[kind] / seconds / per_second, 4)
+        for rate, per_second in rates.items()
+        for kind in work
+        if rate.endswith(f"{kind}_per_s")
+    }
+
+
+# --- memory
+
+
+def peak_mb(module: str, *arguments) -> float:
+    """Most memory in MB that a call takes beyond what is there before and what it returns, in a process of its own:
+    later calls of this process would use memory that is already there.
+
+    `memory_case(*arguments)` of the benchmark module `module` gives the call, the bytes that it returns, the device.
+    """
+    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.measure", module, json.dumps(arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return float(done.stdout.splitlines()[-1])
+
+
+def peaks(times: dict, module: str, *arguments) -> dict[str, float]:
+    """`peak_mb(module, name, *arguments)` of those that were timed; with --quick of ours alone."""
+    return {name: peak_mb(module, name, *arguments) for name in times if name == OURS or not quick}
+
+
+def _status(key: str) -> int:
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+
+def _print_peak(module: str, arguments: list) -> None:
+    torch.set_num_threads(THREADS)
+    call, returned, device = importlib.import_module(module).memory_case(*arguments)
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        peak = torch.cuda.max_memory_allocated()
+    else:
+        with open("/proc/self/clear_refs", "w") as reset:
+            reset.write("5")  # Linux: the high-water mark starts again
+        before = _status("VmRSS")
+        call()
+        peak = _status("VmHWM")
+    # Below 0 where the call used pages again that an earlier one had freed.
+    print(max(0, peak - before - returned) / 1e6)
+
+
+if __name__ == "__main__":
+    _print_peak(sys.argv[1], json.loads(sys.argv[2]))

@@ -1,0 +1,194 @@
+"""The performance page with its plots, and the README's tables, from results files: `python -m benchmarks.page`.
+
+Without arguments: benchmarks/results/{filters,scattering2d,ntxent,augment,step}-cpu.json become docs/performance.md,
+docs/performance/*.svg and what stands in the README between `<!-- performance: NAME -->` and `<!-- end -->`. With files
+and `--output PAGE.md` their page alone, with its plots in a folder beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.measure import OURS, ROOT, described
+from benchmarks.plots import draw
+from benchmarks.records import largest_share, load, losses, missing_peers, seconds, times, title
+
+RESULTS = ROOT / "benchmarks" / "results"
+COMMITTED = [
+    RESULTS / f"{name}-cpu.json" for name in ("filters", "scattering2d", "ntxent", "augment", "step")
+]
+PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
+FIGURES = {
+    "ratios": "Time of each peer over ours, with the quartiles of that ratio over the rounds",
+    "roofline": "Operations per second under the measured limits, by what a case cannot do without",
+    "ntxent": "NT-Xent by the number of rows, D = 128",
+    "growth": "A training step by batch and by size of the images",
+    "threads": "Two threads against one",
+}
+# Of the README's first table: op, a part of the case, peer.
+HEADLINE = [
+    ("scattering2d forward", "16×3×96×96, J=2, L=16", "kymatio"),
+    ("scattering2d forward", "64×3×32×32, J=2, L=8", "pytorch_wavelets"),
+    ("scattering2d backward", "16×3×96×96, J=2, L=16", "kymatio"),
+    ("NT-Xent cpu float32", "M=512, D=128", "original"),
+    ("NT-Xent cpu float32", "M=8192, D=128", "plain"),
+    ("two views", "size=96, batch=64", "original, 2 workers"),
+    ("training step", "blocks=8, size=32, batch=64", "original"),
+    ("training step", "blocks=8, size=32, batch=64", "plain"),
+    ("features", "blocks=8, size=32, batch=64", "original"),
+]
+# Blocks of the README: ops, columns of peers, the results file.
+BLOCKS = {
+    "scattering2d": (("scattering2d forward", "scattering2d backward"), "scattering2d"),
+    "ntxent": (("NT-Xent cpu float32",), "ntxent"),
+    "augment": (("two views",), "augment"),
+    "step": (("training step", "features"), "step"),
+}
+
+
+INTRODUCTION = """\
+Written by `make performance` (`python -m benchmarks.page`) from the results files named at its end. Competitors take
+turns in one process; figures are medians. A ratio is a competitor's time over ours: more than 1 where ours is faster.
+Memory is what a call takes beyond its input and output. "Of the limit" is the largest share of the machine's measured
+rates (float32 or bfloat16 matrix products, copy) by the operations and bytes that a case cannot do without
+(`benchmarks/work.py`)."""
+
+
+def command(stem: str) -> str:
+    """What measures one part again; with `--benchmark-json=FILE` into a file."""
+    return f"`pytest benchmarks/bench_{stem}.py --benchmark-enable --benchmark-only`"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table of which the first row is the head."""
+    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
+
+
+def megabytes(entry: dict) -> str:
+    return f"{entry['peak_mb']:.2g} MB" if "peak_mb" in entry else "–"
+
+
+def op_table(records: Sequence[dict]) -> str:
+    """A row for each case: our time, each other competitor's over ours, memory of ours and of the first peer."""
+    names = list(dict.fromkeys(name for record in records for name in record["competitors"] if name != OURS))
+    several = len({record["op"] for record in records}) > 1
+    rows = [["case", "ours", *names, "memory, ours / first peer", "ours of the limit"]]
+    for record in records:
+        over, entries = record["over_ours"], record["competitors"]
+        memory = " / ".join(megabytes(entries[name]) for name in (OURS, *record["peers"][:1]))
+        rows.append([
+            title(record) if several else described(record["case"]),
+            seconds(entries[OURS]["median_s"]),
+            *(times(over[name]["ratio"]) if name in over else "–" for name in names),
+            memory.replace("– / –", "–"),
+            largest_share(record) or "–",
+        ])  # fmt: skip
+    # Columns that say nothing here.
+    kept = [i for i, column in enumerate(zip(*rows, strict=True)) if i < 2 or set(column[1:]) != {"–"}]
+    return markdown([[row[i] for i in kept] for row in rows])
+
+
+def headline(records: Sequence[dict]) -> str:
+    found = {(record["op"], described(record["case"])): record for record in records}
+    rows = [["what", "case", "compared with", "takes", "ours", "times our time"]]
+    for op, case, peer in HEADLINE:
+        record = found.get((op, case))
+        if record and peer in record["peers"]:
+            entries = record["competitors"]
+            peer_s, own_s = (seconds(entries[name]["median_s"]) for name in (peer, OURS))
+            rows.append([op, case, peer, peer_s, own_s, times(record["over_ours"][peer]["ratio"])])
+    return markdown(rows)
+
+
+def lost(records: Sequence[dict]) -> str:
+    found = [f"- {where} takes {ratio:.2f} of our time" for ratio, where in losses(records)]
+    return "\n".join(found) or "In no group."
+
+
+def origin(name: str, found: dict) -> str:
+    """A line on a results file: machine, versions, date, commit."""
+    machine, commit = found["machine_info"], found["commit_info"]
+    limits = "; ".join(
+        f"{device}: float32 products {rates['float32_flop_per_s'] / 1e9:.0f} GFLOP/s, bfloat16 products "
+        f"{rates['bfloat16_flop_per_s'] / 1e9:.0f} GFLOP/s, copy {rates['copy_bytes_per_s'] / 1e9:.1f} GB/s"
+        for device, rates in machine["limits"].items()
+    )
+    versions = ", ".join(f"{package} {version}" for package, version in machine["versions"].items())
+    return (
+        f"- `{name}`: {found['datetime'][:10]}, commit {str(commit['id'])[:10]}"
+        f"{' with changes' if commit.get('dirty') else ''}, {machine['cpu'].get('brand_raw', 'unknown CPU')} "
+        f"({machine['isa']}), {machine['threads']} threads, {machine['gpu'] or 'no GPU'}, Python "
+        f"{machine['python_version']}, torch {machine['torch']}, {versions}; limits {limits}"
+    )
+
+
+def page(files: dict[str, tuple[dict, list[dict]]], figures: Sequence[str], folder: str) -> str:
+    """The page's text; `files` by name, figures as `folder/NAME.svg`."""
+    records = [record for _, found in files.values() for record in found]
+    parts = [
+        "# Performance",
+        INTRODUCTION,
+        "## Where a peer is faster",
+        lost(records),
+        "## In short",
+        headline(records),
+    ]
+    parts += [f"![{FIGURES[name]}]({folder}/{name}.svg)\n\n*{FIGURES[name]}.*" for name in figures]
+    parts.append("## All groups")
+    for op in dict.fromkeys(record["op"] for record in records):
+        parts += [f"### {op}", op_table([record for record in records if record["op"] == op])]
+    parts += [
+        "## Not compared with",
+        "\n".join(f"- {line}" for line in missing_peers(records)) or "None is missing.",
+    ]
+    parts += ["## Files", "\n".join(origin(name, found) for name, (found, _) in files.items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def blocks(records: Sequence[dict]) -> dict[str, str]:
+    """The README's marked tables by name."""
+    found = {"headline": headline(records)}
+    for name, (ops, stem) in BLOCKS.items():
+        chosen = [record for record in records if record["op"] in ops and record["peers"]]
+        found[name] = f"{op_table(chosen)}\n\n(`benchmarks/results/{stem}-cpu.json`; {command(stem)})"
+    return found
+
+
+def inserted(text: str, tables: dict[str, str]) -> str:
+    """`text` with the tables between their markers; KeyError where a marker names none of them."""
+    return re.sub(
+        r"(<!-- performance: (\w+) -->\n).*?(<!-- end -->)",
+        lambda found: f"{found[1]}{tables[found[2]]}\n{found[3]}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.page", description=__doc__.split("\n")[0].split(":")[0]
+    )
+    parser.add_argument("files", nargs="*", type=Path, help="instead of the committed ones")
+    parser.add_argument("--output", type=Path, default=PAGE, help="the page (default: docs/performance.md)")
+    options = parser.parse_args(arguments)
+    if options.files and options.output == PAGE:
+        parser.error("docs/performance.md is made of the committed files alone: --output names another page")
+    files = {path.name: load(path) for path in options.files or COMMITTED}
+    records = [record for _, found in files.values() for record in found]
+    limits = next(iter(files.values()))[0]["machine_info"]["limits"]
+    folder = options.output.with_suffix("")
+    figures = draw(records, limits, folder)
+    options.output.write_text(page(files, figures, folder.name), encoding="utf-8")
+    print(f"page: {options.output}, {len(figures)} plots in {folder}")
+    if not options.files:
+        README.write_text(inserted(README.read_text(encoding="utf-8"), blocks(records)), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

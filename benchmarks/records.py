@@ -1,0 +1,68 @@
+"""Reading records (`measure.record` says what they hold) from results files, and their figures in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.measure import OURS, described
+
+
+def load(path: Path) -> tuple[dict, list[dict]]:
+    """What a results file says of its origin (machine_info, commit_info, datetime), and its records."""
+    with open(path, encoding="utf-8") as file:
+        found = json.load(file)
+    records = [entry["extra_info"] for entry in found.pop("benchmarks")]
+    return found, [record for record in records if "competitors" in record]
+
+
+def title(record: dict) -> str:
+    return f"{record['op']}: {described(record['case'])}"
+
+
+def seconds(value: float) -> str:
+    """Three figures with the unit that suits."""
+    factor, unit = (1, "s") if value >= 1 else (1e3, "ms") if value >= 1e-3 else (1e6, "µs")
+    return f"{value * factor:.3g} {unit}"
+
+
+def times(ratio: float) -> str:
+    """A ratio with two figures, three from 100 on: 0.79, 1.2, 21, 517."""
+    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}" if ratio >= 1.05 else f"{ratio:.2f}"
+
+
+def losses(records: Sequence[dict]) -> list[tuple[float, str]]:
+    """(peer over ours, where) of every group and phase in which a peer is faster, the worst first."""
+    found = []
+    for record in records:
+        parts = {"": record["over_ours"]}
+        parts |= {f", {name} alone": part["over_ours"] for name, part in record["phases"].items()}
+        for part, over in parts.items():
+            found += [
+                (over[peer]["ratio"], f"{title(record)}{part}: {peer}")
+                for peer in record["peers"]
+                if over[peer]["ratio"] < 1
+            ]
+    return sorted(found)
+
+
+def largest_share(record: dict) -> str:
+    """The machine's limit that ours is nearest to, and how near."""
+    shares = record["share"].get(OURS)
+    if not shares:
+        return ""
+    rate = max(shares, key=shares.get)
+    return f"{100 * shares[rate]:.2g} % of {rate.split('_')[0]}"
+
+
+def missing_peers(records: Sequence[dict]) -> list[str]:
+    """Which peer takes no part and why; where it is not everywhere the same, with the groups."""
+    where: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        for peer, why in record["missing"].items():
+            where.setdefault((peer, why), []).append(title(record))
+    return [
+        f"{peer}: {why}" + (f" ({'; '.join(groups)})" if len(groups) < 3 else "")
+        for (peer, why), groups in sorted(where.items())
+    ]

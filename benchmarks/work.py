@@ -1,0 +1,37 @@
+"""The least that a case must do: what a record's `work` counts, on any device and whatever an implementation saves."""
+
+from __future__ import annotations
+
+import math
+
+from scatsimclr.filters import padded_shape
+
+
+def scattering_work(shape: tuple[int, ...], J: int, L: int, itemsize: int = 4) -> dict[str, float]:
+    """Of (images, colours, height, width) in float32 to coefficients of `itemsize` bytes: bytes in and out, and float32
+    operations of the Fourier transforms.
+
+    5 n log2 n operations a complex transform of n points, half that of a real signal; products, moduli and low-pass
+    are left out, so this floor cannot be reached.
+    """
+    images, colours, height, width = shape
+    planes, (M, N) = images * colours, padded_shape((height, width), J)
+    paths = 1 + L * J + L * L * J * (J - 1) // 2
+    out = planes * paths * (height >> J) * (width >> J) * itemsize
+
+    def fft(level):
+        n = (M >> level) * (N >> level)
+        return 5 * n * math.log2(n)
+
+    operations = fft(0) / 2
+    for j in range(J):
+        operations += L * fft(j)
+        if j < J - 1:
+            operations += L * (fft(j) / 2 + sum(L * fft(k) for k in range(j + 1, J)))
+    return {"bytes": planes * height * width * 4 + out, "flop": planes * operations}
+
+
+def ntxent_work(M: int, D: int, itemsize: int = 4) -> dict[str, float]:
+    """Of NT-Xent forward and backward for M rows: one product of similarities, two for the gradients; rows read,
+    gradients written."""
+    return {"flop": 6 * M * M * D, "bytes": 2 * M * D * itemsize}

@@ -1,0 +1,113 @@
+"""Timing in turns, the record it leaves, and memory in a process of its own."""
+
+import time
+
+import pytest
+
+from benchmarks import measure
+
+
+class Benchmark:
+    """pytest-benchmark's fixture, as far as `interleaved` uses it."""
+
+    def __init__(self, disabled=False):
+        self.disabled, self.extra_info, self.group = disabled, {}, None
+
+    def pedantic(self, target, setup, rounds, iterations):
+        for _ in range(rounds):
+            arguments, keywords = setup()
+            target(*arguments, **keywords)
+
+
+def test_competitors_take_turns_and_ours_is_last(monkeypatch):
+    monkeypatch.setattr(measure, "rounds_for", lambda seconds: 3)
+    order = []
+    calls = {"ours": lambda: order.append("o"), "peer": lambda: order.append("p")}
+    times = measure.interleaved(Benchmark(), calls)
+    assert "".join(order) == "op" * 2 + "po" * 3  # each twice before
+    assert {name: len(laps) for name, laps in times.items()} == {"ours": 3, "peer": 3}
+
+
+def test_disabled_each_runs_once():
+    made = []
+    calls = {"peer": lambda: made.append("peer"), "ours": lambda: made.append("ours")}
+    benchmark = Benchmark(disabled=True)
+    assert measure.interleaved(benchmark, calls) == {}
+    measure.record(benchmark, {}, op="op", case={"shape": (1, 3), "J": 2})
+    assert made == ["peer", "ours"]
+    assert benchmark.group == "op: 1×3, J=2"
+    assert benchmark.extra_info == {}
+
+
+def test_a_call_that_yields_is_timed_in_parts():
+    def call():
+        yield "forward"
+        time.sleep(0.03)
+        yield "backward"
+
+    found = measure.laps(call, (), "cpu")
+    assert found["forward"] < 0.03 <= found["backward"]
+    assert found[""] >= found["forward"] + found["backward"]
+
+
+def test_arguments_are_made_outside_of_the_figure():
+    made = []
+
+    def prepare():
+        time.sleep(0.02)
+        made.append(1)
+        return (5,)
+
+    times = measure.interleaved(Benchmark(), {"ours": lambda x: x + 1}, prepare={"ours": prepare})
+    assert len(made) == len(times["ours"]) + 2
+    assert min(lap[""] for lap in times["ours"]) < 0.02
+
+
+def test_the_record(monkeypatch):
+    limits = {"float32_flop_per_s": 100.0, "copy_bytes_per_s": 10.0}
+    monkeypatch.setattr(measure, "limits", lambda device: limits)
+    benchmark = Benchmark()
+    seconds = {"ours": (2.0, 2.0, 2.0), "twin": (1.0,), "peer": (4.0, 8.0, 6.0)}
+    measure.record(
+        benchmark, {name: [{"": t} for t in values] for name, values in seconds.items()}, op="op", case={"M": 1},
+        peers=["peer", "absent"], missing={"absent": "why"}, work={"flop": 100, "bytes": 4}, peak_mb={"ours": 1.234},
+    )  # fmt: skip
+    found = benchmark.extra_info
+    assert found["peers"] == ["peer"]
+    assert found["missing"] == {"absent": "why"}
+    assert found["competitors"]["peer"] == {"median_s": 6.0, "quartiles_s": [5.0, 7.0], "rounds": 3}
+    assert found["competitors"]["ours"]["peak_mb"] == 1.23
+    assert found["over_ours"]["peer"] == {"ratio": 3.0, "quartiles": [2.5, 3.5]}
+    assert found["share"]["ours"] == {"float32_flop_per_s": 0.5, "copy_bytes_per_s": 0.2}
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_rounds(monkeypatch, quick):
+    monkeypatch.setattr(measure, "quick", quick)
+    assert measure.rounds_for(1e-4) == measure.MOST[quick]
+    assert measure.rounds_for(0.9) == measure.LEAST[quick]
+    assert [measure.rounds_for(s) for s in (2.0, 9.0)] == [3, 1]
+
+
+SMALL = {
+    "scattering2d": ("ours", (2, 3, 16, 16), 2, 4),
+    "ntxent": ("ours", 2048, 32, "cpu", "float32"),
+    "step": ("ours, float32", 8, 16, 2),
+}
+
+
+@pytest.mark.parametrize("module", SMALL)
+def test_memory_of_each_benchmark(module):
+    assert 0 <= measure.peak_mb(f"benchmarks.bench_{module}", *SMALL[module]) < 2000
+
+
+def test_memory_that_is_known(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").symlink_to(measure.ROOT / "benchmarks")
+    (tmp_path / "known.py").write_text(
+        "import torch\n"
+        "def memory_case(returned):\n"
+        "    return (lambda: torch.ones(25_000_000)), returned, 'cpu'\n"
+    )
+    monkeypatch.setattr(measure, "ROOT", tmp_path)
+    assert measure.peak_mb("known", 0) == pytest.approx(100, abs=5)
+    assert measure.peak_mb("known", 60_000_000) == pytest.approx(40, abs=5)
