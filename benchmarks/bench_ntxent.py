@@ -197,6 +197,7 @@ def bench_ntxent(benchmark, M, D, device, dtype):
         items=M,
         work=ntxent_work(M, D, dtype.itemsize),
         peak_mb=peaks(measured, __name__, M, D, device, name),
+        precision=name,
         device=device,
     )
 
@@ -303,6 +304,7 @@ def bench_cuda_1048576_rows(benchmark):
         missing={"plain": f"its similarities alone would take {M * M * 2 / 1e9:.0f} GB"},
         items=M,
         work=ntxent_work(M, D, 2),
+        precision="bfloat16",
         peak_mb={"ours": extra} if times else {},
         device="cuda",
     )

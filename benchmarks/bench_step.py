@@ -135,6 +135,11 @@ STEP_KINDS = {
 }
 
 
+def precision(amp):
+    """Of products under `amp`, a dtype or None."""
+    return str(amp or torch.float32).removeprefix("torch.")
+
+
 def memory_case(kind, blocks, size, batch):
     """The first three steps."""
     step, (x_i, x_j) = STEP_KINDS[kind](encoder(blocks, size), size), views(size, batch)
@@ -180,8 +185,8 @@ def bench_step(benchmark, blocks, size, batch):
         items=batch,
         work=work,
         peak_mb=peaks(times, __name__, blocks, size, batch),
+        precision=precision(steps["ours"].update.amp),
         device=DEVICE,
-        amp=str(steps["ours"].update.amp),
     )
 
 
@@ -215,8 +220,8 @@ def bench_features(benchmark, size, batch):
         case={"blocks": 8, "size": size, "batch": batch},
         peers=["original"],
         items=batch,
+        precision=precision(amp),
         device=DEVICE,
-        amp=str(amp),
     )
 
 

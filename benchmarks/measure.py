@@ -8,7 +8,8 @@ Competitors take turns in one process, ours last in each round and by pytest-ben
 - phases: the same two for the parts of a call (forward, backward), where it has parts;
 - peers: the competitors that are somebody else's; the others are variants of ours. The first is the reference;
 - missing: name -> why a peer does not take part;
-- work: FLOPs and bytes that the case cannot do without, and `share`, name -> share of the machine's measured rates.
+- work: FLOPs and bytes that the case cannot do without, and `share`, name -> share of the machine's measured rates;
+  `precision` is of the products in ours.
 """
 
 from __future__ import annotations
@@ -123,6 +124,7 @@ def record(
     items: int | None = None,
     work: dict[str, float] | None = None,
     peak_mb: dict[str, float] | None = None,
+    precision: str = "float32",
     device: torch.device | str = "cpu",
     **more,
 ) -> None:
@@ -145,6 +147,7 @@ def record(
     benchmark.extra_info.update(
         op=op, case=case, peers=[name for name in peers if name in times], missing=missing or {}, items=items,
         device=str(torch.device(device).type), threads=torch.get_num_threads(), work=work or {}, share=shares,
+        precision=precision,
         phases=phases, **found, **more,
     )  # fmt: skip
 

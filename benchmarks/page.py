@@ -41,12 +41,11 @@ HEADLINE = [
     ("training step", "blocks=8, size=32, batch=64", "plain"),
     ("features", "blocks=8, size=32, batch=64", "original"),
 ]
-# Blocks of the README: ops, columns of peers, the results file.
+# Other blocks of the README: ops, the results file.
 BLOCKS = {
     "scattering2d": (("scattering2d forward", "scattering2d backward"), "scattering2d"),
     "ntxent": (("NT-Xent cpu float32",), "ntxent"),
     "augment": (("two views",), "augment"),
-    "step": (("training step", "features"), "step"),
 }
 
 
@@ -54,8 +53,9 @@ INTRODUCTION = """\
 Written by `make performance` (`python -m benchmarks.page`) from the results files named at its end. Competitors take
 turns in one process; figures are medians. A ratio is a competitor's time over ours: more than 1 where ours is faster.
 Memory is what a call takes beyond its input and output. "Of the limit" is the largest share of the machine's measured
-rates (float32 or bfloat16 matrix products, copy) by the operations and bytes that a case cannot do without
-(`benchmarks/work.py`)."""
+rates (matrix products in ours' precision, copy) by the operations and bytes of `benchmarks/work.py`: transforms for the
+scattering, the convolutions for a training step, and for NT-Xent three full products of similarities, of which ours
+leaves out what symmetry gives, so that it can be above 100 %."""
 
 
 def command(stem: str) -> str:
@@ -154,7 +154,7 @@ def blocks(records: Sequence[dict]) -> dict[str, str]:
     """The README's marked tables by name."""
     found = {"headline": headline(records)}
     for name, (ops, stem) in BLOCKS.items():
-        chosen = [record for record in records if record["op"] in ops and record["peers"]]
+        chosen = [record for record in records if record["op"] in ops]
         found[name] = f"{op_table(chosen)}\n\n(`benchmarks/results/{stem}-cpu.json`; {command(stem)})"
     return found
 

@@ -48,12 +48,18 @@ def losses(records: Sequence[dict]) -> list[tuple[float, str]]:
 
 
 def largest_share(record: dict) -> str:
-    """The machine's limit that ours is nearest to, and how near."""
-    shares = record["share"].get(OURS)
+    """The machine's limit that ours is nearest to, and how near; of the products those of the record's precision."""
+    other = {"float32_flop_per_s", "bfloat16_flop_per_s"} - {f"{record['precision']}_flop_per_s"}
+    shares = {rate: share for rate, share in record["share"].get(OURS, {}).items() if rate not in other}
     if not shares:
         return ""
     rate = max(shares, key=shares.get)
-    return f"{100 * shares[rate]:.2g} % of {rate.split('_')[0]}"
+    percent = 100 * shares[rate]
+    return (
+        f"{percent:.0f} % of {rate.split('_')[0]}"
+        if percent >= 10
+        else f"{percent:.2g} % of {rate.split('_')[0]}"
+    )
 
 
 def missing_peers(records: Sequence[dict]) -> list[str]:

@@ -26,6 +26,7 @@ def record(op="loss", case=None, phases=None, spread=0.02, rounds=25, changes=No
         "threads": 2,
         "work": {},
         "share": {},
+        "precision": "float32",
         "peers": [name for name in medians if name != "ours"],
         "missing": {},
         "phases": {name: figures(phase, spread, rounds) for name, phase in (phases or {}).items()},

@@ -29,7 +29,7 @@ def test_missing_peers_are_listed_with_the_reason():
 
 
 def test_the_table_names_time_ratio_and_the_nearest_limit():
-    share = {"ours": {"float32_flop_per_s": 0.21, "copy_bytes_per_s": 0.4}}
+    share = {"ours": {"float32_flop_per_s": 0.21, "bfloat16_flop_per_s": 0.9, "copy_bytes_per_s": 0.4}}
     lines = summary([record(ours=0.002, plain=0.05, changes={"share": share})])
     row = next(line for line in lines if line.startswith("loss"))
     assert all(text in row for text in ("2 ms", "40 % of copy", "plain 25"))
