@@ -26,7 +26,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("--quick") or config.getoption("--benchmark-disable"):
+    timed = config.getoption("--benchmark-enable") or not config.getoption("--benchmark-disable")
+    if config.getoption("--quick") or not timed:
         left_out = [item for item in items if item.get_closest_marker("full")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
