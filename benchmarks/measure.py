@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 THREADS = min(2, os.cpu_count() or 1)
 OURS = "ours"
 # Of each competitor in a group: seconds, and bounds of the number of rounds; with --quick the second of each.
-SECONDS, LEAST, MOST = (3.0, 0.4), (5, 3), (200, 40)
+SECONDS, LEAST, MOST = (2.0, 0.4), (5, 3), (200, 40)
 SLOW, SLOWEST = 1.0, 8.0  # seconds of a call that is timed three times, and once
 quick = False  # set by conftest.py
 
