@@ -119,7 +119,7 @@ def main() -> int:
         output = ROOT / "build" / f"gpu_{name}.json"
         output.unlink(missing_ok=True)
         report[name] = run(
-            name, [sys.executable, "benchmarks/gpu_measure.py", str(output), argument], seconds
+            name, [sys.executable, "-m", "benchmarks.gpu_measure", str(output), argument], seconds
         )
         if output.exists():
             report = {**json.loads(output.read_text()), **report}

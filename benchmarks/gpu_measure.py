@@ -1,6 +1,6 @@
 """The measurements of `gpu_check.py`, on a GPU: agreement with float64, floors, and times beside peers.
 
-    python benchmarks/gpu_measure.py OUTPUT.json SECONDS      or      … OUTPUT.json compiled
+    python -m benchmarks.gpu_measure OUTPUT.json SECONDS      or      … OUTPUT.json compiled
 
 Competitors take turns in one process on fresh random inputs, timed by events around enough calls to fill 20 ms; figures
 are medians with quartiles. Where kymatio is not installed, the reference (its operations, one by one) stands in.
@@ -18,10 +18,10 @@ from functools import cache
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
+from benchmarks.peers import kymatio_module, plain_ntxent
+from benchmarks.work import ntxent_work, scattering_work
 from scatsimclr import Scattering2D
-from scatsimclr.filters import filter_bank
 from scatsimclr.loss import nt_xent_loss
 from scatsimclr.ops.library import IMPLEMENTATIONS
 from scatsimclr.reference import scattering2d as reference
@@ -88,43 +88,6 @@ def floors() -> dict:
     return found
 
 
-def scattering_work(shape, J, L, dtype) -> dict:
-    """The least that a case must do: bytes in and out, and float32 operations of the transforms by FFT.
-
-    5 n log2 n operations a complex transform of n points, half that of a real signal; products, moduli and low-pass
-    are left out, so this floor cannot be reached.
-    """
-    images, colours, height, width = shape
-    planes, step = images * colours, 2**J
-    M, N = (((size + step) // step + 1) * step for size in (height, width))
-    out = planes * reference.channels(J, L, 2) * (M // step - 2) * (N // step - 2) * dtype.itemsize
-
-    def fft(level):
-        n = (M >> level) * (N >> level)
-        return 5 * n * torch.tensor(float(n)).log2().item()
-
-    operations = fft(0) / 2
-    for j in range(J):
-        operations += L * fft(j)
-        if j < J - 1:
-            operations += L * (fft(j) / 2 + sum(L * fft(k) for k in range(j + 1, J)))
-    return {"bytes": planes * height * width * 4 + out, "flop": planes * operations}
-
-
-def kymatio_module(J, size, L):
-    """kymatio's module with our equal filters (its own take up to a minute); ImportError where it is missing."""
-    from unittest import mock
-
-    from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
-
-    def bank(M, N, J, L):
-        ours = filter_bank(M, N, J, L)
-        return {"phi": ours.phi, "psi": ours.psi}
-
-    with mock.patch("kymatio.scattering2d.frontend.base_frontend.filter_bank", bank):
-        return ScatteringTorch2D(J, size, L).cuda()
-
-
 def graphed(call):
     """The call as a CUDA graph."""
     stream = torch.cuda.Stream()
@@ -143,7 +106,7 @@ def peers(J, size, L) -> tuple[dict, dict]:
     """name -> module, and name -> why it is missing."""
     found, missing = {"reference": Scattering2D(J, size, L, backend="reference").cuda()}, {}
     try:
-        found["kymatio"] = kymatio_module(J, size, L)
+        found["kymatio"] = kymatio_module(J, size, L).cuda()
     except ImportError as error:
         missing["kymatio"] = str(error)
     return found, missing
@@ -244,7 +207,7 @@ def scattering_case(shape, J, L, dtype, backward) -> dict:
             attempt(calls, missing, f"{name}, CUDA graph", lambda run=run: graphed(run))
     times = interleaved(calls, 5)
     ours = min((n for n in times if n.split(",")[0] in on_gpu("scattering2d")), key=lambda n: times[n][1])
-    work, limits = scattering_work(shape, J, L, dtype), floors()
+    work, limits = scattering_work(shape, J, L, dtype.itemsize), floors()
     floor_ms = {
         "bytes": work["bytes"] / limits["copy_bytes_per_s"] * 1e3,
         "flop": work["flop"] / limits["float32_flop_per_s"] * 1e3,
@@ -299,11 +262,6 @@ def ntxent_case(M, dtype) -> dict:
     """Forward and backward of NT-Xent beside the plain formula, and the share of the matrix product's rate."""
     z = [torch.randn(M // 2, DEPTH, device="cuda").to(dtype).requires_grad_() for _ in range(2)]
 
-    def plain(z_i, z_j):
-        rows = F.normalize(torch.cat((z_i, z_j)), dim=1)
-        s = (rows @ rows.T / TAU).fill_diagonal_(-torch.inf).float()
-        return F.cross_entropy(s, torch.arange(M, device="cuda").roll(M // 2))
-
     def gradients(loss, rows):
         value = loss(*rows)
         return value.detach(), *torch.autograd.grad(value, rows)
@@ -313,17 +271,17 @@ def ntxent_case(M, dtype) -> dict:
     wide = [t.detach().double().requires_grad_() for t in z]
     errors = {}
     if M <= 8192:
-        truth = gradients(plain, wide)
+        truth = gradients(plain_ntxent, wide)
         for name, loss in losses.items():
             pairs = zip(gradients(loss, z), truth, strict=True)
             errors[name] = max(((a - b).norm() / b.norm()).item() for a, b in pairs)
             assert errors[name] <= {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype], (name, M, errors[name])
     calls, missing = {}, {}
-    for name, loss in {**losses, "plain": plain}.items():
+    for name, loss in {**losses, "plain": plain_ntxent}.items():
         attempt(calls, missing, name, lambda loss=loss: lambda: gradients(loss, z))
     times = interleaved(calls, 5)
     rate = floors()["float32_flop_per_s" if dtype == torch.float32 else "bfloat16_flop_per_s"]
-    floor_ms = 6 * M * M * DEPTH / rate * 1e3
+    floor_ms = ntxent_work(M, DEPTH)["flop"] / rate * 1e3
     return {
         "M": M, "dtype": str(dtype), "relative_error": errors, "ms": times, "missing": missing,
         "share_of_product_rate": {n: floor_ms / times[n][1] for n in names},
