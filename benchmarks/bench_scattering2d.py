@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.measure import THREADS, interleaved, peaks, record
 from benchmarks.peers import kymatio_module, pytorch_wavelets_layer
-from benchmarks.work import scattering_work
+from benchmarks.work import coefficient_bytes, scattering_work
 from scatsimclr import Scattering2D
 
 MEMORY_LIMIT_MB = 67  # 64 MiB
@@ -59,12 +59,16 @@ def batch(benchmark, shape):
 
 
 def memory_case(name, shape, J, L):
-    """The first call with a batch, after one image has started the threads."""
-    make = {"kymatio": kymatio_module, "ours": Scattering2D, "pytorch_wavelets": wavelets_layer}[name]
-    module = make(shape, J, L)[0] if name == "pytorch_wavelets" else make(J, tuple(shape[2:]), L)
-    x = torch.rand(shape)
-    returned = module(x[:1].clone()).nbytes * len(x)
-    return (lambda: module(x)), returned, "cpu"
+    """The first call, workspaces and all, after a tiny one of another module has started the threads."""
+    x, tiny = torch.rand(shape), torch.rand(1, 3, 8, 8)
+    if name == "pytorch_wavelets":
+        module, L = pytorch_wavelets_layer(), 6
+        pytorch_wavelets_layer()(tiny)
+    else:
+        make = {"kymatio": kymatio_module, "ours": Scattering2D}[name]
+        module = make(J, tuple(shape[2:]), L)
+        make(1, (8, 8), 1)(tiny)
+    return (lambda: module(x)), coefficient_bytes(shape, J, L), "cpu"
 
 
 @pytest.mark.parametrize(("shape", "J", "L"), FORWARD)

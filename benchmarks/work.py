@@ -5,6 +5,13 @@ from __future__ import annotations
 import math
 
 from scatsimclr.filters import padded_shape
+from scatsimclr.reference.scattering2d import channels
+
+
+def coefficient_bytes(shape: tuple[int, ...], J: int, L: int, itemsize: int = 4) -> int:
+    """What the scattering coefficients of (images, colours, height, width) take."""
+    images, colours, height, width = shape
+    return images * colours * channels(J, L, 2) * (height >> J) * (width >> J) * itemsize
 
 
 def scattering_work(shape: tuple[int, ...], J: int, L: int, itemsize: int = 4) -> dict[str, float]:
@@ -16,8 +23,6 @@ def scattering_work(shape: tuple[int, ...], J: int, L: int, itemsize: int = 4) -
     """
     images, colours, height, width = shape
     planes, (M, N) = images * colours, padded_shape((height, width), J)
-    paths = 1 + L * J + L * L * J * (J - 1) // 2
-    out = planes * paths * (height >> J) * (width >> J) * itemsize
 
     def fft(level):
         n = (M >> level) * (N >> level)
@@ -28,7 +33,10 @@ def scattering_work(shape: tuple[int, ...], J: int, L: int, itemsize: int = 4) -
         operations += L * fft(j)
         if j < J - 1:
             operations += L * (fft(j) / 2 + sum(L * fft(k) for k in range(j + 1, J)))
-    return {"bytes": planes * height * width * 4 + out, "flop": planes * operations}
+    return {
+        "bytes": planes * height * width * 4 + coefficient_bytes(shape, J, L, itemsize),
+        "flop": planes * operations,
+    }
 
 
 def ntxent_work(M: int, D: int, itemsize: int = 4) -> dict[str, float]:
