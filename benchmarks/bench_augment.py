@@ -128,7 +128,7 @@ def bench_two_views(benchmark, size):
         for name, augment in augments.items()
     }
     epochs = {name: (lambda loader=loader: loader.epoch(0)) for name, loader in loaders.items()}
-    epochs["original, 2 workers"] = lambda: iter(workers)
+    epochs["original"] = lambda: iter(workers)
     # Named for the record: what is called ours is DALI or, without it, the twin.
     epochs["ours"] = epochs.pop("dali" if "dali" in epochs else "torch twin")
 
@@ -142,7 +142,7 @@ def bench_two_views(benchmark, size):
         times,
         op="two views",
         case={"size": size, "batch": BATCH},
-        peers=["original, 2 workers"],
+        peers=["original"],
         items=count,
         # uint8 read, two views of float32 written.
         work={"bytes": count * 3 * size * size * (1 + 2 * 4)},

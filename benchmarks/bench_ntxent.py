@@ -82,10 +82,10 @@ def competitors(M, D, compiled):
     if M <= 512:
         found["original"] = original_ntxent
     else:
-        missing["original"] = f"its temporary would take {M * M * D * 4 / 1e9:.0f} GB"
+        missing["original"] = f"its temporary would take {M * M * D * 4 / 1e9:,.0f} GB"
     for peer in (lightly, pytorch_metric_learning, inf_cl):
         if peer is pytorch_metric_learning and M > 512:
-            missing[peer.__name__] = f"its memory grows with M³: {2.1 * (M / 512) ** 3:.0f} GB"
+            missing[peer.__name__] = f"its memory grows with M³: {2.1 * (M / 512) ** 3:,.0f} GB"
             continue
         try:
             found[peer.__name__] = peer()
@@ -145,8 +145,9 @@ TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
 # M, D, device, dtype.
 CASES = [
     (64, 128, "cpu", torch.float32),
-    *(pytest.param(M, 128, "cpu", torch.float32, marks=pytest.mark.full) for M in (512, 8192, 65536)),
+    pytest.param(512, 128, "cpu", torch.float32, marks=pytest.mark.full),
     (2048, 128, "cpu", torch.float32),
+    *(pytest.param(M, 128, "cpu", torch.float32, marks=pytest.mark.full) for M in (8192, 65536)),
     *(pytest.param(2048, D, "cpu", torch.float32, marks=pytest.mark.full) for D in (32, 512)),
     *(
         pytest.param(M, 128, "cuda", dtype, marks=needs_gpu)

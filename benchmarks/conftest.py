@@ -64,10 +64,12 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
-    """Adds the machine's limits, and leaves out what a checkout's folder and branch are called."""
+    """Adds the machine's limits; leaves out each round's time, and what a checkout's folder and branch are called."""
     devices = {entry["extra_info"].get("device") for entry in output_json["benchmarks"]} - {None}
     output_json["machine_info"]["limits"] = {device: measure.limits(device) for device in sorted(devices)}
     output_json["machine_info"]["quick"] = measure.quick
+    for entry in output_json["benchmarks"]:
+        entry["stats"].pop("data", None)
     for name in ("project", "branch"):
         output_json["commit_info"].pop(name, None)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.measure import OURS, ROOT, described
 from benchmarks.plots import draw
-from benchmarks.records import largest_share, load, losses, missing_peers, seconds, times, title
+from benchmarks.records import largest_share, load, losses, missing_peers, seconds, times, title, two_figures
 
 RESULTS = ROOT / "benchmarks" / "results"
 COMMITTED = [
@@ -36,7 +36,7 @@ HEADLINE = [
     ("scattering2d backward", "16×3×96×96, J=2, L=16", "kymatio"),
     ("NT-Xent cpu float32", "M=512, D=128", "original"),
     ("NT-Xent cpu float32", "M=8192, D=128", "plain"),
-    ("two views", "size=96, batch=64", "original, 2 workers"),
+    ("two views", "size=96, batch=64", "original"),
     ("training step", "blocks=8, size=32, batch=64", "original"),
     ("training step", "blocks=8, size=32, batch=64", "plain"),
     ("features", "blocks=8, size=32, batch=64", "original"),
@@ -70,14 +70,15 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def megabytes(entry: dict) -> str:
-    return f"{entry['peak_mb']:.2g} MB" if "peak_mb" in entry else "–"
+    return f"{two_figures(entry['peak_mb'])} MB" if "peak_mb" in entry else "–"
 
 
 def op_table(records: Sequence[dict]) -> str:
     """A row for each case: our time, each other competitor's over ours, memory of ours and of the first peer."""
     names = list(dict.fromkeys(name for record in records for name in record["competitors"] if name != OURS))
     several = len({record["op"] for record in records}) > 1
-    rows = [["case", "ours", *names, "memory, ours / first peer", "ours of the limit"]]
+    memory_of = "memory, ours / first peer" if any(record["peers"] for record in records) else "memory"
+    rows = [["case", "ours", *names, memory_of, "ours of the limit"]]
     for record in records:
         over, entries = record["over_ours"], record["competitors"]
         memory = " / ".join(megabytes(entries[name]) for name in (OURS, *record["peers"][:1]))

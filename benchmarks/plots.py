@@ -19,7 +19,8 @@ from benchmarks.records import title
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "scatsimclr", "font.size": 9, "font.family": "sans-serif",
          "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
-         "legend.frameon": False, "figure.facecolor": "white", "savefig.facecolor": "white"}  # fmt: skip
+         "axes.axisbelow": True, "legend.frameon": False,
+         "figure.facecolor": "white", "savefig.facecolor": "white"}  # fmt: skip
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
@@ -62,11 +63,11 @@ def roofline(records: Sequence[dict], limits: dict):
         return None
     peak, copy = limits["cpu"]["float32_flop_per_s"], limits["cpu"]["copy_bytes_per_s"]
     at = [record["work"]["flop"] / record["work"]["bytes"] for record in shown]
-    xs = [min(*at, peak / copy) / 2, peak / copy, max(*at, peak / copy) * 2]
+    xs = [min(*at, peak / copy) / 4, peak / copy, max(*at, peak / copy) * 2]
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     axes.plot(xs, [min(peak, x * copy) / 1e9 for x in xs], color="#555555", linewidth=1.5)
-    axes.text(xs[-1], 1.1 * peak / 1e9, f"float32 products, {peak / 1e9:.0f} GFLOP/s", ha="right")
-    axes.text(xs[0], 1.6 * xs[0] * copy / 1e9, f"copy, {copy / 1e9:.0f} GB/s", ha="left")
+    axes.text(xs[1], 1.15 * peak / 1e9, f"float32 products, {peak / 1e9:.0f} GFLOP/s", ha="left")
+    axes.text(1.15 * xs[0], xs[0] * copy / 1e9, f"copy, {copy / 1e9:.0f} GB/s", ha="left", va="center")
     marker = dict(zip(dict.fromkeys(record["op"] for record in shown), "os^D", strict=False))
     colour = colours([record["peers"][0] for record in shown])
     points = {}
@@ -102,7 +103,7 @@ def growth(records: Sequence[dict]):
         panels[0, column].set_title(sizes, fontsize=9)
         panels[1, column].set_xlabel("batch" if axis == "batch" else "height and width of the images")
         for panel in panels[:, column]:
-            panel.set(xscale="log", yscale="log")
+            panel.set(xscale="log", ylim=(0, None))
             panel.set_xticks(xs, list(map(str, xs)))
             panel.minorticks_off()
     panels[0, 0].set_ylabel("images/s")

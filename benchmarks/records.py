@@ -29,7 +29,12 @@ def seconds(value: float) -> str:
 
 def times(ratio: float) -> str:
     """A ratio with two figures, three from 100 on: 0.79, 1.2, 21, 517."""
-    return f"{ratio:.0f}" if ratio >= 10 else f"{ratio:.1f}" if ratio >= 1.05 else f"{ratio:.2f}"
+    return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}" if ratio >= 1.05 else f"{ratio:.2f}"
+
+
+def two_figures(value: float) -> str:
+    """At least two figures, never an exponent: 0.13, 4.1, 531."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def losses(records: Sequence[dict]) -> list[tuple[float, str]]:
@@ -54,12 +59,7 @@ def largest_share(record: dict) -> str:
     if not shares:
         return ""
     rate = max(shares, key=shares.get)
-    percent = 100 * shares[rate]
-    return (
-        f"{percent:.0f} % of {rate.split('_')[0]}"
-        if percent >= 10
-        else f"{percent:.2g} % of {rate.split('_')[0]}"
-    )
+    return f"{two_figures(100 * shares[rate])} % of {rate.split('_')[0]}"
 
 
 def missing_peers(records: Sequence[dict]) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from benchmarks.measure import OURS
-from benchmarks.records import largest_share, losses, missing_peers, seconds, times, title
+from benchmarks.records import largest_share, losses, missing_peers, seconds, times, title, two_figures
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -33,7 +33,7 @@ def summary(records: Sequence[dict]) -> list[str]:
         others = [
             f"{name} {times(over['ratio'])}" for name, over in record["over_ours"].items() if name != OURS
         ]
-        peak = f"{own['peak_mb']:.3g}" if "peak_mb" in own else ""
+        peak = two_figures(own["peak_mb"]) if "peak_mb" in own else ""
         rows.append((title(record), seconds(own["median_s"]), peak, largest_share(record), "; ".join(others)))
     lines += ["", *table(rows)]
     missing = missing_peers(records)

@@ -28,6 +28,22 @@ def test_competitors_take_turns_and_ours_is_last(monkeypatch):
     assert {name: len(laps) for name, laps in times.items()} == {"ours": 3, "peer": 3}
 
 
+def test_slow_ones_take_part_in_the_first_rounds_and_ours_never_alone(monkeypatch):
+    rounds = iter((2, 4, 9))  # slow, quick, ours
+    monkeypatch.setattr(measure, "rounds_for", lambda seconds: next(rounds))
+    order = []
+    calls = {name: lambda name=name: order.append(name[0]) for name in ("slow", "quick", "ours")}
+    times = measure.interleaved(Benchmark(), calls)
+    assert "".join(order[6:]) == "sqo" * 2 + "qo" * 2
+    assert {name: len(laps) for name, laps in times.items()} == {"slow": 2, "quick": 4, "ours": 4}
+
+
+def test_a_ratio_is_of_the_rounds_that_both_took():
+    found = measure.figures({"slow": [6.0, 6.0], "ours": [3.0, 3.0, 1.0, 1.0, 1.0]})
+    assert found["over_ours"]["slow"] == {"ratio": 2.0, "quartiles": [2.0, 2.0]}
+    assert found["competitors"]["ours"]["median_s"] == 1.0
+
+
 def test_disabled_each_runs_once():
     made = []
     calls = {"peer": lambda: made.append("peer"), "ours": lambda: made.append("ours")}

@@ -1,6 +1,6 @@
 """What is printed after a run: its order and its figures."""
 
-from benchmarks.records import losses, seconds, times
+from benchmarks.records import losses, seconds, times, two_figures
 from benchmarks.summary import summary
 from tests.benchmarks.records import record
 
@@ -41,4 +41,5 @@ def test_without_records_nothing_is_printed():
 
 def test_figures_in_words():
     assert [seconds(s) for s in (12.34, 0.01234, 0.0000512)] == ["12.3 s", "12.3 ms", "51.2 µs"]
-    assert [times(r) for r in (0.793, 1.04, 1.24, 21.3, 517.4)] == ["0.79", "1.04", "1.2", "21", "517"]
+    assert [times(r) for r in (0.793, 1.04, 1.24, 9.98, 517.4)] == ["0.79", "1.04", "1.2", "10", "517"]
+    assert [two_figures(v) for v in (0.131, 4.12, 531.4)] == ["0.13", "4.1", "531"]
