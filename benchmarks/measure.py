@@ -1,6 +1,9 @@
 """How every benchmark here measures, and the record it leaves in pytest-benchmark's `extra_info`.
 
-Competitors take turns in one process, ours last in each round and by pytest-benchmark. A record holds
+Competitors take turns in one process, ours last in each round and by pytest-benchmark, whose own statistics are of
+ours' turns. Garbage is collected between turns, not in them. A call of less than TURN seconds is repeated until its
+turn takes as long, and the median is the turn's figure: the first calls after another competitor pay for what that one
+left in the caches, which where a call takes microseconds is several times their own work. A record holds
 
 - op, case: what was done and at which sizes; `items` of what a call handles (images), where that makes sense;
 - competitors: name -> median and quartiles in seconds, rounds, and `peak_mb`, the most memory beyond input and output;
@@ -20,12 +23,14 @@ import gc
 import importlib
 import inspect
 import json
+import math
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +42,7 @@ OURS = "ours"
 # Of each competitor in a group: seconds, and bounds of the number of rounds; with --quick the second of each.
 SECONDS, LEAST, MOST = (2.0, 0.4), (7, 3), (200, 40)
 SLOW, SLOWEST = 1.0, 8.0  # seconds of a call that is timed three times, and once
+TURN = 5e-3
 quick = False  # set by conftest.py
 
 
@@ -59,6 +65,28 @@ def laps(call: Callable, arguments: tuple, device) -> dict[str, float]:
     return {"": time.perf_counter() - start, **found}
 
 
+@contextmanager
+def automatic_collection_off():
+    """No garbage collection but by `gc.collect()`, which then looks only at what was made inside."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if was_enabled:
+            gc.enable()
+
+
+def turn(call: Callable, arguments: tuple, device, calls: int) -> dict[str, float]:
+    """Median laps of that many calls in a row."""
+    gc.collect()
+    found = [laps(call, arguments, device) for _ in range(calls)]
+    return {part: statistics.median(lap[part] for lap in found) for part in found[0]}
+
+
 def rounds_for(seconds: float) -> int:
     """Rounds of a competitor whose call takes that long."""
     if seconds > SLOW:
@@ -71,7 +99,8 @@ def interleaved(
 ):
     """Times the calls in turns: name -> laps of each round; slow ones take part in the first rounds alone, ours in all.
 
-    `prepare` makes a call's arguments, outside the figure. With --benchmark-disable each runs once, and {} is returned.
+    `prepare` makes a call's arguments, outside the figure, for a turn of one call. With --benchmark-disable each runs
+    once, and {} is returned.
     """
     prepare = prepare or {}
 
@@ -79,22 +108,28 @@ def interleaved(
         return laps(calls[name], prepare.get(name, tuple)(), device)
 
     first = {} if benchmark.disabled else {name: one(name)[""] for name in calls}  # compiles and warms up
-    rounds = {n: rounds_for(t if t > SLOWEST else one(n)[""]) for n, t in first.items()}
+    seconds = {
+        n: t if t > SLOWEST else min(one(n)[""] for _ in range(5 if t < SLOW else 1))
+        for n, t in first.items()
+    }
+    rounds = {n: rounds_for(t) for n, t in seconds.items()}
+    repeats = {n: 1 if n in prepare else max(1, math.ceil(TURN / t)) for n, t in seconds.items()}
     # Rounds of ours alone, with caches that nobody else has used since, would flatter it.
     count = max((n for name, n in rounds.items() if name != OURS), default=rounds.get(OURS, 1))
     times: dict[str, list] = {name: [] for name in calls}
+
+    def timed(name, *arguments):
+        times[name].append(turn(calls[name], arguments, device, repeats.get(name, 1)))
 
     def others():
         done = len(times[OURS])
         for name in calls:
             if name != OURS and (benchmark.disabled or done < rounds[name]):
-                times[name].append(one(name))
-        return prepare.get(OURS, tuple)(), {}
+                timed(name, *prepare.get(name, tuple)())
+        return (OURS, *prepare.get(OURS, tuple)()), {}
 
-    def timed(*arguments):
-        times[OURS].append(laps(calls[OURS], arguments, device))
-
-    benchmark.pedantic(timed, setup=others, rounds=count, iterations=1)
+    with automatic_collection_off():
+        benchmark.pedantic(timed, setup=others, rounds=count, iterations=1)
     return {} if benchmark.disabled else times
 
 

@@ -1,6 +1,8 @@
 """Timing in turns, the record it leaves, and memory in a process of its own."""
 
+import gc
 import time
+import weakref
 
 import pytest
 
@@ -19,7 +21,14 @@ class Benchmark:
             target(*arguments, **keywords)
 
 
-def test_competitors_take_turns_and_ours_is_last(monkeypatch):
+@pytest.fixture
+def once(monkeypatch):
+    """Turns of one call, and each called twice before them."""
+    monkeypatch.setattr(measure, "TURN", 0)
+    monkeypatch.setattr(measure, "SLOW", 0)
+
+
+def test_competitors_take_turns_and_ours_is_last(monkeypatch, once):
     monkeypatch.setattr(measure, "rounds_for", lambda seconds: 3)
     order = []
     calls = {"ours": lambda: order.append("o"), "peer": lambda: order.append("p")}
@@ -28,7 +37,7 @@ def test_competitors_take_turns_and_ours_is_last(monkeypatch):
     assert {name: len(laps) for name, laps in times.items()} == {"ours": 3, "peer": 3}
 
 
-def test_slow_ones_take_part_in_the_first_rounds_and_ours_never_alone(monkeypatch):
+def test_slow_ones_take_part_in_the_first_rounds_and_ours_never_alone(monkeypatch, once):
     rounds = iter((2, 4, 9))  # slow, quick, ours
     monkeypatch.setattr(measure, "rounds_for", lambda seconds: next(rounds))
     order = []
@@ -36,6 +45,41 @@ def test_slow_ones_take_part_in_the_first_rounds_and_ours_never_alone(monkeypatc
     times = measure.interleaved(Benchmark(), calls)
     assert "".join(order[6:]) == "sqo" * 2 + "qo" * 2
     assert {name: len(laps) for name, laps in times.items()} == {"slow": 2, "quick": 4, "ours": 4}
+
+
+def test_short_calls_are_repeated_in_a_turn_and_those_with_arguments_of_their_own_are_not(monkeypatch):
+    monkeypatch.setattr(measure, "rounds_for", lambda seconds: 2)
+    counts = {"short": 0, "long": 0, "prepared": 0, "ours": 0}
+
+    def call(name, seconds):
+        def run(*arguments):
+            counts[name] += 1
+            time.sleep(seconds)
+
+        return run
+
+    calls = {name: call(name, 1.1 * measure.TURN if name == "long" else 2e-5) for name in counts}
+    times = measure.interleaved(Benchmark(), calls, prepare={"prepared": tuple})
+    assert counts["long"] == counts["prepared"] == 6 + 2
+    assert min(counts["short"], counts["ours"]) > 6 + 2 * 3
+    assert {len(laps) for laps in times.values()} == {2}
+    assert max(lap[""] for lap in times["short"]) < measure.TURN
+
+
+def test_garbage_is_collected_between_turns_and_not_in_them(once):
+    alive = weakref.WeakSet()
+    seen = []
+
+    class Cycle:
+        def __init__(self):
+            self.itself = self
+            alive.add(self)
+
+    calls = {"ours": lambda: seen.append((len(alive), gc.isenabled())), "peer": Cycle}
+    measure.interleaved(Benchmark(), calls)
+    assert set(seen[-3:]) == {(0, False)}
+    assert gc.isenabled()
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_ratio_is_of_the_rounds_that_both_took():
@@ -75,7 +119,7 @@ def test_arguments_are_made_outside_of_the_figure():
         return (5,)
 
     times = measure.interleaved(Benchmark(), {"ours": lambda x: x + 1}, prepare={"ours": prepare})
-    assert len(made) == len(times["ours"]) + 2
+    assert len(made) == len(times["ours"]) + 6
     assert min(lap[""] for lap in times["ours"]) < 0.02
 
 
