@@ -122,7 +122,7 @@ def bench_two_views(benchmark, size):
     )
     augments = {"torch twin": Augment(spec, 0), "torch reference": Augment(spec, 0, backend="reference")}
     if not dali_missing():
-        augments["dali"] = DaliAugment(spec, 0, threads=THREADS)
+        augments["dali"] = DaliAugment(spec, 0)
     loaders = {
         name: PairLoader(torch.from_numpy(images), augment, BATCH, 0, prefetch=2, threads=THREADS)
         for name, augment in augments.items()

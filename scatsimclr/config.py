@@ -104,8 +104,7 @@ class DataSettings(_Settings):
     """How batches are made.
 
     pipeline: dali, torch, or auto: dali with `fused` where it is installed, else torch. prefetch: batches made ahead
-    in a thread, 0 for none. threads: of that thread's operators, and of DALI's; none given: one per core, at most 4.
-    dtype: of the views.
+    in threads, 0 for none. threads: in all that make them; none given: one per core, at most 4. dtype: of the views.
     """
 
     pipeline: Literal["auto", "dali", "torch"] = "auto"

@@ -9,6 +9,9 @@ order a library may choose are exact and everything else is one rounding per cal
 whatever batch it is made in and however many threads there are.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from scatsimclr.ops.photometric import photometric
@@ -86,18 +89,19 @@ class Augment:
         return self._view(images, still(boxes), True, crop=True, affine=False)
 
     def _view(self, images, params: Params, normalize: bool, *, crop: bool, affine: bool) -> torch.Tensor:
-        levels, mirror = self._geometry(images, params, crop, affine)
         table = _table(self.spec, normalize).to(self.dtype if normalize else torch.float32)
-        arguments = (mirror, *photometric_arguments(self.spec, params), table)
-        return photometric(levels, *(a.to(levels.device) for a in arguments), backend=self.backend)
+        with self._geometry(images, params, crop, affine) as (levels, mirror):
+            arguments = (mirror, *photometric_arguments(self.spec, params), table)
+            return photometric(levels, *(a.to(levels.device) for a in arguments), backend=self.backend)
 
     def __call__(self, images: torch.Tensor, indices, epoch: int, view) -> torch.Tensor:
         """Draw and apply: (B, 3, H, W) channels_last, normalised. view: of all images, or one for each (B,)."""
         return self.apply(images, self.draw(indices, epoch, view))
 
+    @contextmanager
     def _geometry(
         self, images: torch.Tensor, params: Params, crop: bool, affine: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Crop, flip and affine map: uint8 (B, H, W, 3), and which samples are still to be mirrored, bool (B,)."""
         height, width = self.spec.size
         params = params.to(images.device)
@@ -107,7 +111,7 @@ class Augment:
             for part in rows.split(max(1, SLICE_PIXELS // (height * width)))
         ]
         done = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        return torch.cat(parts).contiguous(), done
+        yield torch.cat(parts).contiguous(), done
 
 
 def photometric_arguments(spec: AugmentSpec, params: Params) -> tuple[torch.Tensor, ...]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import threading
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -43,52 +43,58 @@ def dali_missing() -> str | None:
 class DaliAugment(Augment):
     """`Augment` with crop and affine map by DALI: same draws, same arguments; levels differ by DALI's rounding.
 
-    Its pipelines are made in the first call of a process, one call at a time uses them, and a call that fails leaves
-    nothing behind.
+    Pipelines are made where a call finds none that is idle: calls of several threads run side by side, each with its
+    own. A call that fails leaves nothing behind.
 
     Args:
-        threads: of DALI's CPU operators.
+        threads: of DALI's CPU operators; None: as many as torch's where a pipeline is made.
     """
 
     name = "dali"
 
-    def __init__(self, spec: AugmentSpec, seed: int, *, threads: int = 1, **settings):
+    def __init__(self, spec: AugmentSpec, seed: int, *, threads: int | None = None, **settings):
         super().__init__(spec, seed, **settings)
         self.threads = threads
-        self._pipelines: dict = {}
-        self._lock, self._process = threading.Lock(), os.getpid()
+        self._idle: dict[tuple, list] = {}
+        self._process = os.getpid()
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_pipelines": {}, "_lock": None, "_process": None}
+        return {**self.__dict__, "_idle": {}, "_process": None}
 
     def resident(self, images: torch.Tensor) -> torch.Tensor:
         return images if images.is_cuda else images.permute(_COLUMNS).contiguous().permute(_UPRIGHT)
 
-    def _view(self, images: torch.Tensor, *arguments, **steps) -> torch.Tensor:
-        if self._process != os.getpid():  # DALI's threads do not survive a fork, nor do they end in the child
-            self._abandoned = self._pipelines
-            self._pipelines, self._lock, self._process = {}, threading.Lock(), os.getpid()
-        with self._lock:  # a pipeline's result is valid until its next run
-            return super()._view(images, *arguments, **steps)
-
+    @contextmanager
     def _geometry(self, images: torch.Tensor, params: Params, crop: bool, affine: bool):
         if not (crop or affine) or not len(images):
-            return images, params.flip
-        if len(images) <= BATCH:
-            return self._run(images, params, crop, affine), params.flip
-        parts = torch.arange(len(images)).split(BATCH)
-        levels = [self._run(images[part], params[part], crop, affine).clone() for part in parts]
-        return torch.cat(levels), params.flip
+            yield images, params.flip
+            return
+        with self._pipeline(images.device, crop, affine) as pipeline:
 
-    def _run(self, images: torch.Tensor, params: Params, crop: bool, affine: bool) -> torch.Tensor:
-        key = (images.device, crop, affine)
+            def run(images, params):
+                return _call(pipeline, images, self._inputs(params, images.is_cuda, crop, affine))
+
+            if len(images) <= BATCH:
+                levels = run(images, params)
+            else:
+                parts = torch.arange(len(images)).split(BATCH)
+                levels = torch.cat([run(images[part], params[part]).clone() for part in parts])
+            yield levels, params.flip
+
+    @contextmanager
+    def _pipeline(self, device: torch.device, crop: bool, affine: bool):
+        """One that nobody else uses until the end of the block: its result is valid until its next run."""
+        if self._process != os.getpid():  # DALI's threads do not survive a fork, nor do they end in the child
+            self._abandoned = self._idle
+            self._idle, self._process = {}, os.getpid()
+        idle = self._idle.setdefault((device, crop, affine), [])
         try:
-            if key not in self._pipelines:
-                self._pipelines[key] = _build(self.spec.size, images.device, crop, affine, self.threads)
-            return _call(self._pipelines[key], images, self._inputs(params, images.is_cuda, crop, affine))
-        except Exception:
-            self._pipelines.pop(key, None)  # DALI calls a pipeline that has failed invalid
-            raise
+            pipeline = idle.pop()
+        except IndexError:
+            threads = self.threads or torch.get_num_threads()
+            pipeline = _build(self.spec.size, device, crop, affine, threads)
+        yield pipeline
+        idle.append(pipeline)  # not where the block raised: DALI calls a pipeline that has failed invalid
 
     def _inputs(self, params: Params, gpu: bool, crop: bool, affine: bool) -> dict[str, np.ndarray]:
         """What the pipeline's inputs besides the images are, each (B, …)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -33,7 +34,8 @@ class PairLoader:
     images: uint8 (n, H, W, 3), already on the device that trains. Every batch has `batch_size` images; the
     remainder of an epoch is left out (NT-Xent's value depends on the batch's size), another one each epoch.
     pretext: makes the pretext task's pictures of (images, indices, epoch).
-    prefetch: batches made ahead, in a thread with `threads` of torch's (None: as many as the caller's).
+    prefetch: batches made ahead, in up to that many threads at once, which share `threads` (None: as many as torch's
+    in the caller) among them: on two cores two batches by one thread each take less than one after the other by both.
     rank, world_size: of several processes with `batch_size` images each; together they see what one process with
     `world_size * batch_size` would.
 
@@ -75,21 +77,28 @@ class PairLoader:
 
     def epoch(self, epoch: int, *, pretext: bool = False, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from step `start` on, with `pretext` also the pictures of that task."""
+        order = self.order(epoch)
+
+        def made(step: int) -> Batch:
+            first = (step * self.world_size + self.rank) * self.batch_size
+            return self.batch(order[first : first + self.batch_size], epoch, pretext=pretext)
+
+        steps = range(start, len(self))
         if self.images.is_cuda and self.prefetch:
-            yield from self._on_a_stream(epoch, pretext, start)
+            yield from self._on_a_stream(made, steps)
             return
-        with closing(ahead(self._batches(epoch, pretext, start), self.prefetch)) as batches:
+        threads = self.threads or torch.get_num_threads()
+        workers = max(1, min(self.prefetch, threads))
+        batches = ahead(
+            (partial(made, step) for step in steps),
+            self.prefetch,
+            workers,
+            partial(torch.set_num_threads, threads // workers),
+        )
+        with closing(batches):
             yield from batches
 
-    def _batches(self, epoch: int, pretext: bool, start: int) -> Iterator[Batch]:
-        if self.prefetch and self.threads:
-            torch.set_num_threads(self.threads)  # of this thread
-        order = self.order(epoch)
-        for step in range(start, len(self)):
-            first = (step * self.world_size + self.rank) * self.batch_size
-            yield self.batch(order[first : first + self.batch_size], epoch, pretext=pretext)
-
-    def _on_a_stream(self, epoch: int, pretext: bool, start: int) -> Iterator[Batch]:
+    def _on_a_stream(self, made: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
         """Made on a CUDA stream of their own, so that they do not queue behind the training step's kernels.
 
         Not yet run on hardware.
@@ -97,12 +106,11 @@ class PairLoader:
         device = self.images.device
         stream = torch.cuda.Stream(device)
 
-        def made():
+        def on_stream(step: int) -> tuple[Batch, torch.cuda.Event]:
             with torch.cuda.stream(stream):
-                for batch in self._batches(epoch, pretext, start):
-                    yield batch, stream.record_event()
+                return made(step), stream.record_event()
 
-        with closing(ahead(made(), self.prefetch)) as batches:
+        with closing(ahead((partial(on_stream, step) for step in steps), self.prefetch)) as batches:
             for batch, event in batches:
                 current = torch.cuda.current_stream(device)
                 current.wait_event(event)

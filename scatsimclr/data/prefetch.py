@@ -1,54 +1,44 @@
-"""Makes the next items of an iterator in a thread while the present one is used."""
+"""Makes the next items in threads while the present one is used."""
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def ahead(items: Iterable[T], depth: int) -> Iterator[T]:
-    """The same items in the same order, up to `depth` of them made ahead; with 0 no thread is used.
+def ahead(
+    calls: Iterable[Callable[[], T]],
+    depth: int,
+    workers: int = 1,
+    initializer: Callable[[], None] | None = None,
+) -> Iterator[T]:
+    """What the calls return, in their order, with `depth` of them made ahead by `workers` threads; 0: none.
 
-    An exception of `items` is raised where its item would have come. The thread ends with the iterator, also where
-    that is left before its end.
+    initializer: what each thread does first. An exception of a call is raised where its item would have come. The
+    threads end with the iterator, also where that is left before its end.
     """
     if depth == 0:
-        yield from items
+        for call in calls:
+            yield call()
         return
-    ready: queue.Queue = queue.Queue(depth)
-    left = threading.Event()
+    calls = iter(calls)
+    pending: deque[Future] = deque()
+    threads = ThreadPoolExecutor(workers, thread_name_prefix="scatsimclr-data", initializer=initializer)
 
-    def put(entry: tuple) -> None:
-        while not left.is_set():
-            try:
-                return ready.put(entry, timeout=0.1)
-            except queue.Full:
-                continue
+    def submit_next() -> None:
+        if (call := next(calls, None)) is not None:
+            pending.append(threads.submit(call))
 
-    def work() -> None:
-        try:
-            for item in items:
-                put((item, None))
-                if left.is_set():
-                    return
-            put((None, StopIteration()))
-        except BaseException as error:
-            put((None, error))
-
-    worker = threading.Thread(target=work, name="scatsimclr-data", daemon=True)
-    worker.start()
     try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
+        for _ in range(depth):
+            submit_next()
+        while pending:
+            item = pending.popleft().result()
+            submit_next()
             yield item
     finally:
-        left.set()
-        worker.join()
+        threads.shutdown(cancel_futures=True)

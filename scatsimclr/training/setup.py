@@ -86,7 +86,7 @@ def build_augment(config: Config, seed: int) -> Augment:
         "dtype": getattr(torch, settings.dtype),
     }
     if settings.pipeline == "dali" or (settings.pipeline == "auto" and config.fused and not missing):
-        return DaliAugment(augment_spec(config), seed, threads=data_threads(config), **options)
+        return DaliAugment(augment_spec(config), seed, **options)
     return Augment(augment_spec(config), seed, **options)
 
 
