@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "cpu/isa.h"
@@ -66,9 +67,10 @@ Tensor photometric(const Tensor& images, const Tensor& mirror, const Tensor& ord
     const int64_t pixels = height * width;
     thread_local std::vector<uint8_t> planes, line;
     thread_local std::vector<uint16_t> middle;
-    thread_local std::vector<uint32_t> sums;
-    planes.resize(3 * pixels), line.resize(width + 2 * job.half), middle.resize(pixels), sums.resize(width);
-    const PhotometricScratch scratch{planes.data(), middle.data(), line.data(), sums.data()};
+    thread_local std::vector<const uint16_t*> rows;
+    planes.resize(3 * pixels), line.resize(width + 2 * job.half + kBlurPadding);
+    middle.resize(height * (width + kBlurPadding)), rows.resize(2 * job.half + 1);
+    const PhotometricScratch scratch{planes.data(), middle.data(), line.data(), rows.data()};
     SCATSIMCLR_DISPATCH(photometric_views(job, begin, end, scratch));
   });
   return out;

@@ -21,12 +21,15 @@ struct Photometric {
   void* out;          // (B, H, W, 3) elements
 };
 
-// Per thread. planes: 3 × pixels levels; middle: pixels, sums along rows; line: width + 2 half; sums: width.
+constexpr int kBlurPadding = 32;  // elements behind a line: the lanes of a register
+
+// Per thread. planes: 3 × pixels levels; middle: the height's sums along a row of width + kBlurPadding;
+// line: width + 2 half + kBlurPadding levels; rows: 2 half + 1 of `middle`.
 struct PhotometricScratch {
   uint8_t* planes;
   uint16_t* middle;
   uint8_t* line;
-  uint32_t* sums;
+  const uint16_t** rows;
 };
 
 }  // namespace scatsimclr

@@ -50,7 +50,9 @@ inline void channel_of(float* out, const float* hue, const float* chroma, const 
     d = d < 0.0f ? -d : d;
     // Red is dark around cyan, green and blue are bright around their own hue.
     d = clipped(kCenter == 765 ? 510.0f - d : d - 255.0f);
-    out[i] = value[i] - whole((d * chroma[i] + 32512.0f) / 65025.0f);
+    // Times the reciprocal: the whole part is that of the quotient for every sum there can be
+    // (tests/ops/test_photometric.py), without a division.
+    out[i] = value[i] - whole((d * chroma[i] + 32512.0f) * (1.0f / 65025.0f));
   }
 }
 
@@ -151,6 +153,7 @@ inline void colour(const Photometric& job, int64_t sample, const PhotometricScra
 
 // Index k of an axis that is mirrored about its end pixels.
 inline int64_t folded(int64_t k, int64_t length) {
+  if (k >= 0 && k < length) return k;  // nearly always, and a division is as long as ten pixels of a blur
   if (length == 1) return 0;
   const int64_t period = 2 * (length - 1);
   k %= period;
@@ -158,44 +161,61 @@ inline int64_t folded(int64_t k, int64_t length) {
   return k < length ? k : period - k;
 }
 
+// Lanes of 16-bit sums in a register, and of 32-bit ones; kBlurPadding (photometric.h) is the widest.
+constexpr int kSums = SCATSIMCLR_SIMD_BYTES / 2, kWideSums = kSums / 2;
+static_assert(kSums <= kBlurPadding);
+typedef uint16_t Sums __attribute__((vector_size(2 * kSums)));
+typedef uint32_t WideSums __attribute__((vector_size(4 * kWideSums)));
+typedef uint8_t Levels __attribute__((vector_size(kWideSums)));
+
+// `Lanes` of type T from memory, as the elements of V.
+template <class V, class T, int kLanes>
+inline V widened(const T* from) {
+  typedef T Narrow __attribute__((vector_size(sizeof(T) * kLanes), aligned(sizeof(T)), may_alias));
+  return __builtin_convertvector(*reinterpret_cast<const Narrow*>(from), V);
+}
+
 // Both passes of the blur over one plane, in place. Sums along a row are at most 255 · 256, over both 255 · 2^16.
+// Lines and rows of sums are padded, so that whole registers are read and written beyond their ends.
 inline void blur(const Photometric& job, const int32_t* weights, uint8_t* plane, const PhotometricScratch& scratch) {
   const int64_t height = job.height, width = job.width, half = job.half;
+  const int64_t stride = width + kBlurPadding;
   uint8_t* line = scratch.line;
+  int64_t outermost = 0;  // the first tap that counts
+  while (outermost < half && weights[outermost] == 0) ++outermost;
   for (int64_t y = 0; y < height; ++y) {
     const uint8_t* row = plane + y * width;
-    for (int64_t x = 0; x < width; ++x) line[half + x] = row[x];
+    std::memcpy(line + half, row, width);
     for (int64_t k = 1; k <= half; ++k) {
       line[half - k] = row[folded(-k, width)];
       line[half + width - 1 + k] = row[folded(width - 1 + k, width)];
     }
-    uint16_t* sums = scratch.middle + y * width;
-    const uint16_t centre = static_cast<uint16_t>(weights[half]);
-    for (int64_t x = 0; x < width; ++x) sums[x] = static_cast<uint16_t>(centre * line[half + x]);
-    for (int64_t t = 0; t < half; ++t) {
-      const uint16_t weight = static_cast<uint16_t>(weights[t]);
-      const uint8_t *before = line + t, *after = line + 2 * half - t;
-      if (weight == 0) continue;
-      for (int64_t x = 0; x < width; ++x) {
-        sums[x] = static_cast<uint16_t>(sums[x] + static_cast<uint16_t>(before[x] + after[x]) * weight);
+    uint16_t* sums = scratch.middle + y * stride;
+    for (int64_t x = 0; x < width; x += kSums) {
+      const uint8_t* at = line + x;
+      Sums sum = widened<Sums, uint8_t, kSums>(at + half) * static_cast<uint16_t>(weights[half]);
+      for (int64_t t = outermost; t < half; ++t) {
+        const Sums pair = widened<Sums, uint8_t, kSums>(at + t) + widened<Sums, uint8_t, kSums>(at + 2 * half - t);
+        sum += pair * static_cast<uint16_t>(weights[t]);
       }
+      std::memcpy(sums + x, &sum, sizeof sum);
     }
   }
+  const uint16_t** rows = scratch.rows;
   for (int64_t y = 0; y < height; ++y) {
-    uint32_t* sums = scratch.sums;
-    const uint16_t* middle = scratch.middle + y * width;
-    const uint32_t centre = static_cast<uint32_t>(weights[half]);
-    for (int64_t x = 0; x < width; ++x) sums[x] = centre * middle[x] + 32768u;
-    for (int64_t t = 0; t < half; ++t) {
-      const uint32_t weight = static_cast<uint32_t>(weights[t]);
-      if (weight == 0) continue;
-      const uint16_t* above = scratch.middle + folded(y - half + t, height) * width;
-      const uint16_t* below = scratch.middle + folded(y + half - t, height) * width;
-      for (int64_t x = 0; x < width; ++x) {
-        sums[x] += weight * (static_cast<uint32_t>(above[x]) + below[x]);
+    for (int64_t t = 0; t <= 2 * half; ++t) rows[t] = scratch.middle + folded(y - half + t, height) * stride;
+    for (int64_t x = 0; x < width; x += kWideSums) {
+      WideSums sum = widened<WideSums, uint16_t, kWideSums>(rows[half] + x) * static_cast<uint32_t>(weights[half]);
+      sum += 32768u;
+      for (int64_t t = outermost; t < half; ++t) {
+        const WideSums pair = widened<WideSums, uint16_t, kWideSums>(rows[t] + x) +
+                              widened<WideSums, uint16_t, kWideSums>(rows[2 * half - t] + x);
+        sum += pair * static_cast<uint32_t>(weights[t]);
       }
+      const Levels levels = __builtin_convertvector(sum >> 16, Levels);
+      std::memcpy(line + x, &levels, sizeof levels);
     }
-    for (int64_t x = 0; x < width; ++x) plane[y * width + x] = static_cast<uint8_t>(sums[x] >> 16);
+    std::memcpy(plane + y * width, line, width);
   }
 }
 

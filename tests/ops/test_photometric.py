@@ -11,7 +11,7 @@ from scatsimclr.ops.photometric import photometric
 from scatsimclr.reference.blur import gaussian_weights
 
 ISAS = ["baseline", "avx2", "avx512"]
-SHAPES = [(5, 1, 1), (9, 1, 13), (3, 50, 1), (31, 7, 5), (64, 23, 23), (12, 96, 96), (0, 4, 4)]
+SHAPES = [(5, 1, 1), (9, 1, 13), (3, 50, 1), (31, 7, 5), (64, 23, 23), (7, 5, 33), (12, 96, 96), (0, 4, 4)]
 
 
 @pytest.fixture(params=ISAS)
@@ -59,6 +59,13 @@ def test_every_isa_gives_the_references_bits(isa, shape):
         assert got.dtype == dtype
         assert got.shape == (shape[0], 3, *shape[1:])
         assert torch.equal(got, expected)
+
+
+def test_the_kernels_product_has_the_whole_part_of_the_quotient():
+    """Of every d · chroma + 32512 with d, chroma / 255 levels of 0 to 255."""
+    sums = np.arange(32512, 255 * 255 * 255 + 32512 + 1, dtype=np.int32).astype(np.float32)
+    quotients = (sums / np.float32(65025)).astype(np.int32)
+    assert np.array_equal((sums * (np.float32(1) / np.float32(65025))).astype(np.int32), quotients)
 
 
 @pytest.mark.parametrize("shift", [-51, 0, 23])
