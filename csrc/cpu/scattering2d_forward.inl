@@ -38,10 +38,15 @@ Stored<T> take_stored(const Pack<T>& pack, int level, Arena<T>& arena) {
   return {arena.take(sizes.field()), arena.take(sizes.spectrum()), arena.take(sizes.low_rows())};
 }
 
+// Bytes of fields that wait for being written together: no more than stays in a core's cache beside a path.
+constexpr int64_t kTogether = 640 << 10;
+
 template <class T, int W>
 struct Forward {
   const Scattering<T>& job;
   const Pack<T>& pack;
+  // Of one path's second order, how many fields are written at once; `s` holds as many.
+  int together;
   // Buffers of this thread.
   Stored<T> own;
   T *second_spectrum, *s, *line, *columns, *scratch;
@@ -51,19 +56,22 @@ struct Forward {
     const size_t n = size_t(std::max(pack.ny, pack.nx));
     own = take_stored<T, W>(pack, level, arena);
     second_spectrum = pack.separable ? nullptr : arena.take(Sizes<T, W>(pack, 0).spectrum());
-    s = arena.take(size_t(job.out_height) * job.out_width * W);
+    const int64_t field = int64_t{job.out_height} * job.out_width * W;
+    const int64_t fitting = kTogether / (field * int64_t(sizeof(T)));
+    together = job.coefficients_out.channel == 1 ? static_cast<int>(std::clamp<int64_t>(fitting, 1, W)) : 1;
+    s = arena.take(field * together);
     line = arena.take(n * 2 * W);
     columns = arena.take(n * 4 * W);
     scratch = arena.take(2 * (n + job.fft_scratch) * W);
   }
 
-  // Low-pass of a field whose columns went through `sink`, written as coefficient offsets[l] of each lane.
-  void finish(const Columns<T, W>& sink, int j, bool transposed, const ptrdiff_t* offsets, int used) {
+  // Low-pass of a field whose columns went through `sink`, into `to`.
+  void finish(const Columns<T, W>& sink, int j, bool transposed, T* to) {
     const int h = job.out_height, w = job.out_width;
     if (sink.low) {
       const Lowpass<T>& across = (transposed ? pack.low_y : pack.low_x)[j];
       for (int m = 0; m < sink.low->outputs; ++m) {
-        T* out = s + ptrdiff_t(transposed ? m : m * w) * W;
+        T* out = to + ptrdiff_t(transposed ? m : m * w) * W;
         lowpass<T, W>(across, sink.low_rows + ptrdiff_t(m) * sink.width * W, W, out, (transposed ? w : 1) * W);
       }
     } else {
@@ -75,11 +83,16 @@ struct Forward {
         T* column = own.z + ptrdiff_t(x) * 2 * W;
         fft<T, W>(cols, {column + W, column, stride}, {columns + W, columns, 2 * W}, scratch);
         for (int y = 1; y + 1 < phi.lines; ++y) {
-          at<T, W>(s + (ptrdiff_t(y - 1) * w + x - 1) * W) = at<T, W>(columns + ptrdiff_t(y) * 2 * W);
+          at<T, W>(to + (ptrdiff_t(y - 1) * w + x - 1) * W) = at<T, W>(columns + ptrdiff_t(y) * 2 * W);
         }
       }
     }
-    write_lanes<T, W>(job.coefficients_out, s, h, w, offsets, used);
+  }
+
+  // The same, written as coefficient offsets[l] of each lane.
+  void finish(const Columns<T, W>& sink, int j, bool transposed, const ptrdiff_t* offsets, int used) {
+    finish(sink, j, transposed, s);
+    write_lanes<T, W>(job.coefficients_out, s, job.out_height, job.out_width, offsets, used);
   }
 
   Columns<T, W> block_sink(const Stored<T>& stored) const {
@@ -158,8 +171,8 @@ struct Forward {
     finish(group_sink(j1, stored), j1, false, offsets, lanes.used);
   }
 
-  // S2 of the paths (j1, lanes) -> n2.
-  void second_order(int j1, int n2, int64_t first_plane, const Lanes<T, W>& lanes, const T* spectrum) {
+  // S2 of the paths (j1, lanes) -> n2, into `to`.
+  void second_order(int j1, int n2, const T* spectrum, T* to) {
     const Product<T>& product = pack.second[pack.second_index(j1, n2)];
     const int j2 = n2 / pack.L;
     const FftPlan<T>&rows = fft_plan<T>(product.length), &cols = fft_plan<T>(product.lines);
@@ -169,12 +182,26 @@ struct Forward {
     const Columns<T, W> sink{&cols, product.length, low ? nullptr : second_spectrum, low, own.low_rows, scratch};
     modulus_columns(product, {0, product.length}, own.z, sink);
     if (!low) spectrum_rows<T, W>(rows, {0, half_rows(product.lines)}, second_spectrum, false, scratch);
-    ptrdiff_t offsets[W];
-    for (int l = 0; l < lanes.used; ++l) {
-      const int q = second_coefficient(pack.J, pack.L, j1, lanes.theta[l]) + n2 - (j1 + 1) * pack.L;
-      offsets[l] = coefficient_offset(job.coefficients_out, first_plane + lanes.plane[l], job.colours,
-                                      job.coefficients, q);
+    finish(sink, j2, product.transposed, to);
+  }
+
+  // S2 of the paths (j1, lanes) -> range.
+  void second_orders(int j1, Range range, int64_t first_plane, const Lanes<T, W>& lanes, const T* spectrum) {
+    const int h = job.out_height, w = job.out_width;
+    for (int begin = range.begin, count; begin < range.end; begin += count) {
+      count = std::min(together, range.end - begin);
+      for (int k = 0; k < count; ++k) second_order(j1, begin + k, spectrum, s + ptrdiff_t(k) * h * w * W);
+      ptrdiff_t offsets[W];
+      for (int l = 0; l < lanes.used; ++l) {
+        const int q = second_coefficient(pack.J, pack.L, j1, lanes.theta[l]) + begin - (j1 + 1) * pack.L;
+        offsets[l] = coefficient_offset(job.coefficients_out, first_plane + lanes.plane[l], job.colours,
+                                        job.coefficients, q);
+      }
+      if (count > 1) {
+        write_runs<T, W>(job.coefficients_out, s, h, w, count, offsets, lanes.used);
+      } else {
+        write_lanes<T, W>(job.coefficients_out, s, h, w, offsets, lanes.used);
+      }
     }
-    finish(sink, j2, product.transposed, offsets, lanes.used);
   }
 };

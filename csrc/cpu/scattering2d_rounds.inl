@@ -54,7 +54,15 @@ struct Rounds {
   // Where cut, the finest fields are shared: a thread's own hold the second order, or a piece of a block.
   Forward<T, W> forward_worker() const { return worker<Forward<T, W>>(cut ? 1 : 0); }
 
-  // Runs f(n2) for the scales and angles of one piece of (j1, ·)'s second order; count == 1: for all.
+  // The scales and angles n2 of one piece of (j1, ·)'s second order, in a row.
+  Range second_part(int j1, int64_t piece, int64_t pieces) const {
+    const int first = (j1 + 1) * job.pack.L;
+    const int count = job.pack.max_order < 2 ? 0 : job.pack.J * job.pack.L - first;
+    const Range range = part(count, piece, pieces);
+    return {first + range.begin, first + range.end};
+  }
+
+  // Backward: runs f(n2) for every count-th; count == 1: for all.
   template <class F>
   void each_second(int j1, int piece, int count, F f) const {
     if (job.pack.max_order < 2) return;
@@ -95,7 +103,7 @@ struct Rounds {
     worker.group_rows(g.j1, {0, half_rows(first.lines)}, stored);
     worker.group_finish(g.j1, g.plane, g.lanes, stored);
     if (r.split) return;
-    r.each_second(g.j1, 0, 1, [&](int n2) { worker.second_order(g.j1, n2, g.plane, g.lanes, stored.spectrum); });
+    worker.second_orders(g.j1, r.second_part(g.j1, 0, 1), g.plane, g.lanes, stored.spectrum);
   }
 
   // The same in steps. A step's last piece, one more than the others, writes coefficients.
@@ -144,9 +152,8 @@ struct Rounds {
     const int64_t index = task / r.pieces;
     const Group g = r.group_of(index);
     auto worker = r.forward_worker();
-    r.each_second(g.j1, static_cast<int>(task % r.pieces), r.pieces, [&](int n2) {
-      worker.second_order(g.j1, n2, g.plane, g.lanes, r.of_group[index].spectrum);
-    });
+    const Range range = r.second_part(g.j1, task % r.pieces, r.pieces);
+    worker.second_orders(g.j1, range, g.plane, g.lanes, r.of_group[index].spectrum);
   }
 
   static void backward_block(void* context, int64_t task) {

@@ -65,6 +65,40 @@ SCATSIMCLR_INLINE void transpose(Vec<T, W> (&rows)[W]) {
   }
 }
 
+// Lanes as bfloat16, rounded to nearest even, any NaN as c10::BFloat16's: the compiler leaves its test for NaN a branch.
+template <int W>
+SCATSIMCLR_INLINE void round_lanes(c10::BFloat16* to, Vec<float, W> v) {
+  using Bits = Vec<uint32_t, W>;
+  const Vec<int32_t, W> unequal = v != v;
+  const Bits bits = reinterpret_cast<const Bits&>(v), nan = reinterpret_cast<const Bits&>(unequal);
+  const Bits rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
+  const Bits whole = (rounded & ~nan) | (nan & 0x7FC0u);
+  const Vec<uint16_t, W> half = __builtin_convertvector(whole, Vec<uint16_t, W>);
+  std::memcpy(static_cast<void*>(to), &half, sizeof half);
+}
+
+// The first `count` lanes as neighbouring elements.
+template <class E, class T, int W>
+SCATSIMCLR_INLINE void write_vector(E* to, Vec<T, W> v, int count) {
+  if constexpr (std::is_same_v<E, T>) {
+    if (count == W) {
+      *reinterpret_cast<typename Simd<T, W>::Unaligned*>(to) = v;
+      return;
+    }
+  }
+  alignas(64) E elements[W];
+  if constexpr (std::is_same_v<E, c10::BFloat16> && std::is_same_v<T, float>) {
+    round_lanes<W>(elements, v);
+  } else {
+    for (int i = 0; i < W; ++i) elements[i] = Cast<E>::from(v[i]);
+  }
+  if (count == W) {
+    std::memcpy(static_cast<void*>(to), elements, sizeof elements);
+  } else {
+    for (int i = 0; i < count; ++i) to[i] = elements[i];
+  }
+}
+
 template <class E, class T, int W>
 void write_lanes_as(const Plane& out, const T* s, int height, int width, const ptrdiff_t* offset, int used) {
   E* base = static_cast<E*>(out.data);
@@ -75,24 +109,51 @@ void write_lanes_as(const Plane& out, const T* s, int height, int width, const p
       Vec<T, W> rows[W];
       SCATSIMCLR_UNROLL for (int i = 0; i < W; ++i) rows[i] = at<T, W>(s + ptrdiff_t(p + i) * W);
       transpose<T, W>(rows);
-      for (int l = 0; l < used; ++l) {
-        if constexpr (std::is_same_v<E, T>) {
-          *reinterpret_cast<typename Simd<T, W>::Unaligned*>(base + offset[l] + p) = rows[l];
-        } else {
-          for (int i = 0; i < W; ++i) base[offset[l] + p + i] = Cast<E>::from(rows[l][i]);
-        }
-      }
+      for (int l = 0; l < used; ++l) write_vector<E, T, W>(base + offset[l] + p, rows[l], W);
     }
     for (; p < pixels; ++p) {
       for (int l = 0; l < used; ++l) base[offset[l] + p] = Cast<E>::from(s[ptrdiff_t(p) * W + l]);
     }
     return;
   }
+  bool neighbours = true;
+  for (int l = 1; l < used; ++l) neighbours &= offset[l] == offset[0] + l;
   for (int y = 0; y < height; ++y) {
     for (int x = 0; x < width; ++x, s += W) {
       E* pixel = base + y * out.row + x * out.column;
-      for (int l = 0; l < used; ++l) pixel[offset[l]] = Cast<E>::from(s[l]);
+      if (neighbours) {
+        write_vector<E, T, W>(pixel + offset[0], at<T, W>(s), used);
+      } else {
+        for (int l = 0; l < used; ++l) pixel[offset[l]] = Cast<E>::from(s[l]);
+      }
     }
+  }
+}
+
+// Writes `count` <= W fields at once, whose coefficients follow each other: those of lane l go to offset[l] and
+// behind it. Channels-last, where a field at a time would touch every line of the output for 2 or 4 bytes.
+template <class E, class T, int W>
+void write_runs_as(const Plane& out, const T* s, int height, int width, int count, const ptrdiff_t* offset, int used) {
+  E* base = static_cast<E*>(out.data);
+  const ptrdiff_t field = ptrdiff_t(height) * width * W;
+  for (int y = 0; y < height; ++y) {
+    for (int x = 0; x < width; ++x, s += W) {
+      Vec<T, W> rows[W] = {};
+      for (int k = 0; k < count; ++k) rows[k] = at<T, W>(s + k * field);
+      transpose<T, W>(rows);
+      E* pixel = base + y * out.row + x * out.column;
+      for (int l = 0; l < used; ++l) write_vector<E, T, W>(pixel + offset[l], rows[l], count);
+    }
+  }
+}
+
+template <class T, int W>
+void write_runs(const Plane& out, const T* s, int height, int width, int count, const ptrdiff_t* offset, int used) {
+  switch (out.type) {
+    case Element::f32: return write_runs_as<float, T, W>(out, s, height, width, count, offset, used);
+    case Element::f64: return write_runs_as<double, T, W>(out, s, height, width, count, offset, used);
+    case Element::bf16: return write_runs_as<c10::BFloat16, T, W>(out, s, height, width, count, offset, used);
+    case Element::f16: return write_runs_as<c10::Half, T, W>(out, s, height, width, count, offset, used);
   }
 }
 

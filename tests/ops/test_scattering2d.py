@@ -141,9 +141,9 @@ def orders(y, J, L):
     return [part for part in (y[:, :, :1], y[:, :, 1 : 1 + J * L], y[:, :, 1 + J * L :]) if part.numel()]
 
 
-def assert_as_near(ours, theirs, truth, factor=2.0):
-    """ours is not further from the truth than `factor` times theirs, and a rounding of the largest value."""
-    floor = 2.0**-24 * truth.abs().max()
+def assert_as_near(ours, theirs, truth, factor=2.0, roundings=1):
+    """ours is not further from the truth than `factor` times theirs, and some roundings of the largest value."""
+    floor = roundings * 2.0**-24 * truth.abs().max()
     for measure in (lambda e: e.abs().max(), lambda e: e.square().mean().sqrt()):
         error, allowed = measure(ours - truth), factor * measure(theirs - truth) + floor
         assert error <= allowed, f"error {error:.2e}, allowed {allowed:.2e}"
@@ -296,6 +296,21 @@ def test_layouts_and_dtypes_only_round(isa, out_dtype, height, width):
         assert torch.equal(out, plainly.to(out_dtype))
 
 
+# Of coefficients that are written together: all of a path's, runs of different lengths, too large for all at once.
+@pytest.mark.parametrize(
+    ("J", "L", "size", "images"),
+    [(2, 16, (32, 32), 9), (3, 5, (40, 24), 5), (2, 16, (136, 128), 2), (2, 3, (300, 300), 1)],
+)
+@pytest.mark.parametrize("out_dtype", [torch.float32, torch.bfloat16])
+def test_runs_of_coefficients_channels_last(isa, out_dtype, J, L, size, images):
+    x = torch.randn(images, 3, *size)
+    x[0, 1, 3, 5] = float("nan")
+    out = morlet_kernel(x, J, L, channels_last=True, out_dtype=out_dtype)
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    assert out.isnan().any()
+    torch.testing.assert_close(out, morlet_kernel(x, J, L).to(out_dtype), rtol=0, atol=0, equal_nan=True)
+
+
 def test_any_strides_of_x(isa):
     dense = torch.rand(2, 3, 24, 20)
     expected = morlet_kernel(dense, 2, 5)
@@ -427,7 +442,8 @@ def test_any_size(J, L, more_height, more_width, planes, seed):
     x = torch.randn(planes, 1, *size, generator=torch.Generator().manual_seed(seed))
     filters = [f.float() for f in morlets(J, L, size)]
     truth = plain(x.double(), doubles(filters), J, L)
-    assert_as_near(morlet_kernel(x, J, L), plain(x, filters, J, L), truth, factor=3.0)
+    # Two coefficients of a 3×3 image are exact by luck now and then.
+    assert_as_near(morlet_kernel(x, J, L), plain(x, filters, J, L), truth, factor=3.0, roundings=4)
 
 
 def test_the_dispatcher_uses_the_kernel():
