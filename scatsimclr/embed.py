@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.cli import run
 from scatsimclr.config import Config
 from scatsimclr.data import datasets
@@ -79,6 +80,7 @@ def command(argv: list[str]) -> int:
     if not count:
         raise UserError(f"no image file in {' '.join(map(str, options.images))}")
     writer = (ParquetWriter if options.output.suffix == ".parquet" else NpyWriter)(options.output, classes)
+    keep_freed_memory()
     start = time.perf_counter()
     try:
         with tqdm(total=count, unit="image", desc="embedding", disable=None, leave=False) as bar:

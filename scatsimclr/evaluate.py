@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.cli import run
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation, titles
@@ -52,6 +53,7 @@ def command(argv: list[str]) -> int:
     train, test = load_labelled(config)
     if train is None or not train.classes:
         raise UserError(f"data set {config.dataset.dataset} has no labels to evaluate with")
+    keep_freed_memory()
     evaluation = build_evaluation(config, model, train, test)
     results = evaluation.figures()
     by_class = accuracy_by_class(evaluation.confusion())

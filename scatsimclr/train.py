@@ -7,6 +7,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
+from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.cli import run
 from scatsimclr.config import Config, load_config
 from scatsimclr.data.dali import dali_missing
@@ -78,6 +79,7 @@ def command(argv: list[str]) -> int:
 
     trainer = Trainer(config, folder, state, profile=options.profile)
     describe(trainer)
+    keep_freed_memory()
     try:
         results = trainer.fit()
     except KeyboardInterrupt:
