@@ -124,7 +124,7 @@ def bench_two_views(benchmark, size):
     if not dali_missing():
         augments["dali"] = DaliAugment(spec, 0)
     loaders = {
-        name: PairLoader(torch.from_numpy(images), augment, BATCH, 0, prefetch=2, threads=THREADS)
+        name: PairLoader(torch.from_numpy(images), augment, BATCH, 0, prefetch=4, threads=THREADS)
         for name, augment in augments.items()
     }
     epochs = {name: (lambda loader=loader: loader.epoch(0)) for name, loader in loaders.items()}

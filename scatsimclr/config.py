@@ -108,7 +108,7 @@ class DataSettings(_Settings):
     """
 
     pipeline: Literal["auto", "dali", "torch"] = "auto"
-    prefetch: NonNegativeInt = 2
+    prefetch: NonNegativeInt = 4
     threads: PositiveInt | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
