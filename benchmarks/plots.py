@@ -103,9 +103,11 @@ def growth(records: Sequence[dict]):
         panels[0, column].set_title(sizes, fontsize=9)
         panels[1, column].set_xlabel("batch" if axis == "batch" else "height and width of the images")
         for panel in panels[:, column]:
-            panel.set(xscale="log", ylim=(0, None))
+            panel.set_xscale("log")
             panel.set_xticks(xs, list(map(str, xs)))
             panel.minorticks_off()
+    for row in panels:
+        row[0].set_ylim(0)  # of both columns, and only now that all is in them
     panels[0, 0].set_ylabel("images/s")
     panels[1, 0].set_ylabel("peak memory, MB")
     return figure
