@@ -49,7 +49,8 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
+        # In place: no layer needs the sum for its gradient, and a new one would be fresh memory.
+        return F.relu(self.bn2(self.conv2(x)).add_(shortcut), inplace=True)
 
 
 class ScatSimCLR(nn.Module):
