@@ -104,7 +104,8 @@ class DataSettings(_Settings):
     """How batches are made.
 
     pipeline: dali, torch, or auto: dali with `fused` where it is installed, else torch. prefetch: batches made ahead
-    in threads, 0 for none. threads: in all that make them; none given: one per core, at most 4. dtype: of the views.
+    in threads, 0 for none. threads: in all that make them; none given: one per core, or one for eight where the CPU
+    trains, at most 4. dtype: of the views.
     """
 
     pipeline: Literal["auto", "dali", "torch"] = "auto"
