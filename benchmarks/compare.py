@@ -1,11 +1,13 @@
 """Whether a change made a benchmark slower: `python -m benchmarks.compare OLD.json NEW.json`.
 
-What is compared is each group's ratio of the reference peer to ours, of which the machine's speed and load cancel, as
-both were timed in turns. A median ratio is uncertain by WIDTH times the distance of its quartiles over the square root
-of the rounds (three standard errors). A change is beyond noise where it is larger than the uncertainties of both runs
-together (the root of the sum of their squares), and than FLOOR, which two runs of the same code differ by for reasons
-that no single run shows (where memory lies, which pages it got). Exit status 1 where a group became slower beyond
-noise, 2 where a file is not there or no results file.
+What is compared is each group's ratio of a peer to ours, of which the machine's speed and load cancel, as both were
+timed in turns, and on the same CPU also the time itself. A peer may take two times by what its memory allocator happens
+to hold, and a time may grow by the machine's load: a change counts by the clock that shows the least of it. A median
+is uncertain by WIDTH times the distance of its quartiles over the square root of the rounds (three standard errors). A
+change is beyond noise where it is larger than the uncertainties of both runs together (the root of the sum of their
+squares), and than FLOOR, which two runs of the same code differ by for reasons that no single run shows (where memory
+lies, which pages it got). Exit status 1 where a group became slower beyond noise, 2 where a file is not there or no
+results file.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.measure import OURS, described
-from benchmarks.records import load, title
+from benchmarks.records import load, seconds, title
 from benchmarks.summary import table
 
 WIDTH, FLOOR = 3.0, 1.25
@@ -29,18 +31,32 @@ def parts(record: dict) -> dict[str, dict]:
     return {"": record, **record["phases"]}
 
 
-def noise(part: dict, peer: str) -> float:
-    """What a peer's median ratio is uncertain by, as a logarithm."""
-    low, high = part["over_ours"][peer]["quartiles"]
-    rounds = min(part["competitors"][name]["rounds"] for name in (peer, OURS))
+def noise(quartiles: Sequence[float], rounds: int) -> float:
+    """What a median is uncertain by, as a logarithm."""
+    low, high = quartiles
     return WIDTH * math.log(high / low) / math.sqrt(rounds)
 
 
-def change(old: dict, new: dict, peer: str) -> tuple[float, float]:
-    """How many times as much time ours takes in `new`, by the ratios to the same peer, and where noise ends."""
-    slower = old["over_ours"][peer]["ratio"] / new["over_ours"][peer]["ratio"]
-    bound = max(math.log(FLOOR), math.hypot(noise(old, peer), noise(new, peer)))
-    return slower, math.exp(bound)
+def changes(old: dict, new: dict, peers: Sequence[str], same_cpu: bool) -> list[dict]:
+    """By each clock: how many times as much time ours takes in `new`, and where noise ends."""
+
+    def change(clock, slower, noises, texts):
+        bound = math.exp(max(math.log(FLOOR), math.hypot(*noises)))
+        return {"clock": clock, "slower": slower, "bound": bound, "old": texts[0], "new": texts[1]}
+
+    found = []
+    for peer in peers:
+        ratios = [part["over_ours"][peer] for part in (old, new)]
+        rounds = [min(part["competitors"][name]["rounds"] for name in (peer, OURS)) for part in (old, new)]
+        noises = [noise(ratio["quartiles"], n) for ratio, n in zip(ratios, rounds, strict=True)]
+        texts = [f"{ratio['ratio']:.2f}" for ratio in ratios]
+        found.append(change(peer, ratios[0]["ratio"] / ratios[1]["ratio"], noises, texts))
+    if same_cpu:
+        own = [part["competitors"][OURS] for part in (old, new)]
+        noises = [noise(entry["quartiles_s"], entry["rounds"]) for entry in own]
+        texts = [seconds(entry["median_s"]) for entry in own]
+        found.append(change("time", own[1]["median_s"] / own[0]["median_s"], noises, texts))
+    return found
 
 
 def verdict(slower: float, bound: float) -> str:
@@ -51,7 +67,7 @@ def key(record: dict) -> tuple[str, str]:
     return record["op"], described(record["case"])
 
 
-def compare(old: Sequence[dict], new: Sequence[dict]) -> tuple[list[dict], list[str]]:
+def compare(old: Sequence[dict], new: Sequence[dict], same_cpu: bool = True) -> tuple[list[dict], list[str]]:
     """One entry for each group and phase that both hold with a common peer, and lines on what could not be judged."""
     before, rows, notes = {key(record): record for record in old}, [], []
     for record in new:
@@ -59,8 +75,8 @@ def compare(old: Sequence[dict], new: Sequence[dict]) -> tuple[list[dict], list[
         if earlier is None:
             notes.append(f"{title(record)}: only in the new file")
             continue
-        peer = next((name for name in record["peers"] if name in earlier["peers"]), None)
-        if peer is None:
+        peers = [name for name in record["peers"] if name in earlier["peers"]]
+        if not peers:
             notes.append(f"{title(record)}: no peer in both, so that only times could be compared")
             continue
         earlier_parts = parts(earlier)
@@ -68,23 +84,21 @@ def compare(old: Sequence[dict], new: Sequence[dict]) -> tuple[list[dict], list[
             if name not in earlier_parts:
                 notes.append(f"{title(record)}, {name}: only in the new file")
                 continue
-            slower, bound = change(earlier_parts[name], part, peer)
-            ratios = [which["over_ours"][peer]["ratio"] for which in (earlier_parts[name], part)]
-            rows.append({
-                "group": title(record) + (f", {name}" if name else ""), "peer": peer, "old": ratios[0],
-                "new": ratios[1], "slower": slower, "bound": bound, "verdict": verdict(slower, bound),
-            })  # fmt: skip
+            found = changes(earlier_parts[name], part, peers, same_cpu)
+            least = min(found, key=lambda change: abs(math.log(change["slower"])))
+            group = title(record) + (f", {name}" if name else "")
+            rows.append({"group": group, **least, "verdict": verdict(least["slower"], least["bound"])})
     notes += [f"{title(record)}: only in the old file" for record in before.values()]
     return sorted(rows, key=lambda row: -row["slower"] / row["bound"]), notes
 
 
 def lines(rows: Sequence[dict], notes: Sequence[str]) -> list[str]:
     """A table, what became slower first."""
-    texts = [("group", "peer", "old", "new", "time of ours", "noise", "")]
+    texts = [("group", "by", "old", "new", "time of ours", "noise", "")]
     texts += [
         (
-            row["group"], row["peer"], f"{row['old']:.2f}", f"{row['new']:.2f}", f"× {row['slower']:.2f}",
-            f"× {row['bound']:.2f}", row["verdict"],
+            row["group"], row["clock"], row["old"], row["new"], f"× {row['slower']:.2f}", f"× {row['bound']:.2f}",
+            row["verdict"],
         )
         for row in rows
     ]  # fmt: skip
@@ -99,11 +113,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("new", type=Path)
     options = parser.parse_args(arguments)
     try:
-        (_, old), (_, new) = load(options.old), load(options.new)
+        files = load(options.old), load(options.new)
     except (OSError, json.JSONDecodeError, KeyError) as error:
         print(f"compare: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    rows, notes = compare(old, new)
+    cpus = [found["machine_info"].get("cpu", {}).get("brand_raw") for found, _ in files]
+    rows, notes = compare(files[0][1], files[1][1], same_cpu=cpus[0] == cpus[1])
     print("\n".join(lines(rows, notes)))
     return int(any(row["verdict"] == "SLOWER" for row in rows))
 

@@ -82,7 +82,6 @@ def automatic_collection_off():
 
 def turn(call: Callable, arguments: tuple, device, calls: int) -> dict[str, float]:
     """Median laps of that many calls in a row."""
-    gc.collect()
     found = [laps(call, arguments, device) for _ in range(calls)]
     return {part: statistics.median(lap[part] for lap in found) for part in found[0]}
 
@@ -118,6 +117,10 @@ def interleaved(
     count = max((n for name, n in rounds.items() if name != OURS), default=rounds.get(OURS, 1))
     times: dict[str, list] = {name: [] for name in calls}
 
+    def ready(name):
+        gc.collect()  # before the arguments are made: threads that they have woken are not to fall asleep again
+        return prepare.get(name, tuple)()
+
     def timed(name, *arguments):
         times[name].append(turn(calls[name], arguments, device, repeats.get(name, 1)))
 
@@ -125,8 +128,8 @@ def interleaved(
         done = len(times[OURS])
         for name in calls:
             if name != OURS and (benchmark.disabled or done < rounds[name]):
-                timed(name, *prepare.get(name, tuple)())
-        return (OURS, *prepare.get(OURS, tuple)()), {}
+                timed(name, *ready(name))
+        return (OURS, *ready(OURS)), {}
 
     with automatic_collection_off():
         benchmark.pedantic(timed, setup=others, rounds=count, iterations=1)

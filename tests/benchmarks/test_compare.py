@@ -31,6 +31,20 @@ def test_a_machine_that_is_slower_altogether_is_not_flagged():
     assert verdicts([record(ours=1.0, plain=3.0)], [record(ours=4.0, plain=12.0)]) == {"loss: M=64": ""}
 
 
+def test_a_peer_that_takes_another_time_is_not_ours_being_slower():
+    old, new = record(ours=1.0, plain=3.0, other=8.0), record(ours=1.05, plain=1.8, other=5.0)
+    (row,), _ = compare([old], [new])
+    assert (row["clock"], row["verdict"]) == ("time", "")
+    (row,), _ = compare([old], [new], same_cpu=False)
+    assert (row["clock"], row["verdict"]) == ("other", "SLOWER")
+
+
+def test_the_peer_that_shows_the_least_change_counts():
+    old, new = record(ours=1.0, plain=3.0, other=8.0), record(ours=2.0, plain=2.0, other=15.0)
+    (row,), _ = compare([old], [new])
+    assert (row["clock"], row["verdict"]) == ("other", "")
+
+
 def test_faster_is_said():
     assert verdicts([record(ours=1.0, plain=3.0)], [record(ours=0.5, plain=3.0)]) == {"loss: M=64": "faster"}
 
@@ -60,9 +74,9 @@ def test_what_cannot_be_judged_is_named():
     ]
 
 
-def test_the_first_common_peer_is_the_reference():
+def test_peers_of_one_file_alone_do_not_count():
     old, new = record(ours=1.0, plain=2.0, other=4.0), record(ours=1.0, other=4.0)
-    assert compare([old], [new])[0][0]["peer"] == "other"
+    assert compare([old], [new], same_cpu=False)[0][0]["clock"] == "other"
 
 
 def test_exit_status(tmp_path, capsys):
