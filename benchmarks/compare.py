@@ -4,9 +4,9 @@ What is compared is each group's ratio of a peer to ours, of which the machine's
 timed in turns, and on the same CPU also the time itself. A peer may take two times by what its memory allocator happens
 to hold, and a time may grow by the machine's load: of these clocks the median counts (of two the one that shows less).
 A median is uncertain by WIDTH times the distance of its quartiles over the square root of the rounds (three standard
-errors). A change is beyond noise where it is larger than the uncertainties of both runs together (the root of the sum of
-their squares), and than FLOOR: two runs of the same code differ for reasons that no single run shows (where memory lies,
-which pages it got), by up to 1.28 in 43 groups (EPYC Zen 4, 2026-11-25).
+errors). A change is beyond noise where it is larger than the uncertainties of both runs together (the root of the sum
+of their squares), and than FLOOR: two runs of the same code differ for reasons that no single run shows (where memory
+lies, which pages it got), by up to 1.28 in 43 groups (EPYC Zen 4, 2026-11-25).
 
 Exit status 1 where a group became slower beyond noise, 2 where a file is not there or no
 results file.
