@@ -10,7 +10,7 @@ Competitors have the same weights and views and take turns in one process:
 
 Their losses are compared before they are timed (`benchmarks/measure.py` says what is recorded). The work of a step is
 the network's operations alone, forward and backward. Memory is what the first three steps take beyond model and views.
-All have the allocator as it is: `train` would keep freed memory, another 6 %, and the original would not.
+All have the allocator as it is: `train` would keep freed memory, about 6 %, and the original would not.
 """
 
 from __future__ import annotations
