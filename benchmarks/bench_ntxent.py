@@ -210,13 +210,18 @@ def bench_threads(benchmark):
 
     def with_threads(n):
         torch.set_num_threads(n)
-        gradients(ours, *z)
+        return gradients(ours, *z)
+
+    def ready(n):
+        with_threads(n)  # wakes the threads up
         return ()
 
+    for one, two in zip(with_threads(1), with_threads(2), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-7)
     times = interleaved(
         benchmark,
         {"ours, one thread": phased(ours, z), "ours": phased(ours, z)},
-        prepare={"ours, one thread": lambda: with_threads(1), "ours": lambda: with_threads(2)},
+        prepare={"ours, one thread": lambda: ready(1), "ours": lambda: ready(2)},
     )
     torch.set_num_threads(THREADS)
     record(benchmark, times, op="NT-Xent threads", case={"M": 2048, "D": 128}, items=2048)
