@@ -10,7 +10,7 @@
 namespace scatsimclr {
 namespace {
 
-constexpr int64_t kMagic = 0x31304b4341505353;  // "SSPACK01"
+constexpr int64_t kMagic = 0x32304b4341505353;  // "SSPACK02"
 
 // Filter bins below this part of the filter's maximum are dropped. float32: changes S2 by 0.2 of the threshold
 // times its size, well under the rounding of an FFT (facts/scattering.md). float64: nothing is dropped.
@@ -38,7 +38,7 @@ struct ProductRecord {
   int64_t lines, length, transposed, weight_stride, line_start, segments, weights;
 };
 struct LowpassRecord {
-  int64_t inputs, outputs, centre, chunks, band, even, odd;
+  int64_t inputs, outputs, parts, rows, bands, weights;
 };
 struct Header {
   int64_t magic, bytes, scalar, J, L, max_order, ny, nx, separable;
@@ -190,35 +190,31 @@ LowpassRecord write_lowpass(Writer& out, const std::vector<double>& spectrum, in
     }
     peak = std::max(peak, std::abs(a[n]));
   }
-  const int outputs = inputs / k - 2, centre = k * (outputs + 1) / 2, pairs = inputs / 2 + 1;
-  const int rows = (outputs + 1) / 2, chunks = (rows + kChunk - 1) / kChunk;
-  std::vector<T> even(static_cast<size_t>(chunks) * pairs * kChunk), odd(even.size());
-  std::vector<int32_t> band(2 * chunks);
-  for (int chunk = 0; chunk < chunks; ++chunk) {
-    int first = pairs, end = 0;
-    for (int t = 0; t < pairs; ++t) {
-      for (int i = 0; i < kChunk && chunk * kChunk + i < rows; ++i) {
-        const long at = static_cast<long>(k) * (outputs / 2 + chunk * kChunk + i + 1);
-        const double here = a[((at - centre - t) % inputs + inputs) % inputs];
-        const double mirror = a[((at - centre + t) % inputs + inputs) % inputs];
-        const size_t w = (static_cast<size_t>(chunk) * pairs + t) * kChunk + i;
-        const bool own_mirror = t == 0 || 2 * t == inputs;
-        even[w] = static_cast<T>(own_mirror ? here / 2 : (here + mirror) / 2);
-        odd[w] = static_cast<T>(own_mirror ? 0 : (here - mirror) / 2);
-        if (std::max(std::abs(here), std::abs(mirror)) > kTaps * peak) {
-          first = std::min(first, t);
-          end = t + 1;
-        }
+  const int periods = inputs / k, parts = periods % 2 == 0 ? 2 : 1;
+  const int period = inputs / parts, rows = periods / parts / 2 + 1, pairs = period / 2 + 1;
+  std::vector<T> weights(static_cast<size_t>(pairs) * rows * parts * 2);
+  std::vector<Range> bands(rows, Range{pairs, 0});
+  const auto tap = [&](long n) { return a[(n % inputs + inputs) % inputs]; };
+  for (int t = 0; t < pairs; ++t) {
+    for (int r = 0; r < rows; ++r) {
+      const long here = long{k} * r - t, mirror = long{k} * r + t;
+      T* weight = weights.data() + (static_cast<size_t>(t) * rows + r) * parts * 2;
+      bool counts = false;
+      for (int part = 0; part < parts; ++part) {
+        const auto kernel = [&](long n) {
+          return parts == 1 ? tap(n) : (part == 0 ? tap(n) + tap(n + period) : tap(n) - tap(n + period)) / 2;
+        };
+        const double own = t == 0 || 2 * t == period ? 2 : 1;  // f[±t] is one input then, taken twice
+        *weight++ = static_cast<T>((kernel(here) + kernel(mirror)) / 2 / own);
+        *weight++ = static_cast<T>((kernel(here) - kernel(mirror)) / 2 / own);
+        counts = counts || std::max(std::abs(kernel(here)), std::abs(kernel(mirror))) * parts > kTaps * peak;
       }
+      if (counts) bands[r] = {std::min(bands[r].begin, t), t + 1};
     }
-    band[2 * chunk] = std::min(first, end);
-    band[2 * chunk + 1] = end;
   }
-  LowpassRecord r{inputs, outputs, centre, chunks, 0, 0, 0};
-  r.band = out.put(band.data(), band.size());
-  r.even = out.put(even.data(), even.size());
-  r.odd = out.put(odd.data(), odd.size());
-  return r;
+  for (int r = rows - 1; r-- > 0;) bands[r].begin = std::min(bands[r].begin, bands[r + 1].begin);
+  for (int r = 1; r < rows; ++r) bands[r].end = std::max(bands[r].end, bands[r - 1].end);
+  return {inputs, periods - 2, parts, rows, out.put(bands.data(), bands.size()), out.put(weights.data(), weights.size())};
 }
 
 // The û of the kernel is twice the transform (its real FFT leaves out a factor ½): hence the ½ here.
@@ -330,9 +326,9 @@ Pack<T> read_pack(const char* blob, size_t bytes, int J, int L, int max_order, i
   for (int64_t i = 0; i < h.n_lowpasses; ++i) {
     const LowpassRecord& r = lowpasses[i];
     (i % 2 ? pack.low_x : pack.low_y)
-        .push_back({static_cast<int>(r.inputs), static_cast<int>(r.outputs), static_cast<int>(r.centre),
-                    static_cast<int>(r.chunks), reinterpret_cast<const int32_t*>(blob + r.band),
-                    reinterpret_cast<const T*>(blob + r.even), reinterpret_cast<const T*>(blob + r.odd)});
+        .push_back({static_cast<int>(r.inputs), static_cast<int>(r.outputs), static_cast<int>(r.parts),
+                    static_cast<int>(r.rows), reinterpret_cast<const Range*>(blob + r.bands),
+                    reinterpret_cast<const T*>(blob + r.weights)});
   }
   return pack;
 }

@@ -32,17 +32,28 @@ struct Product {
   const T* weights;
 };
 
-constexpr int kChunk = 4;  // outputs that the low-pass computes at once
+// Lines, columns or rows that one call takes care of.
+struct Range {
+  int begin, end;
+};
 
-// One direction of the separable low-pass, S = A U Aᵀ, A[m, n] = a(k(m+1) − n) with a even. Reflection about
-// c = k(outputs+1)/2 maps input n to 2c − n and output m to outputs−1−m, which halves the work:
-//   S[m] = P_r + Q_r,  S[m'] = P_r − Q_r,  P_r = Σ_t even[r,t](u[c+t] + u[c−t]),  Q_r with odd and minus,
-// r = 0 …, m = outputs/2 + r, t = 0 … inputs/2. Weights are [chunk of r][t][kChunk], zero outside `band`.
+// One direction of the separable low-pass, S = A U Aᵀ: output m is y[m + 1] of
+//   y[M] = Σ_n a(kM − n) u[n],  M modulo N = outputs + 2, n modulo k·N = inputs, a even.
+// Two symmetries each halve the work. A shift by half a period (N even, so `parts` is 2; otherwise 1): sums and
+// differences f± = u[n] ± u[n + inputs/2] give y±[M] = y[M] ± y[M + N/2], with the kernel a(d) ± a(d + inputs/2)
+// of half the period, or of half the period but for the sign. And reflection: y±[r] and y±[−r] are the sum and the
+// difference of
+//   P_r = Σ_t even[t,r] (f[t] + f[−t]),  Q_r = Σ_t odd[t,r] (f[t] − f[−t]),  0 ≤ t ≤ inputs/parts/2,
+// with 0 ≤ r ≤ N/parts/2: the `rows`. Weights are [t][r][part][even, odd]; what counts of row r and
+// later rows begins at t = bands[r].begin, of row r and earlier ones it ends before bands[r].end.
 template <class T>
 struct Lowpass {
-  int inputs, outputs, centre, chunks;
-  const int32_t* band;  // [chunks][first t, end t]
-  const T *even, *odd;
+  int inputs, outputs, parts, rows;
+  const Range* bands;  // [rows]
+  const T* weights;
+
+  // What counts for any of R rows.
+  Range band(int row, int R) const { return {bands[row].begin, bands[row + R - 1].end}; }
 };
 
 template <class T>

@@ -12,11 +12,6 @@ SCATSIMCLR_INLINE const Vec<T, W>& at(const T* p) {
   return *reinterpret_cast<const Vec<T, W>*>(p);
 }
 
-// Lines, columns or rows that one call takes care of.
-struct Range {
-  int begin, end;
-};
-
 // Which signal each lane holds, among the planes of a block and the L orientations: item = plane·L + θ.
 template <class T, int W>
 struct Lanes {
@@ -104,66 +99,147 @@ void inverse_lines(const Product<T>& product, Range range, const T* spectrum, co
   }
 }
 
-// One direction of the low-pass (scattering2d_pack.h): u[n·u_stride] -> out[m·out_stride].
-template <class T, int W>
-void lowpass(const Lowpass<T>& low, const T* u, ptrdiff_t u_stride, T* out, ptrdiff_t out_stride) {
-  using V = Vec<T, W>;
-  const int pairs = low.inputs / 2 + 1;
-  for (int chunk = 0; chunk < low.chunks; ++chunk) {
-    V p[kChunk] = {}, q[kChunk] = {};
-    const ptrdiff_t weights = ptrdiff_t(chunk) * pairs * kChunk;
-    // Sums of sixteen terms, then of those: one sum over a long row would round worse than kymatio's FFT.
-    for (int begin = low.band[2 * chunk], end; begin < low.band[2 * chunk + 1]; begin = end) {
-      end = std::min(begin + 16, low.band[2 * chunk + 1]);
-      V pt[kChunk] = {}, qt[kChunk] = {};
-      for (int t = begin; t < end; ++t) {
-        const int down = low.centre - t;
-        const V a = at<T, W>(u + (low.centre + t) * u_stride);
-        const V b = at<T, W>(u + (down < 0 ? down + low.inputs : down) * u_stride);
-        const V sum = a + b, difference = a - b;
-        const T *even = low.even + weights + t * kChunk, *odd = low.odd + weights + t * kChunk;
-        SCATSIMCLR_UNROLL for (int i = 0; i < kChunk; ++i) pt[i] += sum * even[i], qt[i] += difference * odd[i];
+// Calls work(parts, R, row) for all of a low-pass's rows of sums, R at once, in the fewest calls of about equal size.
+template <class T, class Work>
+SCATSIMCLR_INLINE void low_rows_in_turn(const Lowpass<T>& low, Work work) {
+  constexpr int most = SCATSIMCLR_SIMD_BYTES == 64 ? 4 : 2;  // 32 registers or 16
+  const auto run = [&](auto parts) __attribute__((always_inline)) {
+    int calls = (low.rows + most - 1) / most;
+    for (int row = 0; calls > 0; --calls) {
+      const int rows = (low.rows - row + calls - 1) / calls;
+      if (rows == 1) work(parts, std::integral_constant<int, 1>{}, row);
+      if (rows == 2) work(parts, std::integral_constant<int, 2>{}, row);
+      if constexpr (most > 2) {
+        if (rows == 3) work(parts, std::integral_constant<int, 3>{}, row);
+        if (rows == 4) work(parts, std::integral_constant<int, 4>{}, row);
       }
-      SCATSIMCLR_UNROLL for (int i = 0; i < kChunk; ++i) p[i] += pt[i], q[i] += qt[i];
+      row += rows;
     }
-    for (int i = 0; i < kChunk; ++i) {
-      const int m = low.outputs / 2 + chunk * kChunk + i;
-      if (m >= low.outputs) break;
-      at<T, W>(out + (low.outputs - 1 - m) * out_stride) = p[i] - q[i];
-      at<T, W>(out + m * out_stride) = p[i] + q[i];
+  };
+  low.parts == 2 ? run(std::integral_constant<int, 2>{}) : run(std::integral_constant<int, 1>{});
+}
+
+// Inputs ±t of the low-pass as its sums want them, of each part the even half, then the odd one: from u + `ahead`,
+// t strides ahead of the first, and `middle` and `end`, half a period and a period behind it.
+template <class T, int W, int PARTS>
+SCATSIMCLR_INLINE void lowpass_fold(const T* u, const T* middle, const T* end, ptrdiff_t ahead,
+                                    Vec<T, W> (&to)[PARTS][2]) {
+  using V = Vec<T, W>;
+  const V up = at<T, W>(u + ahead), down = at<T, W>(ahead > 0 ? end - ahead : u);
+  if constexpr (PARTS == 1) {
+    to[0][0] = up + down, to[0][1] = up - down;
+  } else {
+    const V up_far = at<T, W>(middle + ahead), down_far = at<T, W>(middle - ahead);
+    const V a = up + up_far, b = up - up_far, c = down_far + down, d = down_far - down;
+    to[0][0] = a + c, to[0][1] = a - c, to[1][0] = b - d, to[1][1] = b + d;
+  }
+}
+
+// R rows of sums, from `row` on, and the outputs they are halves of.
+template <class T, int W, int PARTS, int R>
+SCATSIMCLR_INLINE void lowpass_rows(const Lowpass<T>& low, const T* u, ptrdiff_t u_stride, int row, T* out,
+                                    ptrdiff_t out_stride) {
+  using V = Vec<T, W>;
+  V total[R][PARTS][2] = {};
+  const Range band = low.band(row, R);
+  const T *middle = u + low.inputs / 2 * u_stride, *last = u + low.inputs * u_stride;
+  const ptrdiff_t weights = ptrdiff_t(low.rows) * PARTS * 2;
+  const T* weight = low.weights + band.begin * weights + row * PARTS * 2;
+  ptrdiff_t ahead = band.begin * u_stride;
+  // Sums of sixteen terms, then of those: one sum over a long row would round worse than kymatio's FFT.
+  for (int begin = band.begin, end; begin < band.end; begin = end) {
+    end = std::min(begin + 16, band.end);
+    V sums[R][PARTS][2] = {};
+    for (int t = begin; t < end; ++t, ahead += u_stride, weight += weights) {
+      V folded[PARTS][2];
+      lowpass_fold<T, W, PARTS>(u, middle, last, ahead, folded);
+      SCATSIMCLR_UNROLL for (int i = 0; i < R; ++i) {
+        SCATSIMCLR_UNROLL for (int s = 0; s < PARTS; ++s) {
+          const T* w = weight + (i * PARTS + s) * 2;
+          sums[i][s][0] += folded[s][0] * w[0], sums[i][s][1] += folded[s][1] * w[1];
+        }
+      }
+    }
+    SCATSIMCLR_UNROLL for (int i = 0; i < R; ++i) {
+      SCATSIMCLR_UNROLL for (int s = 0; s < PARTS; ++s) total[i][s][0] += sums[i][s][0], total[i][s][1] += sums[i][s][1];
     }
   }
+  const auto put = [&](int m, V v) __attribute__((always_inline)) {
+    if (m >= 1 && m <= low.outputs) at<T, W>(out + (m - 1) * out_stride) = v;
+  };
+  const int periods = low.outputs + 2;
+  SCATSIMCLR_UNROLL for (int i = 0; i < R; ++i) {
+    const int m = row + i;
+    const V up = total[i][0][0] + total[i][0][1], down = total[i][0][0] - total[i][0][1];
+    if constexpr (PARTS == 1) {
+      put(m, up), put(periods - m, down);
+    } else {
+      const V up2 = total[i][1][0] + total[i][1][1], down2 = total[i][1][1] - total[i][1][0];
+      put(m, up + up2), put(periods / 2 + m, up - up2);
+      put(periods / 2 - m, down + down2), put(periods - m, down - down2);
+    }
+  }
+}
+
+// R rows of the adjoint's sums, added to the inputs' gradients.
+template <class T, int W, int PARTS, int R>
+SCATSIMCLR_INLINE void adjoint_rows(const Lowpass<T>& low, const T* grad, ptrdiff_t grad_stride, int row, T* u,
+                                    ptrdiff_t u_stride) {
+  using V = Vec<T, W>;
+  const int periods = low.outputs + 2, n = low.inputs, half = n / 2;
+  const auto get = [&](int m) __attribute__((always_inline)) {
+    return m >= 1 && m <= low.outputs ? V(at<T, W>(grad + (m - 1) * grad_stride)) : V{};
+  };
+  V sums[R][PARTS][2];
+  SCATSIMCLR_UNROLL for (int i = 0; i < R; ++i) {
+    const int m = row + i;
+    const T scale = m == 0 || 2 * PARTS * m == periods ? T(0.5) : T(1);  // its own mirror, taken twice
+    const V up = get(m) * scale, down = get(periods - m) * scale;
+    if constexpr (PARTS == 1) {
+      sums[i][0][0] = up + down, sums[i][0][1] = up - down;
+    } else {
+      const V up_far = get(periods / 2 + m) * scale, down_far = get(periods / 2 - m) * scale;
+      const V a = up + up_far, b = up - up_far, c = down_far + down, d = down_far - down;
+      sums[i][0][0] = a + c, sums[i][0][1] = a - c, sums[i][1][0] = b - d, sums[i][1][1] = b + d;
+    }
+  }
+  const auto add = [&](int at_input, V v) __attribute__((always_inline)) { at<T, W>(u + at_input * u_stride) += v; };
+  const Range band = low.band(row, R);
+  for (int t = band.begin; t < band.end; ++t) {
+    const T* weight = low.weights + (ptrdiff_t(t) * low.rows + row) * PARTS * 2;
+    V part[PARTS][2] = {};
+    SCATSIMCLR_UNROLL for (int i = 0; i < R; ++i) {
+      SCATSIMCLR_UNROLL for (int s = 0; s < PARTS; ++s) {
+        part[s][0] += sums[i][s][0] * *weight++, part[s][1] += sums[i][s][1] * *weight++;
+      }
+    }
+    const V up = part[0][0] + part[0][1], down = part[0][0] - part[0][1];
+    if constexpr (PARTS == 1) {
+      add(t, up), add(t > 0 ? n - t : 0, down);
+    } else {
+      const V up2 = part[1][0] + part[1][1], down2 = part[1][1] - part[1][0];
+      add(t, up + up2), add(half + t, up - up2);
+      add(half - t, down + down2), add(t > 0 ? n - t : 0, down - down2);
+    }
+  }
+}
+
+// One direction of the low-pass (scattering2d_pack.h), a few rows of sums at a time, as many as stay in registers:
+// u[n·u_stride] -> out[m·out_stride].
+template <class T, int W>
+void lowpass(const Lowpass<T>& low, const T* u, ptrdiff_t u_stride, T* out, ptrdiff_t out_stride) {
+  low_rows_in_turn(low, [&](auto parts, auto rows, int row) __attribute__((always_inline)) {
+    lowpass_rows<T, W, parts, rows>(low, u, u_stride, row, out, out_stride);
+  });
 }
 
 // Its adjoint: gradient of the outputs -> u[n·u_stride] for every n.
 template <class T, int W>
 void lowpass_adjoint(const Lowpass<T>& low, const T* grad, ptrdiff_t grad_stride, T* u, ptrdiff_t u_stride) {
-  using V = Vec<T, W>;
-  const int pairs = low.inputs / 2 + 1;
-  for (int n = 0; n < low.inputs; ++n) at<T, W>(u + n * u_stride) = V{};
-  for (int chunk = 0; chunk < low.chunks; ++chunk) {
-    V p[kChunk] = {}, q[kChunk] = {};
-    for (int i = 0; i < kChunk; ++i) {
-      const int m = low.outputs / 2 + chunk * kChunk + i;
-      if (m >= low.outputs) break;
-      const V here = at<T, W>(grad + m * grad_stride);
-      if (2 * m + 1 == low.outputs) {
-        p[i] = here;
-        continue;
-      }
-      const V mirror = at<T, W>(grad + (low.outputs - 1 - m) * grad_stride);
-      p[i] = here + mirror, q[i] = here - mirror;
-    }
-    const ptrdiff_t weights = ptrdiff_t(chunk) * pairs * kChunk;
-    for (int t = low.band[2 * chunk]; t < low.band[2 * chunk + 1]; ++t) {
-      const T *even = low.even + weights + t * kChunk, *odd = low.odd + weights + t * kChunk;
-      V sum = p[0] * even[0], difference = q[0] * odd[0];
-      SCATSIMCLR_UNROLL for (int i = 1; i < kChunk; ++i) sum += p[i] * even[i], difference += q[i] * odd[i];
-      const int down = low.centre - t;
-      at<T, W>(u + (low.centre + t) * u_stride) += sum + difference;
-      at<T, W>(u + (down < 0 ? down + low.inputs : down) * u_stride) += sum - difference;
-    }
-  }
+  for (int n = 0; n < low.inputs; ++n) at<T, W>(u + n * u_stride) = Vec<T, W>{};
+  low_rows_in_turn(low, [&](auto parts, auto rows, int row) __attribute__((always_inline)) {
+    adjoint_rows<T, W, parts, rows>(low, grad, grad_stride, row, u, u_stride);
+  });
 }
 
 // Transforms the real columns u0 and u1 together and stores twice their half spectra at columns a and a + 1 of
