@@ -24,7 +24,7 @@ from scatsimclr.data.loader import PairLoader
 cv2 = pytest.importorskip("cv2", reason="opencv-python-headless is not installed")
 
 BATCH = 64
-IMAGES = {32: 4096, 96: 1024}
+IMAGES = {32: 4096, 96: 2048}
 
 
 def pictures(count, size):

@@ -8,8 +8,10 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/isa.h"

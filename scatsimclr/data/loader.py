@@ -88,12 +88,13 @@ class PairLoader:
             yield from self._on_a_stream(made, steps)
             return
         threads = self.threads or torch.get_num_threads()
-        workers = max(1, min(self.prefetch, threads))
+        # One more than threads, where there are several: a worker that waits for DALI's thread leaves no core idle.
+        workers = max(1, min(self.prefetch, threads + (threads > 1)))
         batches = ahead(
             (partial(made, step) for step in steps),
             self.prefetch,
             workers,
-            partial(torch.set_num_threads, threads // workers),
+            partial(torch.set_num_threads, max(1, threads // workers)),
         )
         with closing(batches):
             yield from batches
