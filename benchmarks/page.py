@@ -56,8 +56,9 @@ Memory is what a call takes beyond its input and output. "Of the limit" is the l
 rates (matrix products in ours' precision, copy) by the operations and bytes of `benchmarks/work.py`: transforms for the
 scattering, the convolutions for a training step, and for NT-Xent three full products of similarities, of which ours
 leaves out what symmetry gives, so that it can be above 100 %. Peers whose large temporaries are fresh memory in each
-call swing with what their process has freed before: kymatio's 16×3×96×96 with L=16 took 654 to 1,110 ms in six runs of
-this suite on one machine, ours 31 to 34 (EPYC Zen 4, 2026-11-25)."""
+call swing with what their process has freed before: the last two runs in the history of
+`benchmarks/results/scattering2d-cpu.json` have 711 ms and 1.11 s for kymatio's 16×3×96×96 with L=16, and 34 and 33 ms
+for ours."""
 
 
 def command(stem: str) -> str:

@@ -17,7 +17,7 @@
 #include "cpu/isa.h"
 
 // A product and a sum are two roundings, as in the reference. Levels are finite and the sign of a zero never shows:
-// clipping is then two instructions, where it was four comparisons and masks.
+// so told, the compiler clips by a minimum and a maximum instead of comparisons and masks.
 #if defined(__clang__)
 #pragma clang fp contract(off)
 #elif defined(__GNUC__)

@@ -214,7 +214,8 @@ LowpassRecord write_lowpass(Writer& out, const std::vector<double>& spectrum, in
   }
   for (int r = rows - 1; r-- > 0;) bands[r].begin = std::min(bands[r].begin, bands[r + 1].begin);
   for (int r = 1; r < rows; ++r) bands[r].end = std::max(bands[r].end, bands[r - 1].end);
-  return {inputs, periods - 2, parts, rows, out.put(bands.data(), bands.size()), out.put(weights.data(), weights.size())};
+  const int64_t bands_at = out.put(bands.data(), bands.size());
+  return {inputs, periods - 2, parts, rows, bands_at, out.put(weights.data(), weights.size())};
 }
 
 // The û of the kernel is twice the transform (its real FFT leaves out a factor ½): hence the ½ here.

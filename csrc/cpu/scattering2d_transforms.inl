@@ -119,19 +119,27 @@ SCATSIMCLR_INLINE void low_rows_in_turn(const Lowpass<T>& low, Work work) {
   low.parts == 2 ? run(std::integral_constant<int, 2>{}) : run(std::integral_constant<int, 1>{});
 }
 
-// Inputs ±t of the low-pass as its sums want them, of each part the even half, then the odd one: from u + `ahead`,
-// t strides ahead of the first, and `middle` and `end`, half a period and a period behind it.
-template <class T, int W, int PARTS>
-SCATSIMCLR_INLINE void lowpass_fold(const T* u, const T* middle, const T* end, ptrdiff_t ahead,
-                                    Vec<T, W> (&to)[PARTS][2]) {
-  using V = Vec<T, W>;
-  const V up = at<T, W>(u + ahead), down = at<T, W>(ahead > 0 ? end - ahead : u);
+// Values at ±x and, where there are two parts, half a period from both: of each part the even half, then the odd one.
+template <class V, int PARTS>
+SCATSIMCLR_INLINE void low_halves(V up, V down, V up_far, V down_far, V (&to)[PARTS][2]) {
   if constexpr (PARTS == 1) {
     to[0][0] = up + down, to[0][1] = up - down;
   } else {
-    const V up_far = at<T, W>(middle + ahead), down_far = at<T, W>(middle - ahead);
     const V a = up + up_far, b = up - up_far, c = down_far + down, d = down_far - down;
     to[0][0] = a + c, to[0][1] = a - c, to[1][0] = b - d, to[1][1] = b + d;
+  }
+}
+
+// The way back: put(place, value) for x, its `mirror`, and those half a period (`middle`) from both.
+template <class V, int PARTS, class Put>
+SCATSIMCLR_INLINE void low_values(const V (&of)[PARTS][2], int x, int middle, int mirror, Put put) {
+  const V up = of[0][0] + of[0][1], down = of[0][0] - of[0][1];
+  if constexpr (PARTS == 1) {
+    put(x, up), put(mirror, down);
+  } else {
+    const V up_far = of[1][0] + of[1][1], down_far = of[1][1] - of[1][0];
+    put(x, up + up_far), put(middle + x, up - up_far);
+    put(middle - x, down + down_far), put(mirror, down - down_far);
   }
 }
 
@@ -151,33 +159,29 @@ SCATSIMCLR_INLINE void lowpass_rows(const Lowpass<T>& low, const T* u, ptrdiff_t
     end = std::min(begin + 16, band.end);
     V sums[R][PARTS][2] = {};
     for (int t = begin; t < end; ++t, ahead += u_stride, weight += weights) {
-      V folded[PARTS][2];
-      lowpass_fold<T, W, PARTS>(u, middle, last, ahead, folded);
+      V halves[PARTS][2];
+      const ptrdiff_t far = PARTS == 2 ? ahead : 0;  // with one part, values half a period from there do not count
+      low_halves<V, PARTS>(at<T, W>(u + ahead), at<T, W>(ahead > 0 ? last - ahead : u), at<T, W>(middle + far),
+                           at<T, W>(middle - far), halves);
       SCATSIMCLR_UNROLL for (int i = 0; i < R; ++i) {
         SCATSIMCLR_UNROLL for (int s = 0; s < PARTS; ++s) {
           const T* w = weight + (i * PARTS + s) * 2;
-          sums[i][s][0] += folded[s][0] * w[0], sums[i][s][1] += folded[s][1] * w[1];
+          sums[i][s][0] += halves[s][0] * w[0], sums[i][s][1] += halves[s][1] * w[1];
         }
       }
     }
     SCATSIMCLR_UNROLL for (int i = 0; i < R; ++i) {
-      SCATSIMCLR_UNROLL for (int s = 0; s < PARTS; ++s) total[i][s][0] += sums[i][s][0], total[i][s][1] += sums[i][s][1];
+      SCATSIMCLR_UNROLL for (int s = 0; s < PARTS; ++s) {
+        total[i][s][0] += sums[i][s][0], total[i][s][1] += sums[i][s][1];
+      }
     }
   }
-  const auto put = [&](int m, V v) __attribute__((always_inline)) {
-    if (m >= 1 && m <= low.outputs) at<T, W>(out + (m - 1) * out_stride) = v;
-  };
   const int periods = low.outputs + 2;
   SCATSIMCLR_UNROLL for (int i = 0; i < R; ++i) {
-    const int m = row + i;
-    const V up = total[i][0][0] + total[i][0][1], down = total[i][0][0] - total[i][0][1];
-    if constexpr (PARTS == 1) {
-      put(m, up), put(periods - m, down);
-    } else {
-      const V up2 = total[i][1][0] + total[i][1][1], down2 = total[i][1][1] - total[i][1][0];
-      put(m, up + up2), put(periods / 2 + m, up - up2);
-      put(periods / 2 - m, down + down2), put(periods - m, down - down2);
-    }
+    low_values<V, PARTS>(total[i], row + i, periods / 2, periods - row - i, [&](int m, V v)
+                             __attribute__((always_inline)) {
+                               if (m >= 1 && m <= low.outputs) at<T, W>(out + (m - 1) * out_stride) = v;
+                             });
   }
 }
 
@@ -186,24 +190,17 @@ template <class T, int W, int PARTS, int R>
 SCATSIMCLR_INLINE void adjoint_rows(const Lowpass<T>& low, const T* grad, ptrdiff_t grad_stride, int row, T* u,
                                     ptrdiff_t u_stride) {
   using V = Vec<T, W>;
-  const int periods = low.outputs + 2, n = low.inputs, half = n / 2;
-  const auto get = [&](int m) __attribute__((always_inline)) {
-    return m >= 1 && m <= low.outputs ? V(at<T, W>(grad + (m - 1) * grad_stride)) : V{};
-  };
+  const int periods = low.outputs + 2;
   V sums[R][PARTS][2];
   SCATSIMCLR_UNROLL for (int i = 0; i < R; ++i) {
     const int m = row + i;
     const T scale = m == 0 || 2 * PARTS * m == periods ? T(0.5) : T(1);  // its own mirror, taken twice
-    const V up = get(m) * scale, down = get(periods - m) * scale;
-    if constexpr (PARTS == 1) {
-      sums[i][0][0] = up + down, sums[i][0][1] = up - down;
-    } else {
-      const V up_far = get(periods / 2 + m) * scale, down_far = get(periods / 2 - m) * scale;
-      const V a = up + up_far, b = up - up_far, c = down_far + down, d = down_far - down;
-      sums[i][0][0] = a + c, sums[i][0][1] = a - c, sums[i][1][0] = b - d, sums[i][1][1] = b + d;
-    }
+    const auto get = [&](int output) __attribute__((always_inline)) {
+      const bool kept = output >= 1 && output <= low.outputs;
+      return kept ? V(at<T, W>(grad + (output - 1) * grad_stride) * scale) : V{};
+    };
+    low_halves<V, PARTS>(get(m), get(periods - m), get(periods / 2 + m), get(periods / 2 - m), sums[i]);
   }
-  const auto add = [&](int at_input, V v) __attribute__((always_inline)) { at<T, W>(u + at_input * u_stride) += v; };
   const Range band = low.band(row, R);
   for (int t = band.begin; t < band.end; ++t) {
     const T* weight = low.weights + (ptrdiff_t(t) * low.rows + row) * PARTS * 2;
@@ -213,14 +210,8 @@ SCATSIMCLR_INLINE void adjoint_rows(const Lowpass<T>& low, const T* grad, ptrdif
         part[s][0] += sums[i][s][0] * *weight++, part[s][1] += sums[i][s][1] * *weight++;
       }
     }
-    const V up = part[0][0] + part[0][1], down = part[0][0] - part[0][1];
-    if constexpr (PARTS == 1) {
-      add(t, up), add(t > 0 ? n - t : 0, down);
-    } else {
-      const V up2 = part[1][0] + part[1][1], down2 = part[1][1] - part[1][0];
-      add(t, up + up2), add(half + t, up - up2);
-      add(half - t, down + down2), add(t > 0 ? n - t : 0, down - down2);
-    }
+    low_values<V, PARTS>(part, t, low.inputs / 2, t > 0 ? low.inputs - t : 0, [&](int n, V v)
+                             __attribute__((always_inline)) { at<T, W>(u + n * u_stride) += v; });
   }
 }
 
