@@ -28,6 +28,7 @@ from benchmarks.peers import kymatio_module, original_ntxent, plain_ntxent
 from scatsimclr.config import load_config
 from scatsimclr.data.loader import Batch
 from scatsimclr.evaluation.features import batch_features
+from scatsimclr.models.convolution import plain_convolutions
 from scatsimclr.models.folding import folded
 from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.training.update import Update
@@ -50,11 +51,12 @@ GROWTH = [
 
 
 class KymatioEncoder(nn.Module):
-    """The layers and weights of an encoder behind kymatio's scattering, called as the original does."""
+    """A copy of an encoder's layers, PyTorch's own, behind kymatio's scattering, called as the original does."""
 
     def __init__(self, encoder, size):
         super().__init__()
         self.scattering = kymatio_module(J, (size, size), L).to(DEVICE)
+        encoder = plain_convolutions(encoder)
         self.adapter, self.l1, self.l2 = encoder._adapter_network, encoder.l1, encoder.l2
 
     def encode(self, x):
@@ -120,11 +122,12 @@ def views(size, batch):
 
 
 def network_operations(model, x_i, x_j):
-    """Operations of the network's forward and backward pass; the scattering's are not counted."""
+    """Operations of the network's forward and backward pass, by the definition of a convolution; the scattering's are
+    not counted."""
+    model = plain_convolutions(model)  # the counter knows PyTorch's operators alone
     coefficients = model.scatter(torch.cat((x_i, x_j))).float()
     with FlopCounterMode(display=False) as counter:
         model.project(model.adapt(coefficients)).sum().backward()
-    model.zero_grad()
     return counter.get_total_flops()
 
 

@@ -43,3 +43,14 @@ def ntxent_work(M: int, D: int, itemsize: int = 4) -> dict[str, float]:
     """Of NT-Xent forward and backward for M rows: one product of similarities, two for the gradients; rows read,
     gradients written."""
     return {"flop": 6 * M * M * D, "bytes": 2 * M * D * itemsize}
+
+
+def conv3x3_work(N: int, size: int, C: int, O: int, itemsize: int = 4, both: bool = True) -> dict[str, float]:  # noqa: E741
+    """Of a 3×3 convolution of N images of size² from C to O channels, forward and backward, by filters alone or by both
+    arguments: products of the definition; images and gradients read and written once."""
+    products = 3 if both else 2
+    images = (2 * C if both else C) + 2 * O
+    return {
+        "flop": products * 2 * 9 * N * size**2 * C * O,
+        "bytes": N * size**2 * images * itemsize + 2 * 9 * C * O * 4,
+    }

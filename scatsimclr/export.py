@@ -17,6 +17,7 @@ from scatsimclr.cli import run
 from scatsimclr.config import Config
 from scatsimclr.data.augment import center_view, normalize
 from scatsimclr.errors import UserError
+from scatsimclr.models.convolution import plain_convolutions
 from scatsimclr.models.portable import PortableScattering
 from scatsimclr.training import checkpoint
 from scatsimclr.training.setup import Encoder, augment_spec, restore
@@ -54,7 +55,8 @@ class Portable(nn.Module):
 
     def __init__(self, config: Config, encoder: Encoder, preprocess: bool):
         super().__init__()
-        self.encoder, self.preprocess, self.spec = encoder, preprocess, augment_spec(config)
+        self.encoder = plain_convolutions(encoder)
+        self.preprocess, self.spec = preprocess, augment_spec(config)
         self.front = PortableScattering(encoder._scatnet) if config.model.scattering else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

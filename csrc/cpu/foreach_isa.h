@@ -40,6 +40,7 @@ namespace scatsimclr::avx512 {
 #define SCATSIMCLR_DISPATCH(call)                                \
   do {                                                           \
     switch (::scatsimclr::active_isa()) {                        \
+      case ::scatsimclr::Isa::avx512_bf16:                       \
       case ::scatsimclr::Isa::avx512:                            \
         ::scatsimclr::avx512::call;                              \
         break;                                                   \

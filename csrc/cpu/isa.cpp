@@ -10,11 +10,13 @@
 namespace scatsimclr {
 namespace {
 
-constexpr const char* kNames[] = {"baseline", "avx2", "avx512"};
+constexpr const char* kNames[] = {"baseline", "avx2", "avx512", "avx512_bf16"};
 
 Isa detect() {
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-  if (__builtin_cpu_supports("x86-64-v4")) return Isa::avx512;
+  if (__builtin_cpu_supports("x86-64-v4")) {
+    return __builtin_cpu_supports("avx512bf16") ? Isa::avx512_bf16 : Isa::avx512;
+  }
   if (__builtin_cpu_supports("x86-64-v3")) return Isa::avx2;
 #endif
   return Isa::baseline;
@@ -27,14 +29,14 @@ Isa best() {
 
 Isa parse(const std::string& name) {
   if (name.empty()) return best();
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < 4; ++i) {
     if (name == kNames[i]) {
       STD_TORCH_CHECK(i <= static_cast<int>(best()), "CPU instruction set ", name,
                       " was asked for, but this CPU only has ", kNames[static_cast<int>(best())]);
       return static_cast<Isa>(i);
     }
   }
-  STD_TORCH_CHECK(false, "CPU instruction set must be baseline, avx2, avx512 or empty, got ", name);
+  STD_TORCH_CHECK(false, "CPU instruction set must be baseline, avx2, avx512, avx512_bf16 or empty, got ", name);
 }
 
 std::atomic<int>& current() {

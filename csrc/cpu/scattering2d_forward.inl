@@ -67,7 +67,7 @@ struct Forward {
 
   // Low-pass of a field whose columns went through `sink`, into `to`.
   void finish(const Columns<T, W>& sink, int j, bool transposed, T* to) {
-    const int h = job.out_height, w = job.out_width;
+    const int w = job.out_width;
     if (sink.low) {
       const Lowpass<T>& across = (transposed ? pack.low_y : pack.low_x)[j];
       for (int m = 0; m < sink.low->outputs; ++m) {

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scatsimclr.models.checkpointing import run_checkpointed
+from scatsimclr.models.convolution import Conv3x3
 
 # name -> (bottleneck blocks?, blocks of each stage)
 DEPTHS = {"resnet18": (False, (2, 2, 2, 2)), "resnet50": (True, (3, 4, 6, 3))}
@@ -19,14 +20,16 @@ WIDTHS = (64, 128, 256, 512)
 TORCHVISION = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool")
 
 
-def _conv(before: int, after: int, size: int, stride: int = 1) -> nn.Conv2d:
+def _conv(before: int, after: int, size: int, stride: int = 1, backend: str = "auto") -> nn.Conv2d:
+    if (size, stride) == (3, 1):
+        return Conv3x3(before, after, backend=backend)
     return nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False)
 
 
 class Block(nn.Module):
     """Two 3×3 convolutions, or 1×1, 3×3, 1×1 with four times the width, and the shortcut."""
 
-    def __init__(self, before: int, width: int, stride: int, bottleneck: bool):
+    def __init__(self, before: int, width: int, stride: int, bottleneck: bool, backend: str):
         super().__init__()
         after = 4 * width if bottleneck else width
         shapes = [(before, width, 3, stride), (width, width, 3, 1)]
@@ -34,7 +37,7 @@ class Block(nn.Module):
             shapes = [(before, width, 1, 1), (width, width, 3, stride), (width, after, 1, 1)]
         self.count = len(shapes)
         for index, (a, b, size, step) in enumerate(shapes, start=1):
-            setattr(self, f"conv{index}", _conv(a, b, size, step))
+            setattr(self, f"conv{index}", _conv(a, b, size, step, backend))
             setattr(self, f"bn{index}", nn.BatchNorm2d(b))
         self.downsample = None
         if stride != 1 or before != after:
@@ -58,13 +61,14 @@ class ResNetSimCLR(nn.Module):
     out_dim : width of z.
     cifar_stem : a 3×3 first convolution of stride 1 and no pooling, for images of 32×32, instead of 7×7 with
         stride 2 and pooling.
+    backend : of the 3×3 convolutions of stride 1, see `scatsimclr.models.convolution.Conv3x3`.
 
     Calling it on images x (N, 3, H, W) gives h (N, 512 or 2048) and z (N, out_dim).
 
     Raises ValueError for settings out of range.
     """
 
-    def __init__(self, base_model: str, out_dim: int, *, cifar_stem: bool = False):
+    def __init__(self, base_model: str, out_dim: int, *, cifar_stem: bool = False, backend: str = "auto"):
         super().__init__()
         if base_model not in DEPTHS:
             raise ValueError(f"base_model must be one of {sorted(DEPTHS)}, got {base_model!r}")
@@ -73,13 +77,13 @@ class ResNetSimCLR(nn.Module):
         bottleneck, counts = DEPTHS[base_model]
         stem, pool = _conv(3, 64, 7, 2), nn.MaxPool2d(3, stride=2, padding=1)
         if cifar_stem:
-            stem, pool = _conv(3, 64, 3), nn.Identity()
+            stem, pool = _conv(3, 64, 3, backend=backend), nn.Identity()
         stages, before = [], 64
         for index, (width, count) in enumerate(zip(WIDTHS, counts, strict=True)):
             blocks = []
             for block in range(count):
                 stride = 2 if block == 0 and index > 0 else 1
-                blocks.append(Block(before, width, stride, bottleneck))
+                blocks.append(Block(before, width, stride, bottleneck, backend))
                 before = 4 * width if bottleneck else width
             stages.append(nn.Sequential(*blocks))
         self.out_dim, self.h_dim = out_dim, before

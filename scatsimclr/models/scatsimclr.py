@@ -6,6 +6,7 @@ original code, so that its checkpoints load.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scatsimclr.models.checkpointing import run_checkpointed
+from scatsimclr.models.convolution import Conv3x3
 from scatsimclr.reference.scattering2d import channels
 from scatsimclr.scattering import Scattering2D
 
@@ -34,11 +36,11 @@ POOLED = 4  # the adapter's output is averaged to 4 × 4
 class ResBlock(nn.Module):
     """conv3×3–BN–ReLU–conv3×3–BN, plus the input (1×1 conv and BN where the width changes), ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int):
+    def __init__(self, in_channels: int, out_channels: int, backend: str = "auto"):
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv1 = Conv3x3(in_channels, out_channels, backend=backend)
         self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = Conv3x3(out_channels, out_channels, backend=backend)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.downsample = None
         if in_channels != out_channels:
@@ -63,7 +65,8 @@ class ScatSimCLR(nn.Module):
     res_blocks : 8, 12, 16, 30 or 45 residual blocks in the adapter.
     out_dim : width of z.
     stem : width of the first convolution; by default the original's (32 for 8 blocks, else 256).
-    backend : of the scattering operator.
+    backend : of the scattering operator; "auto" also has the adapter take `Conv3x3`'s where that is faster, any other
+        name has it take PyTorch's convolutions.
 
     Calling it on images x (N, C, H, W) gives h (N, 2048) and z (N, out_dim). With the attribute
     `activation_checkpointing` set, training keeps less memory and takes a third longer.
@@ -101,15 +104,17 @@ class ScatSimCLR(nn.Module):
         # The original constructs this normalisation and never calls it. Kept, frozen, so that state dicts load
         # strictly in both directions; frozen parameters do not disturb DistributedDataParallel.
         self._scatnet_bn = nn.BatchNorm2d(coefficients).requires_grad_(False)
+        convolution = "auto" if backend == "auto" else "reference"
         adapter = [
-            nn.Conv2d(coefficients, stem, 3, padding=1, bias=False),
+            Conv3x3(coefficients, stem, backend=convolution),
             nn.BatchNorm2d(stem),
             nn.ReLU(inplace=True),
         ]
         before = stem
         for block_width, count in groups:
             widths = [before] + [block_width] * count
-            adapter.append(nn.Sequential(*map(ResBlock, widths[:-1], widths[1:])))
+            blocks = [ResBlock(a, b, convolution) for a, b in itertools.pairwise(widths)]
+            adapter.append(nn.Sequential(*blocks))
             before = block_width
         self._adapter_network = nn.Sequential(*adapter, nn.AdaptiveAvgPool2d(POOLED))
         self.l1 = nn.Linear(self.h_dim, self.h_dim)

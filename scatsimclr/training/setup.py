@@ -117,8 +117,11 @@ def build_loader(
 def build_model(config: Config) -> Encoder:
     """The encoder of the settings, with freshly drawn weights (from torch's global generator)."""
     settings = config.model
+    backend = "auto" if config.fused else "reference"
     if not settings.scattering:
-        return ResNetSimCLR(settings.base_model, settings.out_dim, cifar_stem=settings.cifar_stem)
+        return ResNetSimCLR(
+            settings.base_model, settings.out_dim, cifar_stem=settings.cifar_stem, backend=backend
+        )
     return ScatSimCLR(
         settings.J,
         settings.L,
@@ -126,7 +129,7 @@ def build_model(config: Config) -> Encoder:
         settings.res_blocks,
         settings.out_dim,
         stem=settings.stem,
-        backend="auto" if config.fused else "reference",
+        backend=backend,
     )
 
 

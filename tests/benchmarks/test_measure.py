@@ -152,6 +152,7 @@ def test_rounds(monkeypatch, quick):
 SMALL = {
     "scattering2d": ("ours", (2, 3, 16, 16), 2, 4),
     "ntxent": ("ours", 2048, 32, "cpu", "float32"),
+    "conv3x3": ("ours", 2, 8, 32, 16, "float32"),
     "step": ("ours, float32", 8, 16, 2),
 }
 

@@ -17,6 +17,7 @@ from scatsimclr.filters import filter_bank, padded_shape
 from scatsimclr.ops.library import IMPLEMENTATIONS, default_implementation, extension_missing
 from scatsimclr.ops.scattering2d import scattering2d
 from scatsimclr.reference import scattering2d as reference
+from tests.ops.isas import available
 
 pytestmark = pytest.mark.skipif(
     extension_missing() is not None, reason="the kernel needs the compiled extension"
@@ -26,24 +27,7 @@ TABLE = IMPLEMENTATIONS["scattering2d"]
 OPS = torch.ops.scatsimclr
 
 
-def available_isas() -> list[str]:
-    """The instruction sets that this CPU has; the first is every machine's."""
-    if extension_missing():
-        return ["baseline"]
-    names = []
-    for name in ("baseline", "avx2", "avx512"):
-        try:
-            OPS.cpu_isa_force(name)
-        except RuntimeError as error:
-            if "this CPU only has" not in str(error):
-                raise
-        else:
-            names.append(name)
-    OPS.cpu_isa_force("")
-    return names
-
-
-ISAS = available_isas()
+ISAS = available(["baseline", "avx2", "avx512"])
 
 
 @pytest.fixture(params=ISAS)
@@ -427,7 +411,7 @@ def test_the_forced_isa_is_what_runs():
         OPS.cpu_isa_force(name)
         results[name] = morlet_kernel(x, 2, 8)
     OPS.cpu_isa_force("")
-    assert OPS.cpu_isa() == ISAS[-1]
+    assert OPS.cpu_isa().startswith(ISAS[-1])
     assert all(not torch.equal(results["baseline"], results[name]) for name in ISAS[1:])
     assert torch.equal(morlet_kernel(x, 2, 8), results[ISAS[-1]])
 
