@@ -74,7 +74,7 @@ def phased(name, x, weight, grad):
 def memory_case(name, N, size, C, O, dtype):  # noqa: E741
     """Forward and backward, after a small one has started the threads."""
     dtype = getattr(torch, dtype)
-    gradients(name, *arguments(name, 1, 2, C, O, dtype))
+    gradients(name, *arguments(name, 1, 2, 2, 2, dtype))
     given = arguments(name, N, size, C, O, dtype)
     result = sum(t.nbytes for t in (given[2], *(t for t in given[:2] if t.requires_grad)))
     return (lambda: gradients(name, *given)), result, "cpu"

@@ -49,9 +49,9 @@ struct Conv3x3Weight : Tiling {
   float* taps;     // (out, 3, 3, in), the result
 };
 
-// Channels that one task of the weights' gradient takes, of one row of the transformed tiles.
+// What one task of the weights' gradient takes: rows of the transformed tiles, and channels.
 struct WeightTask {
-  int row;
+  int row_begin, row_end;
   int64_t in_begin, in_end, out_begin, out_end;
 };
 

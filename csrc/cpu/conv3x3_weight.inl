@@ -1,8 +1,8 @@
 // The gradient of the filters: Gᵀ [Σ (Bᵀ d B) ⊙ (A e Aᵀ)] G over the tiles, of their inputs d and the gradients e of
 // their outputs: 16 products of (out × tiles) with (tiles × in).
 //
-// A task has one row of the positions, for which it needs two of a tile's four rows of inputs, and some channels. Its
-// sums are its own, and it goes through the tiles in their order: the result does not depend on the number of threads.
+// A task has rows of the positions, each of which needs two of a tile's four rows of inputs, and some channels. Its sums
+// are its own, and it goes through the tiles in their order: the result does not depend on the number of threads.
 
 // Rows of a tile's inputs of which position row kRow is the sum or difference.
 constexpr int first_row(int row) { return row == 0 ? 0 : 1; }
@@ -185,30 +185,44 @@ void transform_chunk(const Conv3x3Weight<S>& job, const WeightTask& task, const 
   }
 }
 
+// The products of row kRow of a chunk's tiles, of which the first is at `at`.
 template <class S, int kRow>
-void sum_tiles(const Conv3x3Weight<S>& job, const WeightTask& task) {
+void sum_chunk(const Conv3x3Weight<S>& job, const WeightTask& task, TilePlace at, int64_t groups) {
   using A = typename Arithmetic<S>::type;
   using Operand = typename A::Operand;
-  constexpr int64_t kChunk = ChunkMemory<S>::kChunk;
   const ChunkMemory<S> sizes(task);
   Operand* inputs = reinterpret_cast<Operand*>(workspace(Slot::own, sizes.bytes()));
   Operand* gradients = inputs + 4 * sizes.input_stride();
-  const int64_t all = job.tiles(), stride = round_up(job.in, kBlock), rows = round_up(job.out, kBlock);
-  float* sums = job.sums + 4 * kRow * rows * stride + task.out_begin * stride + task.in_begin;
+  const int64_t stride = round_up(job.in, kBlock), rows = round_up(job.out, kBlock);
+  float* sums = job.sums + (4 * kRow * rows + task.out_begin) * stride + task.in_begin;
 
-  TilePlace at{};
+  TileRow<S> tiles[ChunkMemory<S>::kChunk];
+  for (int64_t t = 0; t < groups * A::kGroup; ++t, at = next_place(job, at)) tiles[t] = row_of<kRow>(job, at);
+  transform_chunk<S, kRow>(job, task, tiles, groups, inputs, gradients);
+  for (int j = 0; j < 4; ++j) {
+    for (int64_t i = 0; i < sizes.in; i += kBlock) {
+      const Operand* v = inputs + j * sizes.input_stride() + i * groups * A::kGroup;
+      for (int64_t o = 0; o < sizes.out; o += kPanel) {
+        const Operand* z = gradients + j * sizes.gradient_stride() + o * groups * A::kGroup;
+        multiply_channels<A>(z, v, groups, sums + (j * rows + o) * stride + i, stride);
+      }
+    }
+  }
+}
+
+template <class S>
+void sum_tiles(const Conv3x3Weight<S>& job, const WeightTask& task) {
+  constexpr int64_t kGroup = Arithmetic<S>::type::kGroup, kChunk = ChunkMemory<S>::kChunk;
+  const int64_t all = job.tiles();
   for (int64_t first = 0; first < all; first += kChunk) {
-    const int64_t groups = (std::min(all - first, kChunk) + A::kGroup - 1) / A::kGroup;
-    TileRow<S> tiles[kChunk];
-    for (int64_t t = 0; t < groups * A::kGroup; ++t, at = next_place(job, at)) tiles[t] = row_of<kRow>(job, at);
-    transform_chunk<S, kRow>(job, task, tiles, groups, inputs, gradients);
-    for (int j = 0; j < 4; ++j) {
-      for (int64_t i = 0; i < sizes.in; i += kBlock) {
-        const Operand* v = inputs + j * sizes.input_stride() + i * groups * A::kGroup;
-        for (int64_t o = 0; o < sizes.out; o += kPanel) {
-          const Operand* z = gradients + j * sizes.gradient_stride() + o * groups * A::kGroup;
-          multiply_channels<A>(z, v, groups, sums + (j * rows + o) * stride + i, stride);
-        }
+    const int64_t groups = (std::min(all - first, kChunk) + kGroup - 1) / kGroup;
+    const TilePlace at = place_of(job, first);
+    for (int row = task.row_begin; row < task.row_end; ++row) {
+      switch (row) {
+        case 0: sum_chunk<S, 0>(job, task, at, groups); break;
+        case 1: sum_chunk<S, 1>(job, task, at, groups); break;
+        case 2: sum_chunk<S, 2>(job, task, at, groups); break;
+        default: sum_chunk<S, 3>(job, task, at, groups);
       }
     }
   }
@@ -239,13 +253,20 @@ void sums_bytes(int64_t in, int64_t out, int64_t* bytes) {
   *bytes = kPositions * round_up(in, kBlock) * round_up(out, kBlock) * sizeof(float);
 }
 
-// Every row, with as many stretches of channels as give each thread a task and keep a chunk in cache.
+// As many stretches of channels as give each thread a task and keep a chunk in cache. Where there are many more input
+// than output channels a task has all rows of its own: it then reads the images once, and transforms the gradients,
+// which are small, as often as there are stretches; else it has one row.
 template <class S>
 std::vector<WeightTask> weight_tasks(const Conv3x3Weight<S>& job, int threads) {
   constexpr int64_t kStretch = kDepthBytes / sizeof(typename Arithmetic<S>::type::Operand);
   const int64_t in = round_up(job.in, kBlock), out = round_up(job.out, kBlock);
-  int64_t ins = (in + kStretch - 1) / kStretch, outs = (out + kStretch - 1) / kStretch;
-  const auto enough = [&] { return 4 * ins * outs % threads == 0 || 4 * ins * outs >= 3 * threads; };
+  const int rows = in >= 4 * out ? 4 : 1;
+  const int64_t stretch = rows == 4 ? kStretch / 2 : kStretch;
+  int64_t ins = (in + stretch - 1) / stretch, outs = (out + kStretch - 1) / kStretch;
+  const auto enough = [&] {
+    const int64_t tasks = 4 / rows * ins * outs;
+    return tasks % threads == 0 || tasks >= 6 * threads;
+  };
   while (!enough() && ins < in / kBlock) ++ins;
   while (!enough() && outs < out / kBlock) ++outs;
   std::vector<WeightTask> tasks;
@@ -254,8 +275,9 @@ std::vector<WeightTask> weight_tasks(const Conv3x3Weight<S>& job, int threads) {
   };
   for (int64_t i = 0; i < ins; ++i) {
     for (int64_t o = 0; o < outs; ++o) {
-      for (int row = 0; row < 4; ++row) {
-        tasks.push_back({row, bound(in, i, ins), bound(in, i + 1, ins), bound(out, o, outs), bound(out, o + 1, outs)});
+      for (int row = 0; row < 4; row += rows) {
+        tasks.push_back(
+            {row, row + rows, bound(in, i, ins), bound(in, i + 1, ins), bound(out, o, outs), bound(out, o + 1, outs)});
       }
     }
   }
@@ -275,12 +297,7 @@ void weight_gradient(const Conv3x3Weight<S>& job) {
       static_cast<int64_t>(context.tasks.size()),
       [](void* opaque, int64_t i) {
         const Context& c = *static_cast<const Context*>(opaque);
-        switch (c.tasks[i].row) {
-          case 0: return sum_tiles<S, 0>(c.job, c.tasks[i]);
-          case 1: return sum_tiles<S, 1>(c.job, c.tasks[i]);
-          case 2: return sum_tiles<S, 2>(c.job, c.tasks[i]);
-          default: return sum_tiles<S, 3>(c.job, c.tasks[i]);
-        }
+        sum_tiles(c.job, c.tasks[i]);
       },
       &context);
   parallel_tasks(
