@@ -1,8 +1,8 @@
 """The performance page with its plots, and the README's tables, from results files: `python -m benchmarks.page`.
 
-Without arguments: benchmarks/results/{filters,scattering2d,ntxent,augment,step}-cpu.json become docs/performance.md,
-docs/performance/*.svg and what stands in the README between `<!-- performance: NAME -->` and `<!-- end -->`. With files
-and `--output PAGE.md` their page alone, with its plots in a folder beside it.
+Without arguments: benchmarks/results/{filters,scattering2d,ntxent,conv3x3,augment,step}-cpu.json become
+docs/performance.md, docs/performance/*.svg and what stands in the README between `<!-- performance: NAME -->` and
+`<!-- end -->`. With files and `--output PAGE.md` their page alone, with its plots in a folder beside it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from benchmarks.records import largest_share, load, losses, missing_peers, secon
 
 RESULTS = ROOT / "benchmarks" / "results"
 COMMITTED = [
-    RESULTS / f"{name}-cpu.json" for name in ("filters", "scattering2d", "ntxent", "augment", "step")
+    RESULTS / f"{name}-cpu.json"
+    for name in ("filters", "scattering2d", "ntxent", "conv3x3", "augment", "step")
 ]
 PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
 FIGURES = {
@@ -36,9 +37,12 @@ HEADLINE = [
     ("scattering2d backward", "16×3×96×96, J=2, L=16", "kymatio"),
     ("NT-Xent cpu float32", "M=512, D=128", "original"),
     ("NT-Xent cpu float32", "M=8192, D=128", "plain"),
+    ("conv3x3 cpu bfloat16", "N=32, size=24, C=128, O=128", "plain"),
+    ("conv3x3 cpu float32", "N=32, size=24, C=128, O=128", "plain"),
     ("two views", "size=96, batch=64", "original"),
     ("training step", "blocks=8, size=32, batch=64", "original"),
     ("training step", "blocks=8, size=32, batch=64", "plain"),
+    ("training step", "blocks=8, size=96, batch=16", "original"),
     ("features", "blocks=8, size=32, batch=64", "original"),
 ]
 # Other blocks of the README: ops, the results file.
@@ -54,8 +58,9 @@ Written by `make performance` (`python -m benchmarks.page`) from the results fil
 turns in one process; figures are medians. A ratio is a competitor's time over ours: more than 1 where ours is faster.
 Memory is what a call takes beyond its input and output. "Of the limit" is the largest share of the machine's measured
 rates (matrix products in ours' precision, copy) by the operations and bytes of `benchmarks/work.py`: transforms for the
-scattering, the convolutions for a training step, and for NT-Xent three full products of similarities, of which ours
-leaves out what symmetry gives, so that it can be above 100 %. Peers whose large temporaries are fresh memory in each
+scattering, the convolutions for a training step, and for NT-Xent three full products of similarities. It can be above
+100 %: of the similarities ours leaves out what symmetry gives, and its 3×3 convolutions need 4/9 of the operations that
+their definition has (Winograd's F(2×2, 3×3)). Peers whose large temporaries are fresh memory in each
 call swing with what their process has freed before: the last two runs in the history of
 `benchmarks/results/scattering2d-cpu.json` have 711 ms and 1.11 s for kymatio's 16×3×96×96 with L=16, and 34 and 33 ms
 for ours."""

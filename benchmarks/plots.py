@@ -55,9 +55,14 @@ def ratios(records: Sequence[dict]):
 
 
 def roofline(records: Sequence[dict], limits: dict):
-    """Operations per second over operations per byte, under the machine's measured roofs; ours and the first peer."""
+    """Float32 operations per second over operations per byte, under the machine's measured roofs; ours and the first
+    peer."""
     shown = [
-        r for r in records if {"flop", "bytes"} <= r["work"].keys() and r["device"] == "cpu" and r["peers"]
+        r
+        for r in records
+        if {"flop", "bytes"} <= r["work"].keys()
+        and (r["device"], r["precision"]) == ("cpu", "float32")
+        and r["peers"]
     ]
     if not shown or "cpu" not in limits:
         return None
@@ -79,7 +84,7 @@ def roofline(records: Sequence[dict], limits: dict):
         style = {"marker": marker[op], "linestyle": "", "color": colour[name]}
         axes.plot(*zip(*found, strict=True), **style, label=f"{op}, {name}")
     axes.set(xscale="log", yscale="log", xlabel="operations per byte", ylabel="GFLOP/s")
-    axes.set_ylim(top=2 * peak / 1e9)
+    axes.set_ylim(top=2 * max(peak / 1e9, *(rate for found in points.values() for _, rate in found)))
     figure.legend(loc="outside upper center", ncols=2)
     return figure
 
