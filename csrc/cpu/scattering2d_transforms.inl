@@ -12,15 +12,29 @@ SCATSIMCLR_INLINE const Vec<T, W>& at(const T* p) {
   return *reinterpret_cast<const Vec<T, W>*>(p);
 }
 
+// Of a lane, as wide as its element: shuffles want that.
+template <class T>
+using LaneIndex = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+// Lane l is lane select[l] of v.
+template <class T, int W>
+SCATSIMCLR_INLINE Vec<T, W> permuted(Vec<T, W> v, const Vec<LaneIndex<T>, W>& select) {
+#ifdef __clang__
+  Vec<T, W> out;
+  for (int l = 0; l < W; ++l) out[l] = v[select[l]];
+  return out;
+#else
+  return __builtin_shuffle(v, select);
+#endif
+}
+
 // Which signal each lane holds, among the planes of a block and the L orientations: item = plane·L + θ.
 template <class T, int W>
 struct Lanes {
-  using Index = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  typedef Index IndexVector __attribute__((vector_size(sizeof(T) * W)));
   int used;            // lanes beyond repeat the last one's plane; nothing of theirs is read or written
   int theta0;          // θ of lane 0
   int plane[W], theta[W];
-  IndexVector select;  // plane, as a permutation
+  Vec<LaneIndex<T>, W> select;  // plane, as a permutation
 };
 
 template <class T, int W>
@@ -52,8 +66,8 @@ SCATSIMCLR_INLINE void gather_points(const Product<T>& product, const Segment& s
     V re, im;
     if constexpr (per_lane) {
       const V w = *reinterpret_cast<const typename Simd<T, W>::Unaligned*>(weight);
-      re = w * __builtin_shuffle(at<T, W>(from), lanes->select);
-      im = w * sign * __builtin_shuffle(at<T, W>(from + W), lanes->select);
+      re = w * permuted<T, W>(at<T, W>(from), lanes->select);
+      im = w * sign * permuted<T, W>(at<T, W>(from + W), lanes->select);
     } else {
       re = at<T, W>(from) * *weight, im = at<T, W>(from + W) * (sign * *weight);
     }

@@ -46,11 +46,20 @@ struct Cast<double> {
   static double from(double v) { return v; }
 };
 
+// gcc has __builtin_shufflevector from 12 on, clang has no __builtin_shuffle.
+#ifdef __clang__
+#define SCATSIMCLR_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SCATSIMCLR_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, Vec<LaneIndex<T>, W>{__VA_ARGS__})
+#endif
+
 // Interleaves the lower (or upper) halves of a and b: a0 b0 a1 b1 …
 template <class T, int W, bool upper, size_t... I>
 SCATSIMCLR_INLINE Vec<T, W> zip(Vec<T, W> a, Vec<T, W> b, std::index_sequence<I...>) {
-  return __builtin_shufflevector(a, b, (int(I) / 2 + (upper ? W / 2 : 0) + (I % 2 ? W : 0))...);
+  return SCATSIMCLR_SHUFFLE(a, b, (int(I) / 2 + (upper ? W / 2 : 0) + (I % 2 ? W : 0))...);
 }
+
+#undef SCATSIMCLR_SHUFFLE
 
 // Transposes W vectors of W lanes: log2(W) rounds of zipping the first half of the rows with the second.
 template <class T, int W>
