@@ -17,7 +17,7 @@ from torch.utils.cpp_extension import BuildExtension, CppExtension, include_path
 
 ROOT = Path(__file__).parent
 # The oldest torch whose stable ABI the sources may use: 2.11, as 0xMMmm << 48.
-STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000", "-DPy_LIMITED_API=0x030a0000"]
+STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
 
 
 def extensions():
