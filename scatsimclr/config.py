@@ -258,8 +258,8 @@ class Config(_Settings):
     def resolved_amp(self, device_type: str) -> torch.dtype | None:
         """The dtype of autocast, None for float32.
 
-        "auto" is bfloat16 with `fused`, on CUDA and on a CPU that has it: there a step takes half the time
-        (benchmarks/bench_step.py).
+        "auto" is bfloat16 with `fused`, on CUDA and on a CPU that has it: there a step in float32 takes 1.6 to 1.8
+        times as long (benchmarks/bench_step.py).
         """
         amp = self.amp
         if amp == "auto":
