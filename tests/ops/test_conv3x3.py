@@ -4,7 +4,6 @@ instruction set of this CPU."""
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from scatsimclr.ops.conv3x3 import conv3x3
 from scatsimclr.ops.library import IMPLEMENTATIONS, default_implementation, extension_missing
 from scatsimclr.reference import conv3x3 as reference
-from tests.ops.isas import available
+from tests.ops.machine import available, forced, poisoned, threads
 
 needs_kernel = pytest.mark.skipif(
     extension_missing() is not None, reason="the kernel needs the compiled extension"
@@ -47,30 +46,14 @@ SHAPES = [
 
 @pytest.fixture(params=ISAS)
 def isa(request):
-    OPS.cpu_isa_force(request.param)
-    assert OPS.cpu_isa() == request.param
-    yield request.param
-    OPS.cpu_isa_force("")
-
-
-@contextmanager
-def threads(n):
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with forced(request.param):
+        yield request.param
 
 
 @pytest.fixture(autouse=True)
 def _poisoned():
-    """Memory that an operator asks for arrives full of NaN: what it forgets to write shows."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    assert torch.empty(8).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
+    with poisoned():
+        yield
 
 
 def channels_last(x):
@@ -123,11 +106,8 @@ def test_whole_numbers_come_out_to_the_bit(isa, shape, dtype):
     st.sampled_from(DTYPES),
 )
 def test_whole_numbers_of_any_shape(shape, name, dtype):
-    OPS.cpu_isa_force(name)
-    try:
+    with forced(name):
         assert_equal_everywhere(*whole_numbers(shape, dtype, seed=sum(shape)))
-    finally:
-        OPS.cpu_isa_force("")
 
 
 def drawn(shape, dtype, seed=0):
@@ -168,12 +148,9 @@ def test_error_against_float64_is_within_that_of_plain_pytorch(isa, shape, dtype
 @pytest.mark.parametrize("shape", [(4, 12, 12, 64, 48), (2, 9, 9, 300, 257)], ids=str)
 def test_float32_arithmetic_of_bfloat16_images_rounds_the_result_alone(shape):
     """Where the CPU does not multiply bfloat16."""
-    OPS.cpu_isa_force("baseline")
-    try:
+    with forced("baseline"):
         x, weight, _, grad = drawn(shape, torch.bfloat16)
         y, dweight = conv3x3(x, weight), OPS.conv3x3_weight(grad, x)
-    finally:
-        OPS.cpu_isa_force("")
     expected = F.conv2d(x.double(), weight.double(), padding=1)
     assert (y.double() - expected).norm() < 2**-9 * expected.norm()
     assert (y.double() - expected.bfloat16().double()).norm() < 1e-3 * expected.norm()
@@ -201,9 +178,8 @@ def test_the_forced_isa_is_what_runs():
         x, weight, bias, _ = drawn((4, 12, 12, 64, 64), dtype)
         found = {}
         for name in ISAS:
-            OPS.cpu_isa_force(name)
-            found[name] = conv3x3(x, weight, bias).float()
-        OPS.cpu_isa_force("")
+            with forced(name):
+                found[name] = conv3x3(x, weight, bias).float()
         assert torch.equal(found[ISAS[-1]], conv3x3(x, weight, bias).float())
         if dtype == torch.float32 and len(ISAS) > 1:
             assert all(not torch.equal(found["baseline"], found[name]) for name in alike)

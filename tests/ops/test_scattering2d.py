@@ -4,7 +4,6 @@ filters, the packs and the comparisons below."""
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from functools import cache
 
 import pytest
@@ -17,7 +16,7 @@ from scatsimclr.filters import filter_bank, padded_shape
 from scatsimclr.ops.library import IMPLEMENTATIONS, default_implementation, extension_missing
 from scatsimclr.ops.scattering2d import scattering2d
 from scatsimclr.reference import scattering2d as reference
-from tests.ops.isas import available
+from tests.ops.machine import available, forced, poisoned, threads
 
 pytestmark = pytest.mark.skipif(
     extension_missing() is not None, reason="the kernel needs the compiled extension"
@@ -32,20 +31,8 @@ ISAS = available(["baseline", "avx2", "avx512"])
 
 @pytest.fixture(params=ISAS)
 def isa(request):
-    OPS.cpu_isa_force(request.param)
-    assert OPS.cpu_isa() == request.param
-    yield request.param
-    OPS.cpu_isa_force("")
-
-
-@contextmanager
-def threads(n):
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with forced(request.param):
+        yield request.param
 
 
 @pytest.fixture(autouse=True)
@@ -57,12 +44,8 @@ def _single_threaded_references():
 
 @pytest.fixture(autouse=True)
 def _poisoned():
-    """Memory that an operator asks for arrives full of NaN: what it forgets to write shows."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    assert torch.empty(8).isnan().all()
-    yield
-    torch.use_deterministic_algorithms(False)
+    with poisoned():
+        yield
 
 
 @cache

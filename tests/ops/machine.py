@@ -1,0 +1,60 @@
+"""Instruction sets, threads and memory that the compiled operators are tested with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from scatsimclr.ops.library import extension_missing
+
+
+def available(names: Sequence[str]) -> list[str]:
+    """Those of `names`, worst first, that this CPU has; the first is every machine's."""
+    if extension_missing():
+        return list(names[:1])
+    found = []
+    for name in names:
+        try:
+            torch.ops.scatsimclr.cpu_isa_force(name)
+        except RuntimeError as error:
+            if "this CPU only has" not in str(error):
+                raise
+        else:
+            found.append(name)
+    torch.ops.scatsimclr.cpu_isa_force("")
+    return found
+
+
+@contextmanager
+def forced(name: str) -> Iterator[str]:
+    """The operators run on that instruction set."""
+    torch.ops.scatsimclr.cpu_isa_force(name)
+    assert torch.ops.scatsimclr.cpu_isa() == name
+    try:
+        yield name
+    finally:
+        torch.ops.scatsimclr.cpu_isa_force("")
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Memory that an operator asks for arrives full of NaN: what it forgets to write shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(8).isnan().all()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
