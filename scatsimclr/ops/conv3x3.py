@@ -15,6 +15,7 @@ from scatsimclr.ops.library import (
     select,
 )
 from scatsimclr.reference import conv3x3 as reference
+from scatsimclr.reference.ntxent import accumulate_dtype
 
 # x (N, C, H, W), weight (O, C, 3, 3) -> (N, O, H, W), or of the adjoint (N, O, H, W) -> (N, C, H, W); all of them
 # channels-last.
@@ -43,7 +44,7 @@ def _(x, weight, bias, adjoint):
 
 @torch.library.register_fake("scatsimclr::conv3x3_weight", lib=LIBRARY)
 def _(grad, x):
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = accumulate_dtype(x.dtype)
     shape = (grad.shape[1], x.shape[1], 3, 3)
     return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
 
@@ -136,7 +137,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: s
         raise ValueError(f"weight: expected shape (O, {x.shape[1]}, 3, 3), got {tuple(weight.shape)}")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias: expected shape ({weight.shape[0]},), got {tuple(bias.shape)}")
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = accumulate_dtype(x.dtype)
     args = (
         _channels_last(x),
         _channels_last(weight.to(dtype)),

@@ -7,9 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-
-def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+from scatsimclr.reference.ntxent import accumulate_dtype
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, adjoint: bool) -> Tensor:
@@ -41,7 +39,7 @@ def conv3x3_weight(grad: Tensor, x: Tensor) -> Tensor:
     Returns:
         (O, C, 3, 3), channels-last, float32, or float64 where x is.
     """
-    dtype = _sum_dtype(x.dtype)
+    dtype = accumulate_dtype(x.dtype)
     with torch.autocast(x.device.type, enabled=False):
         taps = conv2d_weight(x.to(dtype), (grad.shape[1], x.shape[1], 3, 3), grad.to(dtype), padding=1)
     return taps.contiguous(memory_format=torch.channels_last)
