@@ -14,6 +14,7 @@ from scatsimclr.loss import nt_xent_loss
 from scatsimclr.ops import ntxent as ops
 from scatsimclr.ops.library import IMPLEMENTATIONS, default_implementation, extension_missing
 from scatsimclr.reference import ntxent as reference
+from tests.ops.machine import available, forced
 
 # Error allowed beyond plain PyTorch's of the same dtype, relative to the largest entry: 16 roundings in
 # float32; more in float64, where the truth is plain PyTorch itself and its error counts on this side. One
@@ -21,17 +22,7 @@ from scatsimclr.reference import ntxent as reference
 EPSILON = {torch.float32: 1e-6, torch.float64: 1e-13}
 
 TABLE = IMPLEMENTATIONS["ntxent"]
-ISAS = ["baseline", "avx2", "avx512"]
-
-
-def has_isa(name):
-    try:
-        torch.ops.scatsimclr.cpu_isa_force(name)
-    except RuntimeError as error:
-        if "this CPU only has" not in str(error):
-            raise
-        return False
-    return True
+ISAS = available(["baseline", "avx2", "avx512"])
 
 
 @pytest.fixture(params=["reference", *ISAS])
@@ -42,11 +33,8 @@ def implementation(request):
         return
     if reason := extension_missing():
         pytest.skip(reason)
-    if not has_isa(request.param):
-        pytest.skip(f"this CPU has no {request.param}")
-    assert torch.ops.scatsimclr.cpu_isa() == request.param
-    yield TABLE["cpu"]
-    torch.ops.scatsimclr.cpu_isa_force("")
+    with forced(request.param):
+        yield TABLE["cpu"]
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import torch
 from scatsimclr.ops.library import IMPLEMENTATIONS, default_implementation, extension_missing
 from scatsimclr.ops.photometric import photometric
 from scatsimclr.reference.blur import gaussian_weights
+from tests.ops.machine import available, forced
 
-ISAS = ["baseline", "avx2", "avx512"]
+ISAS = available(["baseline", "avx2", "avx512"])
 SHAPES = [(5, 1, 1), (9, 1, 13), (3, 50, 1), (31, 7, 5), (64, 23, 23), (7, 5, 33), (12, 96, 96), (0, 4, 4)]
 
 
@@ -18,15 +19,8 @@ SHAPES = [(5, 1, 1), (9, 1, 13), (3, 50, 1), (31, 7, 5), (64, 23, 23), (7, 5, 33
 def isa(request):
     if reason := extension_missing():
         pytest.skip(reason)
-    try:
-        torch.ops.scatsimclr.cpu_isa_force(request.param)
-    except RuntimeError as error:
-        if "this CPU only has" not in str(error):
-            raise
-        pytest.skip(f"this CPU has no {request.param}")
-    assert torch.ops.scatsimclr.cpu_isa() == request.param
-    yield request.param
-    torch.ops.scatsimclr.cpu_isa_force("")
+    with forced(request.param):
+        yield request.param
 
 
 def arguments(batch, height, width, half=4, dtype=torch.float32, seed=0):
