@@ -160,10 +160,12 @@ class PretextSettings(_Settings):
 class EvaluationSettings(_Settings):
     """The probes of the test images; see scatsimclr.evaluation.evaluate.
 
-    probes: knn; linear, the original's layer on all labels; few, that with `labels_per_class`, mean and standard
-    deviation over `seeds` draws; logistic, scikit-learn's logistic regression, C chosen on held-out training
-    images; folds, linear by STL-10's ten folds; fine_tune, the whole encoder trained with the labels.
-    features: what the probes see: h, z or both side by side.
+    probes: knn; linear, the original's layer on all labels; few, logistic regression with `labels_per_class`, mean and
+    standard deviation over `seeds` draws; logistic, that with all labels; folds, linear by STL-10's ten folds;
+    fine_tune, the whole encoder trained with the labels. Logistic regression is L2-regularised, its strength chosen by
+    cross-validation of the labels that it gets.
+    features: what the probes see: h; z; scattering, all coefficients of the front end; pooled, their means over 4×4
+    parts of the image; both, h and scattering side by side; both_pooled; auto, h and beside it what is recommended.
     """
 
     probes: tuple[Literal["knn", "linear", "few", "logistic", "folds", "fine_tune"], ...] = (
@@ -171,7 +173,7 @@ class EvaluationSettings(_Settings):
         "linear",
         "few",
     )
-    features: Literal["h", "z", "both"] = "h"
+    features: Literal["auto", "h", "z", "scattering", "pooled", "both", "both_pooled"] = "auto"
     probe_epochs: PositiveInt = 100
     fine_tune_epochs: PositiveInt = 20
     knn_k: PositiveInt = 200

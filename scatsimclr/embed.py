@@ -23,9 +23,12 @@ from scatsimclr.data.augment import center_view
 from scatsimclr.data.decode import decode_batches
 from scatsimclr.data.folder import image_files
 from scatsimclr.errors import UserError
-from scatsimclr.evaluation.features import batch_features
+from scatsimclr.evaluation.features import FEATURES, WORDS, batch_features
+from scatsimclr.evaluation.recommendation import Recommendation
+from scatsimclr.evaluation.standard import Standard
 from scatsimclr.models.folding import folded
-from scatsimclr.training.setup import augment_spec, restore
+from scatsimclr.scattering import Scattering2D
+from scatsimclr.training.setup import augment_spec, front_end, restore
 
 COLUMNS = ("row", "path", "label", "class")
 SHOWN = 5  # files left out that are named on the terminal; all of them stand in the .skipped.csv
@@ -46,7 +49,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", help="instead of files: a split of the run's data set, such as test")
     parser.add_argument("-c", "--config", help="settings file, for weights that come without their settings")
     parser.add_argument("--data-dir", metavar="DIR", help="where the data set of --split is")
-    parser.add_argument("--features", choices=["h", "z", "both"], default="h", help="what is written")
+    parser.add_argument(
+        "--features", choices=list(FEATURES),
+        help="what is written: h, z, scattering, pooled as they are; both and both_pooled standardised by the run's "
+        "images, each part with the same share of the variance (default: what the run recommends, else h)",
+    )  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=64, metavar="N")
     parser.add_argument(
         "--set", action="append", default=[], metavar="key=value", help="a setting, such as device=cpu"
@@ -69,6 +76,7 @@ def command(argv: list[str]) -> int:
     check(options)
     changes = ["fused=true", *options.set] + ([f"data_dir={options.data_dir}"] if options.data_dir else [])
     config, model, _ = restore(options.checkpoint, options.config, changes)
+    writes = Writes.of(options, config, model)
     model = folded(model)
     if options.split:
         count, classes, batches = split_rows(config, options.split, options.batch_size)
@@ -87,14 +95,14 @@ def command(argv: list[str]) -> int:
             for rows in batches:
                 skipped += rows.skipped
                 if len(rows.images):
-                    writer.write(embed(model, config, rows.images, options.features), rows.paths, rows.labels)
+                    writer.write(embed(model, config, rows.images, writes), rows.paths, rows.labels)
                 bar.update(len(rows.images) + len(rows.skipped))
         if not writer.rows:
             raise UserError(f"none of {count} image files can be read, the first: {': '.join(skipped[0])}")
         writer.close()
     finally:
         writer.discard()
-    report(options.output, writer.rows, skipped, time.perf_counter() - start)
+    report(options.output, writes.features, writer.rows, skipped, time.perf_counter() - start)
     return 0
 
 
@@ -115,12 +123,36 @@ def check(options: argparse.Namespace) -> None:
             raise UserError("writing .parquet needs pyarrow: pip install pyarrow, or write .npy") from None
 
 
+@dataclass(frozen=True, eq=False)
+class Writes:
+    """features: a name of FEATURES. standard: how parts side by side are scaled, None for features as they are."""
+
+    features: str
+    scattering: Scattering2D
+    standard: Standard | None
+
+    @classmethod
+    def of(cls, options: argparse.Namespace, config: Config, model: torch.nn.Module) -> Writes:
+        """What the options, or else the run folder, say. UserError for parts that cannot be scaled."""
+        found = Recommendation.load(options.checkpoint, next(model.parameters()).device)
+        features = options.features or (found.features if found else "h")
+        standard = None
+        if len(FEATURES[features]) > 1:
+            if found is None:
+                raise UserError(
+                    f"--features {features} needs the statistics of a run folder, and {options.checkpoint} has none"
+                )
+            standard = found.standard(features)
+        return cls(features, front_end(config, model), standard)
+
+
 @torch.inference_mode()
-def embed(model: torch.nn.Module, config: Config, images: torch.Tensor, features: str) -> np.ndarray:
+def embed(model: torch.nn.Module, config: Config, images: torch.Tensor, writes: Writes) -> np.ndarray:
     """Features float32 (k, F) of images uint8 (k, H, W, 3), without augmentation."""
     device = next(model.parameters()).device
     x = center_view(images.to(device), augment_spec(config))
-    return batch_features(model, x, features, config.resolved_amp(device.type)).cpu().numpy()
+    features = batch_features(model, x, writes.features, config.resolved_amp(device.type), writes.scattering)
+    return (features if writes.standard is None else writes.standard(features)).cpu().numpy()
 
 
 def file_rows(files: Sequence[Path], size: tuple[int, int], batch_size: int) -> Iterator[Rows]:
@@ -216,8 +248,8 @@ class ParquetWriter:
         self.temporary.unlink(missing_ok=True)
 
 
-def report(output: Path, rows: int, skipped: list[tuple[str, str]], seconds: float) -> None:
-    print(f"{rows} images in {seconds:.1f} s, {rows / seconds:.0f} images/s: {output}"
+def report(output: Path, features: str, rows: int, skipped: list[tuple[str, str]], seconds: float) -> None:
+    print(f"{WORDS[features]} of {rows} images in {seconds:.1f} s, {rows / seconds:.0f} images/s: {output}"
           + (f" and {output.with_suffix('.csv')}" if output.suffix == ".npy" else ""))  # fmt: skip
     if not skipped:
         return

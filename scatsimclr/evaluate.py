@@ -12,9 +12,9 @@ import torch
 from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.cli import run
 from scatsimclr.errors import UserError
-from scatsimclr.evaluation.evaluate import Evaluation, titles
+from scatsimclr.evaluation.evaluate import Evaluation
+from scatsimclr.evaluation.table import accuracy_table
 from scatsimclr.reporting import charts
-from scatsimclr.train import cell
 from scatsimclr.training.setup import build_evaluation, load_labelled, restore
 
 # Classes up to which the whole confusion matrix is printed.
@@ -25,8 +25,9 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m scatsimclr.evaluate",
         description="Accuracy of an encoder on the test images by the probes of the settings, and by class: kNN, the "
-        "paper's linear layer on all labels and on a few per class (mean ± standard deviation over seeds), "
-        "logistic regression, STL-10's folds, fine-tuning.",
+        "paper's linear layer on all labels, logistic regression on a few per class (mean ± standard deviation over "
+        "seeds) or on all, STL-10's folds, fine-tuning; beside them the same of the scattering transform alone and of "
+        "the recommended features.",
         epilog="Examples: runs/RUN | runs/RUN evaluation.probes=[knn,linear,few,logistic] "
         "evaluation.labels_per_class=[1,10] | model_final.pth --config config.yaml --data-dir data",
     )
@@ -73,8 +74,7 @@ def command(argv: list[str]) -> int:
         return 0
     print(f"{config.model.base_model}, {origin}; {config.dataset.dataset}: "
           f"{len(train)} training and {len(test)} test images")  # fmt: skip
-    for key, text in titles(config.evaluation).items():
-        print(f"{text:38}{cell(results, key):>16}")
+    print(accuracy_table([results], config.evaluation))
     print_classes(evaluation, by_class)
     return 0
 

@@ -20,6 +20,13 @@ from scatsimclr.errors import UserError
 from scatsimclr.studies import Cell, Study
 
 SCALES = ("full", "small", "tiny")
+# What is measured in every run -> (the evaluation it is from, the prefix of its keys).
+SERIES = {
+    "scattering alone": ("after", "scattering_"),
+    "untrained": ("before", ""),
+    "trained": ("after", ""),
+    "trained, recommended": ("after", "recommended_"),
+}
 
 
 @dataclass(frozen=True)
@@ -48,10 +55,13 @@ class Sweep:
     def folder(self, cell: Cell, seed: int) -> Path:
         return self.out / "cells" / cell.name / f"seed{seed}"
 
-    def accuracies(self, cell: Cell, when: str = "after") -> list[float]:
-        """What the finished runs of a cell reached, in %, by seed; "before": their networks untrained."""
+    def accuracies(self, cell: Cell, what: str = "trained") -> list[float]:
+        """What the finished runs of a cell reached, in %, by seed; what: a name of SERIES. Runs of earlier versions
+        did not measure all of them."""
         found = [read_result(self.folder(cell, seed)) for seed in range(self.seeds)]
-        return [100 * result[when][self.study.metric] for result in found if result is not None]
+        when, prefix = SERIES[what]
+        values = [result[when].get(prefix + self.study.metric) for result in found if result is not None]
+        return [100 * value for value in values if value is not None]
 
 
 def _scaled(config: Config, scale: str, metric: str) -> list[str]:
@@ -60,7 +70,7 @@ def _scaled(config: Config, scale: str, metric: str) -> list[str]:
         return []
     if scale == "tiny":
         # 16 pixels are the least that J=4 takes
-        labels = config.evaluation.labels_per_class if metric.startswith("linear_") else ()
+        labels = config.evaluation.labels_per_class if metric.startswith("logistic_") else ()
         settings = ["epochs=1", "batch_size=32", "dataset.limit=128", "evaluation.probe_epochs=1",
                     "dataset.input_shape=(16, 16, 3)", "evaluation.seeds=1",
                     f"evaluation.labels_per_class={list(labels)}"]  # fmt: skip
@@ -107,9 +117,9 @@ def mean_and_sd(values: list[float]) -> tuple[float | None, float | None]:
     )
 
 
-def _entry(sweep: Sweep, cell: Cell, when: str = "after") -> str:
+def _entry(sweep: Sweep, cell: Cell, what: str = "trained") -> str:
     """`63.12 ± 0.40`, with the number of runs while some are missing."""
-    values = sweep.accuracies(cell, when)
+    values = sweep.accuracies(cell, what)
     mean, sd = mean_and_sd(values)
     if mean is None:
         return "–"
@@ -128,7 +138,10 @@ def table(sweep: Sweep) -> str:
     study, published = sweep.study, sweep.study.published(sweep.dataset)
     cells = {(cell.row, cell.column): cell for cell in study.cells}
     columns = list(study.columns)
-    if len(columns) == 1:
+    if study.baselines:
+        columns = list(SERIES)
+        rows = [[_entry(sweep, cell, what) for what in SERIES] for cell in study.cells]
+    elif len(columns) == 1:
         columns = ["ours", "published"] if published else ["ours"]
         rows = [
             [_entry(sweep, cell)] + ([_published(sweep, cell)] if published else []) for cell in study.cells
@@ -142,12 +155,6 @@ def table(sweep: Sweep) -> str:
             ]
             for row in study.rows
         ]
-    if study.untrained:
-        first = {cell.row: cell for cell in reversed(study.cells)}
-        rows = [
-            [_entry(sweep, first[name], "before"), *row] for name, row in zip(study.rows, rows, strict=True)
-        ]
-        columns = ["untrained", *columns]
     lines = [f"# {study.title}", "", describe(sweep), ""]
     lines += [f"| {study.corner} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(row) + " |" for name, row in zip(study.rows, rows, strict=True)]
@@ -159,8 +166,9 @@ def describe(sweep: Sweep) -> str:
     """What was measured, in a sentence."""
     config, study = sweep.config(sweep.study.cells[0], 0), sweep.study
     height, width, _ = config.dataset.input_shape
-    labels = study.metric.removeprefix("linear").removeprefix("_")
-    probe = f"linear probe with {labels} labels per class" if labels else "linear probe with all labels"
+    kind, _, labels = study.metric.partition("_")
+    name = {"linear": "linear probe", "logistic": "logistic regression"}[kind]
+    probe = f"{name} with {labels} labels per class" if labels else f"{name} with all labels"
     spread = f"{sweep.seeds} seeds (mean ± standard deviation)" if sweep.seeds > 1 else "1 seed"
     return (
         f"Test accuracy in %, {probe}. Data set {sweep.dataset}, {height}×{width} pixels, scale {sweep.scale}: "
@@ -196,12 +204,13 @@ def spreadsheet(sweep: Sweep) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         ["study", "dataset", "scale", "cell", "row", "column", "metric", "runs", "mean", "sd", "untrained_mean",
-         "untrained_sd", "published"]
+         "untrained_sd", "scattering_mean", "scattering_sd", "recommended_mean", "recommended_sd", "published"]
     )  # fmt: skip
     for cell in sweep.study.cells:
         values = sweep.accuracies(cell)
-        both = *mean_and_sd(values), *mean_and_sd(sweep.accuracies(cell, "before"))
-        figures = ["" if figure is None else f"{figure:.4f}" for figure in both]
+        kinds = ("trained", "untrained", "scattering alone", "trained, recommended")
+        found = [figure for what in kinds for figure in mean_and_sd(sweep.accuracies(cell, what))]
+        figures = ["" if figure is None else f"{figure:.4f}" for figure in found]
         writer.writerow([
             sweep.study.name, sweep.dataset, sweep.scale, cell.name, cell.row, cell.column, sweep.study.metric,
             len(values), *figures, cell.published.get(sweep.dataset, ""),
@@ -222,10 +231,12 @@ def plot(sweep: Sweep) -> Figure:
     return figure
 
 
-def _measured(sweep: Sweep, cells: list[Cell], places: list[float]) -> tuple[list, list, list]:
+def _measured(
+    sweep: Sweep, cells: list[Cell], places: list[float], what: str = "trained"
+) -> tuple[list, list, list]:
     """(places, means, standard deviations) of the cells that have results."""
     points = [
-        (place, *mean_and_sd(sweep.accuracies(cell))) for place, cell in zip(places, cells, strict=True)
+        (place, *mean_and_sd(sweep.accuracies(cell, what))) for place, cell in zip(places, cells, strict=True)
     ]
     points = [(place, mean, sd or 0.0) for place, mean, sd in points if mean is not None]
     return tuple(map(list, zip(*points, strict=True))) if points else ([], [], [])
@@ -264,17 +275,20 @@ def _lines(sweep: Sweep, axes: Axes) -> None:
 
 
 def _points(sweep: Sweep, axes: Axes) -> None:
-    """A group of points for each row, a colour for each column; bars would have to start at 0."""
+    """A group of points for each row, a colour for each column or baseline; bars would have to start at 0."""
     study = sweep.study
-    for index, column in enumerate(study.columns):
-        cells = [cell for cell in study.cells if cell.column == column]
-        shift = 0.22 * (index - (len(study.columns) - 1) / 2)
+    series = [(what, list(study.cells), what) for what in SERIES] if study.baselines else [
+        (column, [cell for cell in study.cells if cell.column == column], "trained") for column in study.columns
+    ]  # fmt: skip
+    for index, (label, cells, what) in enumerate(series):
+        shift = (0.8 / len(series) if len(series) > 3 else 0.22) * (index - (len(series) - 1) / 2)
         places = [study.rows.index(cell.row) + shift for cell in cells]
-        axes.errorbar(*_measured(sweep, cells, places), color=f"C{index}", marker="o", linestyle="", capsize=4,
-                      label=column)  # fmt: skip
+        axes.errorbar(*_measured(sweep, cells, places, what), color=f"C{index}", marker="o", linestyle="", capsize=4,
+                      label=label)  # fmt: skip
         at, known = _known(sweep, cells, places)
         axes.scatter(at, known, s=60, marker="D", facecolor="none", edgecolor=f"C{index}")
-    axes.set(ylabel="test accuracy, %", xticks=range(len(study.rows)), xticklabels=study.rows)
+    axes.set(ylabel="test accuracy, %", xticks=range(len(study.rows)),
+             xticklabels=[row.replace(", ", "\n") for row in study.rows])  # fmt: skip
     axes.set_xlim(-0.5, len(study.rows) - 0.5)
     axes.grid(alpha=0.3, axis="y")
     published = Line2D([], [], color="0.4", marker="D", fillstyle="none", linestyle="", label="published")

@@ -12,9 +12,10 @@ from scatsimclr.cli import run
 from scatsimclr.config import Config, load_config
 from scatsimclr.data.dali import dali_missing
 from scatsimclr.errors import UserError
-from scatsimclr.evaluation.evaluate import titles
+from scatsimclr.evaluation.table import Figures, accuracy_table
 from scatsimclr.models import parameter_count
 from scatsimclr.ops.library import default_implementation
+from scatsimclr.reporting.results import scores, verdict
 from scatsimclr.training import checkpoint
 from scatsimclr.training.loop import Trainer
 
@@ -166,17 +167,14 @@ def augmentation(trainer: Trainer) -> str:
     return trainer.loader.augment.name + why
 
 
-def print_results(trainer: Trainer, results: dict[str, dict[str, float]]) -> None:
-    """The closing table: probes before (untrained) and after training, throughput, where everything is."""
-    before, after = results["before"], results["after"]
+def print_results(trainer: Trainer, results: dict[str, Figures]) -> None:
+    """The closing table: scattering alone, untrained and trained network; throughput, where everything is."""
+    figures = [results["before"], results["after"]]
     print()
-    if after:
-        print(f"{'test accuracy':38}{'before':>16}{'after':>16}")
-        for key, text in titles(trainer.config.evaluation).items():
-            cells = [cell(scores, key) for scores in (before, after)]
-            print(f"{text:38}{cells[0]:>16}{cells[1]:>16}")
-        front = " on the same scattering front end" if trainer.config.model.scattering else ""
-        print(f"before: untrained network{front}")
+    if results["after"]:
+        print(accuracy_table(figures, trainer.config.evaluation))
+        if text := verdict(scores(trainer.config, trainer.records())):
+            print(text)
     else:
         print("no labels: no accuracy to measure")
     images = trainer.config.epochs * len(trainer.loader) * trainer.config.batch_size
@@ -186,13 +184,6 @@ def print_results(trainer: Trainer, results: dict[str, dict[str, float]]) -> Non
     print(
         f"run folder: {trainer.folder}  (report.html, plots/, metrics.jsonl, model.safetensors, checkpoints/)"
     )
-
-
-def cell(scores: dict[str, float], key: str) -> str:
-    if key not in scores:
-        return "–"
-    spread = f" ± {100 * scores[key + '_sd']:.1f}" if key + "_sd" in scores else ""
-    return f"{100 * scores[key]:.1f}{spread} %"
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ LAYERS = [
     ("config", {"errors"}),
     ("studies", set()),
     ("sweeps", {"studies", "config", "errors"}),
-    ("evaluation", {"evaluation", "models", "data", "config", "errors"}),
+    ("evaluation", {"evaluation", "models", "scattering", "data", "config", "errors"}),
     ("environment", {"ops"}),
     (
         "reporting",
@@ -41,6 +41,7 @@ LAYERS = [
                 "evaluation",
                 "models",
                 "loss",
+                "scattering",
                 "data",
                 "environment",
                 "config",

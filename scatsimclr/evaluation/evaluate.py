@@ -12,10 +12,25 @@ from torch import Tensor, nn
 from scatsimclr.config import EvaluationSettings
 from scatsimclr.data.augment import AugmentSpec
 from scatsimclr.data.datasets import ImageSet
-from scatsimclr.evaluation.features import extract
+from scatsimclr.evaluation.features import FEATURES, extract
 from scatsimclr.evaluation.fine_tune import fine_tune_predict
 from scatsimclr.evaluation.knn import knn_accuracy
-from scatsimclr.evaluation.probe import accuracy, few_labels, linear_predict, logistic_predict
+from scatsimclr.evaluation.logistic import LogisticFit, logistic_fit
+from scatsimclr.evaluation.probe import accuracy, few_labels, linear_predict
+from scatsimclr.evaluation.recommendation import (
+    Recommendation,
+    fits_memory,
+    likelihoods,
+    simplest_of_the_best,
+)
+from scatsimclr.evaluation.standard import Standard
+from scatsimclr.evaluation.table import Figures
+from scatsimclr.scattering import Scattering2D
+
+# Probes that are also made of the scattering alone and of the recommended features; the linear layer and fine-tuning
+# are the paper's, of the network.
+COMPARED = ("knn", "few", "logistic")
+CHOICE_LABELS = 10  # a class, by which features are chosen where the settings name no number
 
 
 class Evaluation:
@@ -23,6 +38,10 @@ class Evaluation:
 
     folds: index tensors into `train` for the probe "folds", STL-10's protocol: one linear layer for each.
     amp: precision of the network that makes the features, see `extract`.
+    scattering: the transform that the network is compared with, None for no comparison. joint: whether the
+    recommended features may be others than h; a network that has nothing to do with the transform recommends itself.
+
+    Features are standardised by all images of `train`, whether a probe sees their labels or not.
     """
 
     def __init__(
@@ -34,29 +53,48 @@ class Evaluation:
         settings: EvaluationSettings,
         folds: Sequence[Tensor] = (),
         amp: torch.dtype | None = None,
+        scattering: Scattering2D | None = None,
+        joint: bool = True,
     ):
         self.model, self.train, self.test = model, train, test
         self.spec, self.settings, self.folds, self.amp = spec, settings, folds, amp
+        self.scattering, self.joint = scattering, joint and scattering is not None
+        self.shown = "h" if settings.features == "auto" else settings.features
+        self._parts: dict[str, tuple[Tensor, Tensor]] = {}
+        self._standards: dict[str, Standard] = {}
+        self._fits: dict[tuple[str, int], list[LogisticFit]] = {}
+        self._measured: dict[tuple[str, str], dict[str, float]] = {}
 
-    @cached_property
-    def features(self) -> tuple[Tensor, Tensor]:
-        """Of the train and of the test images, on the model's device."""
-        settings = self.settings
-        return tuple(
-            extract(
-                self.model,
-                part.images,
-                self.spec,
-                batch_size=settings.batch_size,
-                features=settings.features,
-                amp=self.amp,
+    def _part(self, name: str) -> tuple[Tensor, Tensor]:
+        """One part of features of the train and of the test images, on the model's device."""
+        if name not in self._parts:
+            options = {"features": name, "amp": self.amp, "scattering": self.scattering}
+            self._parts[name] = tuple(
+                extract(self.model, images.images, self.spec, batch_size=self.settings.batch_size, **options)
+                for images in (self.train, self.test)
             )
-            for part in (self.train, self.test)
-        )
+        return self._parts[name]
+
+    def rows(self, features: str, split: int, chosen: Tensor | slice = slice(None)) -> Tensor:
+        """Features as they are, (k, F), of chosen train images (split 0) or test images (1)."""
+        parts = [self._part(name)[split][chosen] for name in FEATURES[features]]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def standard(self, features: str) -> Standard:
+        """Statistics of all train images."""
+        for part in FEATURES[features]:
+            if part not in self._standards:
+                self._standards[part] = Standard.of(self._part(part)[0])
+        return Standard.side_by_side([self._standards[part] for part in FEATURES[features]])
+
+    @property
+    def features(self) -> tuple[Tensor, Tensor]:
+        """The settings' features of the train and of the test images, h for "auto"; not standardised."""
+        return self.rows(self.shown, 0), self.rows(self.shown, 1)
 
     @cached_property
     def labels(self) -> tuple[Tensor, Tensor]:
-        device = self.features[0].device
+        device = next(self.model.parameters()).device
         return self.train.labels.to(device), self.test.labels.to(device)
 
     @cached_property
@@ -70,57 +108,94 @@ class Evaluation:
             bank[chosen], labels[chosen], queries, epochs=self.settings.probe_epochs, seed=seed
         )
 
-    def figures(self, *, quick: bool = False) -> dict[str, float]:
+    def figures(self, *, quick: bool = False, recommend: bool = True) -> Figures:
         """Accuracies in [0, 1] of the settings' probes, with `quick` of kNN and the linear layer alone.
 
-        Keys: "knn", "linear", "logistic", "fine_tune"; for each n of labels_per_class "linear_n", and "folds", both
-        with their standard deviation as "…_sd".
+        Keys: "knn", "linear", "logistic", "fine_tune"; for each n of labels_per_class "logistic_n", and "folds", both
+        with their standard deviation as "…_sd". Of the probes in COMPARED also "scattering_…", of the scattering
+        alone, and with features=auto and `recommend` "recommended_…", of the recommended features, with the same draws
+        of labels; "scattering_features" and "recommended_features" name them.
         """
-        probes = {
-            "knn": self._knn,
-            "linear": self._linear,
-            "few": self._few,
-            "logistic": self._logistic,
-            "folds": self._folds,
-            "fine_tune": self._fine_tune,
-        }
-        results = {}
-        for name in self.settings.probes:
-            if not quick or name in ("knn", "linear"):
-                results.update(probes[name]())
+        names = [name for name in self.settings.probes if not quick or name in ("knn", "linear")]
+        results: Figures = {}
+        for name in names:
+            results |= self._measure(name, self.shown)
+        if quick or self.scattering is None:
+            return results
+        others = {"scattering": self.scattering_features}
+        if recommend and self.settings.features == "auto":
+            others["recommended"] = self.recommended
+        for prefix, features in others.items():
+            results[f"{prefix}_features"] = features
+            for name in (name for name in names if name in COMPARED):
+                found = self._measure(name, features)
+                results |= {f"{prefix}_{key}": value for key, value in found.items()}
         return results
 
-    def _knn(self) -> dict[str, float]:
-        (bank, queries), (labels, truth) = self.features, self.labels
+    def _measure(self, probe: str, features: str) -> dict[str, float]:
+        """What one probe finds of some features; measured once."""
+        if (probe, features) not in self._measured:
+            measure = {
+                "knn": self._knn,
+                "linear": self._linear,
+                "few": self._few,
+                "logistic": self._logistic,
+                "folds": self._folds,
+                "fine_tune": self._fine_tune,
+            }[probe]
+            self._measured[probe, features] = measure(features)
+        return self._measured[probe, features]
+
+    def _knn(self, features: str) -> dict[str, float]:
+        standard, (labels, truth) = self.standard(features), self.labels
+        bank, queries = (standard(self.rows(features, split)) for split in (0, 1))
         return {"knn": knn_accuracy(bank, labels, queries, truth, k=self.settings.knn_k)}
 
-    def _linear(self) -> dict[str, float]:
+    def _linear(self, _: str) -> dict[str, float]:
         return {"linear": accuracy(self.predicted, self.labels[1])}
 
-    def _few(self) -> dict[str, float]:
+    def _few(self, features: str) -> dict[str, float]:
         results = {}
         for n in self.settings.labels_per_class:
-            chosen = [few_labels(self.train.labels, n, seed) for seed in range(self.settings.seeds)]
-            results.update(self._spread(f"linear_{n}", chosen))
+            scores = [self._accuracy(fit, features) for fit in self.fits(features, n)]
+            results |= _spread(f"logistic_{n}", scores)
         return results
 
-    def _folds(self) -> dict[str, float]:
-        return self._spread("folds", self.folds)
+    def draws(self, n: int) -> list[Tensor]:
+        """Indices of the train images with labels: n of each class, for each seed."""
+        return [few_labels(self.train.labels, n, seed) for seed in range(self.settings.seeds)]
 
-    def _spread(self, name: str, subsets: Sequence[Tensor]) -> dict[str, float]:
-        """Mean and standard deviation over linear probes on subsets of the labels."""
-        scores = [
-            accuracy(self._layer(chosen.to(self.labels[0].device), seed), self.labels[1])
-            for seed, chosen in enumerate(subsets)
+    def fits(self, features: str, n: int) -> list[LogisticFit]:
+        """Logistic regressions on the draws of n labels a class."""
+        if (features, n) not in self._fits:
+            labels, classes = self.labels[0], len(self.train.classes)
+            self._fits[features, n] = [
+                logistic_fit(
+                    self.rows(features, 0, chosen), labels[chosen],
+                    standard=self.standard(features), classes=classes, seed=seed,
+                )
+                for seed, chosen in enumerate(draw.to(labels.device) for draw in self.draws(n))
+            ]  # fmt: skip
+        return self._fits[features, n]
+
+    def _accuracy(self, fit: LogisticFit, features: str) -> float:
+        predicted = [
+            fit.predict(self.rows(features, 1, slice(start, start + 4096)))
+            for start in range(0, len(self.test), 4096)
         ]
-        spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-        return {name: statistics.fmean(scores), name + "_sd": spread}
+        return accuracy(torch.cat(predicted), self.labels[1])
 
-    def _logistic(self) -> dict[str, float]:
-        (bank, queries), (labels, truth) = self.features, self.labels
-        return {"logistic": accuracy(logistic_predict(bank, labels, queries), truth)}
+    def _folds(self, _: str) -> dict[str, float]:
+        subsets = [fold.to(self.labels[0].device) for fold in self.folds]
+        scores = [accuracy(self._layer(fold, seed), self.labels[1]) for seed, fold in enumerate(subsets)]
+        return _spread("folds", scores)
 
-    def _fine_tune(self) -> dict[str, float]:
+    def _logistic(self, features: str) -> dict[str, float]:
+        standard, classes = self.standard(features), len(self.train.classes)
+        fit = logistic_fit(self.rows(features, 0), self.labels[0], standard=standard, classes=classes)
+        return {"logistic": self._accuracy(fit, features)}
+
+    def _fine_tune(self, _: str) -> dict[str, float]:
         predicted = fine_tune_predict(
             self.model,
             self.train.images,
@@ -131,6 +206,47 @@ class Evaluation:
         )
         return {"fine_tune": accuracy(predicted, self.labels[1].to(predicted.device))}
 
+    @property
+    def _choice_labels(self) -> int:
+        return max(self.settings.labels_per_class, default=CHOICE_LABELS)
+
+    def _better(self, candidates: Sequence[str]) -> str | None:
+        """Of features, simplest first, those that do best on held-out training labels; None without held-out ones."""
+        draws = [self.labels[0][draw.to(self.labels[0].device)] for draw in self.draws(self._choice_labels)]
+        return simplest_of_the_best(
+            {name: likelihoods(self.fits(name, self._choice_labels), draws) for name in candidates}
+        )
+
+    @cached_property
+    def scattering_features(self) -> str:
+        """What is the scattering alone: all coefficients, or pooled ones where these do as well or all are too many."""
+        if not fits_memory(
+            len(self.train) + len(self.test), self.train.images.shape[3], self.spec, self.scattering
+        ):
+            return "pooled"
+        return self._better(("pooled", "scattering")) or "scattering"
+
+    @cached_property
+    def recommended(self) -> str:
+        """Of the scattering alone, h, and both, what does best on training labels, see `simplest_of_the_best`.
+
+        With the largest number of labels of the settings' labels_per_class; both where that is one a class.
+        """
+        if not self.joint:
+            return "h"
+        both = "both" if self.scattering_features == "scattering" else "both_pooled"
+        return self._better((self.scattering_features, "h", both)) or both
+
+    def recommendation(self) -> Recommendation:
+        """The recommended features, why, and the statistics of their parts."""
+        n, seeds = self._choice_labels, self.settings.seeds
+        reason = f"highest held-out likelihood of {n} training labels a class, {seeds} draws"
+        if not self.joint:
+            reason = "the network has no scattering front end"
+        self.standard("h" if not self.joint else "both_pooled")
+        self.standard(self.recommended)
+        return Recommendation(self.recommended, reason, dict(self._standards))
+
     def confusion(self) -> Tensor:
         """Counts of the linear probe, int64 (classes, classes): rows are true classes, columns predicted ones."""
         count = len(self.test.classes)
@@ -138,14 +254,7 @@ class Evaluation:
         return torch.bincount(pairs, minlength=count * count).view(count, count)
 
 
-def titles(settings: EvaluationSettings) -> dict[str, str]:
-    """What a person reads for each key of `Evaluation.figures`, in the settings' order; spreads left out."""
-    texts = {
-        "knn": {"knn": "kNN, all labels"},
-        "linear": {"linear": "linear probe, all labels"},
-        "few": {f"linear_{n}": f"linear probe, {n} labels per class" for n in settings.labels_per_class},
-        "logistic": {"logistic": "logistic regression, all labels"},
-        "folds": {"folds": "linear probe, folds of the data set"},
-        "fine_tune": {"fine_tune": "whole encoder fine-tuned, all labels"},
-    }
-    return {key: text for probe in settings.probes for key, text in texts[probe].items()}
+def _spread(name: str, scores: Sequence[float]) -> dict[str, float]:
+    """Mean and sample standard deviation."""
+    spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+    return {name: statistics.fmean(scores), name + "_sd": spread}

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 def knn_predict(bank: Tensor, labels: Tensor, queries: Tensor, *, k: int, temperature: float = 0.1) -> Tensor:
     """Class of each query by its k nearest features of the bank.
 
+    Features are to be standardised: those of an encoder have a common mean, beside which the cosines of all of them
+    are 0.97 to 1, and all k votes weigh the same.
+
     bank (n, F) with labels int64 (n,), queries (m, F) → int64 (m,). Neighbours by cosine similarity s vote with
     weight exp(s / temperature). k is lowered to n where the bank is smaller. Source: Wu, Xiong, Yu, Lin,
     "Unsupervised feature learning via non-parametric instance discrimination", 2018.

@@ -1,18 +1,17 @@
-"""Linear probes of frozen features: the paper's, and a strong one."""
+"""The original's linear probe of frozen features, and which labels a probe gets."""
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from scatsimclr.evaluation.threads import one_thread
+
 # A hundred labels make two batches: the recipe's 100 epochs would be 200 steps, which fit nothing at 3e-4.
 MINIMUM_STEPS = 1000
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 def linear_predict(
@@ -35,7 +34,7 @@ def linear_predict(
     layer.to(train.device)
     optimizer = torch.optim.Adam(layer.parameters(), lr=3e-4, weight_decay=1e-4, fused=True)
     epochs = max(epochs, math.ceil(MINIMUM_STEPS / math.ceil(len(train) / 64)))
-    with torch.enable_grad(), _one_thread():
+    with torch.enable_grad(), one_thread():
         for _ in range(epochs):
             for batch in torch.randperm(len(train), generator=generator).to(train.device).split(64):
                 optimizer.zero_grad()
@@ -45,41 +44,9 @@ def linear_predict(
         return layer(test).argmax(1)
 
 
-def logistic_predict(train: Tensor, train_labels: Tensor, test: Tensor, *, seed: int = 0) -> Tensor:
-    """As `linear_predict`, by scikit-learn's logistic regression on standardised features.
-
-    The inverse regularisation C of `STRENGTHS` is the one that does best on a stratified fifth of the training
-    features, held out; where classes are too small to be split, it is 1.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV, StratifiedShuffleSplit
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    features, labels = train.cpu().numpy(), train_labels.cpu().numpy()
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    _, sizes = train_labels.unique(return_counts=True)
-    if sizes.min() >= 2 and len(labels) >= 5 * len(sizes):
-        split = StratifiedShuffleSplit(1, test_size=0.2, random_state=seed)
-        model = GridSearchCV(model, {"logisticregression__C": STRENGTHS}, cv=split)
-    model.fit(features, labels)
-    return torch.from_numpy(model.predict(test.cpu().numpy())).to(test.device)
-
-
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
     """Share of the predictions (m,) that are the labels (m,)."""
     return (predicted == labels).double().mean().item()
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Steps this small lose to their own thread starts: 2.5 s on two threads, 1.3 s on one (Zen 4, 2026-11)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def few_labels(labels: Tensor, per_class: int, seed: int) -> Tensor:

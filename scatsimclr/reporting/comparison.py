@@ -47,6 +47,7 @@ def write_comparison(folders: Sequence[Path], records: Sequence[list[dict]], out
         "title": f"{len(runs)} runs",
         "runs": [(charts.marker(index), run) for index, run in enumerate(runs)],
         "probes": _probes(runs),
+        "features": [results.features_in_words(run.records).get("recommended") for run in runs],
         "measures": _measures(runs),
         "speeds": [results.throughput(run.config, run.records) for run in runs],
         "curves": _curves(runs),
@@ -74,8 +75,8 @@ def _probes(runs: Sequence[Run]) -> list[dict]:
     rows = []
     for key, title in titles.items():
         scores = [found.get(key) for found in by_run]
-        reached = [score.after for score in scores if score and score.after is not None]
-        best = [bool(score) and len(reached) > 1 and score.after == max(reached) for score in scores]
+        reached = [score.reached for score in scores if score and score.reached is not None]
+        best = [bool(score) and len(reached) > 1 and score.reached == max(reached) for score in scores]
         rows.append({"title": title, "scores": list(zip(scores, best, strict=True))})
     return rows
 

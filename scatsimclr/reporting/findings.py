@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from scatsimclr.data.imageset import ImageSet
 from scatsimclr.evaluation.features import extract
+from scatsimclr.evaluation.standard import Standard
 from scatsimclr.reporting.subject import Subject
 
 SHOWN = 1500  # points of the map: t-SNE takes seconds for them, and the file stays small
@@ -75,6 +76,7 @@ def find(subject: Subject) -> Findings:
     if evaluation is None:
         images = subject.pretrain.subset(_chosen(len(subject.pretrain)))
         features = extract(subject.model, images.images, subject.spec, batch_size=64).cpu()
+        features = Standard.of(features)(features)
         near, cosines = nearest(features, features, skip_self=True)
         gallery = [(i, near[i].tolist(), cosines[i].tolist()) for i in _spaced(len(images))]
         points, method = project(features.numpy())
@@ -88,7 +90,8 @@ def find(subject: Subject) -> Findings:
             gallery,
             clusters=cluster(features),
         )
-    bank, tested = (part.cpu() for part in evaluation.features)
+    standard = evaluation.standard(evaluation.shown)
+    bank, tested = (standard(part).cpu() for part in evaluation.features)
     chosen = _chosen(len(tested))
     images, features = evaluation.test.subset(chosen), tested[chosen]
     near, _ = nearest(features, features, skip_self=True)

@@ -131,11 +131,12 @@ def _claim(subject: Subject) -> dict:
     claim["epoch"] = max(
         (record["epoch"] for record in results.of_event(subject.records, "epoch")), default=0
     )
+    claim["features"] = results.features_in_words(subject.records)
     if subject.evaluation is not None:
         labels = subject.evaluation.test.labels
         claim["tests"], claim["labels"] = len(labels), len(subject.evaluation.train)
         claim["majority"] = labels.bincount().max().item() / len(labels)
-        last = claim["headline"][-1].after if claim["headline"] else None
+        last = claim["headline"][-1].reached if claim["headline"] else None
         claim["interval"] = None if last is None else results.interval(last, len(labels))
     return claim
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scatsimclr.config import Config
-from scatsimclr.evaluation.evaluate import titles
+from scatsimclr.evaluation.features import WORDS
+from scatsimclr.evaluation.table import titles
 from scatsimclr.reporting.charts import Line
 
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies in [0, 1] of one probe before and after training, None where it was not measured."""
+    """Accuracies in [0, 1] of one probe, None where it was not measured.
+
+    before, after: of the untrained and of the trained network; scattering: of the transform alone; recommended: of the
+    trained network's recommended features. error: standard error of a difference, 0 where one draw was made.
+    """
 
     key: str
     title: str
@@ -21,11 +26,31 @@ class Score:
     after: float | None
     before_sd: float | None = None
     after_sd: float | None = None
+    scattering: float | None = None
+    scattering_sd: float | None = None
+    recommended: float | None = None
+    recommended_sd: float | None = None
+    error: float = 0.0
+
+    @property
+    def reached(self) -> float | None:
+        """What the trained network is good for."""
+        return self.after if self.recommended is None else self.recommended
+
+    @property
+    def reached_sd(self) -> float | None:
+        return self.after_sd if self.recommended is None else self.recommended_sd
 
     @property
     def gain(self) -> float | None:
-        """Points of accuracy, in [−1, 1]."""
-        return None if self.before is None or self.after is None else self.after - self.before
+        """Points of accuracy, in [−1, 1], ahead of the better of what needs no training."""
+        free = [value for value in (self.before, self.scattering) if value is not None]
+        return None if self.reached is None or not free else self.reached - max(free)
+
+    @property
+    def better(self) -> bool:
+        """Whether the gain is more than chance of the draws."""
+        return self.gain is not None and self.gain > self.error
 
 
 @dataclass(frozen=True)
@@ -48,20 +73,63 @@ def scores(config: Config, records: Sequence[dict]) -> list[Score]:
     evaluations = of_event(records, "evaluation")
     first = next((record for record in evaluations if record["epoch"] == 0), {})
     last = evaluations[-1] if evaluations and evaluations[-1]["epoch"] else {}
-    found = [
-        Score(key, text, first.get(key), last.get(key), first.get(key + "_sd"), last.get(key + "_sd"))
-        for key, text in titles(config.evaluation).items()
-    ]
-    return [score for score in found if score.before is not None or score.after is not None]
+    found = []
+    for key, text in _titles(config).items():
+        # The transform is the same before and after; a run that has not ended measured it at its beginning.
+        base = last if f"scattering_{key}" in last else first
+        values = {
+            name: record.get(prefix + key + suffix)
+            for name, record, prefix in (
+                ("before", first, ""), ("after", last, ""), ("scattering", base, "scattering_"),
+                ("recommended", last, "recommended_"),
+            )
+            for name, suffix in ((name, ""), (name + "_sd", "_sd"))
+        }  # fmt: skip
+        score = Score(key, text, **values)
+        spreads = [spread or 0.0 for spread in (score.reached_sd, score.scattering_sd or score.before_sd)]
+        found.append(replace(score, error=math.hypot(*spreads) / math.sqrt(config.evaluation.seeds)))
+    return [s for s in found if not (s.before is s.after is s.scattering is s.recommended is None)]
+
+
+def _titles(config: Config) -> dict[str, str]:
+    """As today's, and those of the few-label probe of earlier versions."""
+    earlier = {
+        f"linear_{n}": f"linear probe, {n} labels per class" for n in config.evaluation.labels_per_class
+    }
+    return {**earlier, **titles(config.evaluation)}
 
 
 def headline(found: Sequence[Score]) -> list[Score]:
-    """The claim: the probe with the fewest labels, and the one with all."""
-    few = [score for score in found if score.key.startswith("linear_")]
-    whole = [
-        score for name in ("linear", "logistic", "knn", "fine_tune") for score in found if score.key == name
-    ]
+    """The claim: the probe with the fewest labels, and one with all; of those compared with the scattering alone, where
+    there are such: no gain is claimed that nothing was compared with."""
+    compared = [score for score in found if score.scattering is not None] or found
+    few = [score for score in compared if score.key.startswith(("logistic_", "linear_"))]
+    names = ("logistic", "knn") if compared is not found else ("linear", "logistic", "knn", "fine_tune")
+    whole = [score for name in names for score in compared if score.key == name]
     return few[:1] + whole[:1]
+
+
+def verdict(found: Sequence[Score]) -> str:
+    """What training brought by the first probe of the headline, in words; "" where nothing was compared."""
+    score = next((score for score in headline(found) if score.scattering is not None), None)
+    if score is None or score.gain is None:
+        return ""
+    ahead = f"{100 * score.gain:+.1f} points".replace("-", "−")
+    if score.better:
+        return f"training gained {ahead} beyond scattering alone and the untrained network\n({score.title})"
+    return (
+        f"training is not better than what needs no training ({ahead}): use scattering alone\n({score.title})"
+    )
+
+
+def features_in_words(records: Sequence[dict]) -> dict[str, str]:
+    """What the last evaluation calls "scattering" and "recommended" features; without those that it does not name."""
+    found = {}
+    for record in of_event(records, "evaluation"):
+        for name in ("scattering", "recommended"):
+            if f"{name}_features" in record:
+                found[name] = WORDS.get(record[f"{name}_features"], record[f"{name}_features"])
+    return found
 
 
 def interval(share: float, count: int) -> tuple[float, float]:
@@ -98,7 +166,7 @@ def measures(records: Sequence[dict]) -> list[Measure]:
         row("Spread", "spread", "{:.2f}", "standard deviation of z's coordinates; 1 is even, 0 is a collapse"),
         row("Effective rank of z", "rankme", "{:.1f}", "how many directions z uses (RankMe, Garrido et al.)",
             "rank_limit"),
-        row("Effective rank of h", "rankme_h", "{:.1f}", "the same of h, the features that embed writes",
+        row("Effective rank of h", "rankme_h", "{:.1f}", "the same of h, the network's features",
             "rank_limit_h"),
     ]  # fmt: skip
 
@@ -114,7 +182,7 @@ def curves(config: Config, records: Sequence[dict]) -> list[tuple[str, list[Line
     parts = [
         Line("NT-Xent", _series(epochs, "contrastive_loss")), Line("pretext", _series(epochs, "pretext_loss")),
     ]  # fmt: skip
-    accuracy = [Line(text, _series(evaluations, key)) for key, text in titles(config.evaluation).items()]
+    accuracy = [Line(text, _series(evaluations, key)) for key, text in _titles(config).items()]
     found = [
         ("Loss", losses, False),
         ("Parts of the loss", parts, False),

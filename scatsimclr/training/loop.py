@@ -1,7 +1,7 @@
 """The training loop: contrastive pre-training of one encoder, from settings to a run folder.
 
 A run folder holds config.yaml (resolved), environment.json, metrics.jsonl, tensorboard/, checkpoints/last.pt and
-best.pt, model.safetensors with config.json, report.html and plots/.
+best.pt, model.safetensors with config.json, recommendation.json with features.safetensors, report.html and plots/.
 """
 
 from __future__ import annotations
@@ -26,13 +26,21 @@ from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.evaluation.features import extract
 from scatsimclr.evaluation.knn import knn_accuracy
 from scatsimclr.evaluation.quality import SETTLED, Probe, collapse
+from scatsimclr.evaluation.standard import Standard
 from scatsimclr.models.pretext import HEADS
 from scatsimclr.reporting.page import write_report
 from scatsimclr.reporting.subject import Subject
 from scatsimclr.training import checkpoint
 from scatsimclr.training.metrics import Metrics, read_metrics
 from scatsimclr.training.profile import WARM_UP, StepProfiler
-from scatsimclr.training.setup import build_evaluation, build_loader, build_model, load_data, pick_device
+from scatsimclr.training.setup import (
+    build_evaluation,
+    build_loader,
+    build_model,
+    load_data,
+    pick_device,
+    recommendation,
+)
 from scatsimclr.training.update import Losses, Update
 
 # First epochs after which quality is measured, whatever `eval_every_n_epochs`: a collapse comes early.
@@ -123,13 +131,13 @@ class Trainer:
         settings = self.config.pretext
         return self.head is not None and settings.lambda_ > 0 and epoch >= settings.start_epoch
 
-    def fit(self) -> dict[str, dict[str, float]]:
+    def fit(self) -> dict[str, dict[str, float | str]]:
         """Trains to the last epoch.
 
         Returns {"before": …, "after": …}, each as from `Evaluation.figures` or empty without labels.
         """
         if self.before is None:
-            self.before = self._evaluate()
+            self.before = self._evaluate(recommend=False)
             self.metrics.write("evaluation", self.epoch, self.step, **self.before)
             self._watch()
         after = None
@@ -153,6 +161,7 @@ class Trainer:
         checkpoint.save_pretrained(
             self.folder, self.model, self.config.model_dump(mode="json", by_alias=True)
         )
+        recommendation(self.config, self.model, self.data.pretrain, self.evaluation).save(self.folder)
         self._write_report()
         return {"before": self.before, "after": after}
 
@@ -244,10 +253,12 @@ class Trainer:
             images.subset(images.labels >= 0) for images in (self.data.pretrain, self.data.validation)
         )
         if self.config.best_by == "knn" and len(bank) and len(queries):
+            known = self._features(bank)
+            standard = Standard.of(known)
             figures["knn"] = knn_accuracy(
-                self._features(bank),
+                standard(known),
                 bank.labels.to(self.device),
-                self._features(queries),
+                standard(self._features(queries)),
                 queries.labels.to(self.device),
                 k=self.config.evaluation.knn_k,
             )
@@ -263,13 +274,13 @@ class Trainer:
             amp=self.update.amp,
         )
 
-    def _evaluate(self, *, quick: bool = False) -> dict[str, float]:
+    def _evaluate(self, *, quick: bool = False, recommend: bool = True) -> dict[str, float | str]:
         if self.data.test is None:
             return {}
         evaluation = build_evaluation(self.config, self.model, self.data.train, self.data.test)
         if self.epoch == self.config.epochs:
             self.evaluation = evaluation
-        return evaluation.figures(quick=quick)
+        return evaluation.figures(quick=quick, recommend=recommend)
 
     def _watch(self) -> None:
         """Measures what needs no labels, and warns of a collapse."""

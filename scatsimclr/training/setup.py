@@ -15,8 +15,10 @@ from scatsimclr.data.loader import PairLoader
 from scatsimclr.data.pretext import TASKS
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
+from scatsimclr.evaluation.recommendation import Recommendation, without_labels
 from scatsimclr.models.resnet import ResNetSimCLR
 from scatsimclr.models.scatsimclr import ScatSimCLR
+from scatsimclr.scattering import Scattering2D
 from scatsimclr.training import checkpoint
 
 Encoder = ScatSimCLR | ResNetSimCLR
@@ -157,7 +159,44 @@ def build_evaluation(config: Config, model: Encoder, train: ImageSet, test: Imag
     if "folds" in config.evaluation.probes:
         subsets = folds(config.dataset.dataset, data_dir=config.data_dir, download=config.dataset.download)
     amp = config.resolved_amp(next(model.parameters()).device.type)
-    return Evaluation(model, train, test, augment_spec(config), config.evaluation, subsets, amp)
+    return Evaluation(
+        model,
+        train,
+        test,
+        augment_spec(config),
+        config.evaluation,
+        subsets,
+        amp,
+        scattering=front_end(config, model),
+        joint=config.model.scattering,
+    )
+
+
+def front_end(config: Config, model: Encoder) -> Scattering2D:
+    """The scattering transform that an encoder has, or a ResNet is compared with, on the encoder's device."""
+    if config.model.scattering:
+        return model._scatnet
+    size = config.dataset.input_shape[:2]
+    J = min(config.model.J, min(size).bit_length() - 1)
+    transform = Scattering2D(J, size, L=config.model.L, backend="auto" if config.fused else "reference")
+    return transform.to(next(model.parameters()).device)
+
+
+def recommendation(
+    config: Config, model: Encoder, images: ImageSet, evaluation: Evaluation | None
+) -> Recommendation:
+    """The features of a trained encoder to use: chosen by `evaluation`, by rule where there is none."""
+    if evaluation is not None:
+        return evaluation.recommendation()
+    return without_labels(
+        model,
+        images.images,
+        augment_spec(config),
+        front_end(config, model),
+        joint=config.model.scattering,
+        batch_size=config.evaluation.batch_size,
+        amp=config.resolved_amp(next(model.parameters()).device.type),
+    )
 
 
 def pick_device(config: Config) -> torch.device:

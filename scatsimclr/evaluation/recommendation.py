@@ -1,0 +1,143 @@
+"""Which features of a run are recommended, and how they are standardised: chosen without the test images."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from scatsimclr.data.augment import AugmentSpec
+from scatsimclr.errors import UserError
+from scatsimclr.evaluation.features import FEATURES, WORDS, extract
+from scatsimclr.evaluation.logistic import LogisticFit
+from scatsimclr.evaluation.standard import Standard
+from scatsimclr.scattering import Scattering2D
+
+LARGEST = (
+    2**31
+)  # bytes that all coefficients of all images may take; of larger sets only the pooled ones are looked at
+POOL = 10_000  # images without labels that features are standardised by
+CHOICE, STATISTICS = "recommendation.json", "features.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Recommendation:
+    """features: a name of FEATURES. reason: in words. standards: of the parts of features, by name."""
+
+    features: str
+    reason: str
+    standards: Mapping[str, Standard]
+
+    def standard(self, features: str) -> Standard:
+        """Of the parts side by side; UserError where the run has not measured one of them."""
+        missing = [part for part in FEATURES[features] if part not in self.standards]
+        if missing:
+            raise UserError(f"the run has no statistics of {WORDS[missing[0]]}, which {features} needs")
+        return Standard.side_by_side([self.standards[part] for part in FEATURES[features]])
+
+    def save(self, folder: Path) -> None:
+        """Writes recommendation.json and features.safetensors (mean and scale of each part) to a run folder."""
+        tensors = {}
+        for part, standard in self.standards.items():
+            tensors[f"{part}.mean"], tensors[f"{part}.scale"] = standard.mean.cpu(), standard.scale.cpu()
+        partial = folder / f"{STATISTICS}.partial"
+        save_file(tensors, partial)
+        os.replace(partial, folder / STATISTICS)
+        text = json.dumps({"features": self.features, "reason": self.reason}, indent=1) + "\n"
+        partial = folder / f"{CHOICE}.partial"
+        partial.write_text(text)
+        os.replace(partial, folder / CHOICE)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], device: torch.device) -> Recommendation | None:
+        """Of a run folder, or of the run folder of a checkpoint; None where there is none. UserError for one that
+        cannot be read."""
+        path = Path(path)
+        folder = path if path.is_dir() else path.parent.parent
+        if not (folder / CHOICE).is_file() or not (folder / STATISTICS).is_file():
+            return None
+        try:
+            choice, tensors = json.loads((folder / CHOICE).read_text()), load_file(folder / STATISTICS)
+            features, reason = choice["features"], choice["reason"]
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(f"{folder / CHOICE} cannot be read: {type(error).__name__}: {error}") from None
+        if features not in FEATURES:
+            raise UserError(f"{folder / CHOICE} names features that there are not: {features!r}")
+        parts = sorted({name.rpartition(".")[0] for name in tensors})
+        standards = {
+            part: Standard(tensors[f"{part}.mean"].to(device), tensors[f"{part}.scale"].to(device))
+            for part in parts
+        }
+        return cls(features, reason, standards)
+
+
+def likelihoods(fits: Sequence[LogisticFit], labels: Sequence[Tensor]) -> Tensor:
+    """log p of the class of every example that was held out, by fits that had not seen it; of all draws, (n,)."""
+    found = []
+    for fit, truth in zip(fits, labels, strict=True):
+        if fit.held_out is not None:
+            own = fit.held_out.gather(1, truth[:, None])[:, 0]
+            found.append(own[~own.isnan()])
+    return torch.cat(found) if found else torch.empty(0)
+
+
+def simplest_of_the_best(measured: Mapping[str, Tensor]) -> str | None:
+    """The features with the highest held-out likelihood, or simpler ones that cannot be told from them.
+
+    measured: log p (n,) of the same examples, simplest features first. Other features replace simpler ones where the
+    mean of the differences is more than twice its standard error. None where nothing was held out.
+    """
+    names = list(measured)
+    if not len(measured[names[0]]):
+        return None
+    best = names[0]
+    for name in names[1:]:
+        difference = (measured[name] - measured[best]).double()
+        error = difference.std(correction=0) / len(difference) ** 0.5
+        if difference.mean() > 2 * error:
+            best = name
+    return best
+
+
+def without_labels(
+    model: nn.Module,
+    images: Tensor,
+    spec: AugmentSpec,
+    scattering: Scattering2D | None,
+    *,
+    joint: bool,
+    batch_size: int = 256,
+    amp: torch.dtype | None = None,
+) -> Recommendation:
+    """Where nothing can be compared: h and scattering side by side, or h where not `joint` (a network without them)."""
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:POOL].sort().values
+    images = images[chosen]
+
+    def measure(part: str) -> Standard:
+        found = extract(
+            model, images, spec, batch_size=batch_size, features=part, amp=amp, scattering=scattering
+        )
+        return Standard.of(found)
+
+    parts = ["h"]
+    if joint:
+        parts += (
+            ["pooled", "scattering"]
+            if fits_memory(len(images), images.shape[3], spec, scattering)
+            else ["pooled"]
+        )
+    features = {1: "h", 2: "both_pooled", 3: "both"}[len(parts)]
+    reason = "by rule: there are no labels to compare features with"
+    return Recommendation(features, reason, {part: measure(part) for part in parts})
+
+
+def fits_memory(count: int, channels: int, spec: AugmentSpec, scattering: Scattering2D) -> bool:
+    """Whether all coefficients of `count` images take no more than LARGEST bytes."""
+    image = torch.zeros(1, channels, *spec.size, device=next(scattering.buffers()).device)
+    return 4 * count * scattering.features(image).numel() <= LARGEST

@@ -1,0 +1,77 @@
+"""What was measured as a person reads it: the scattering alone, the network untrained and trained, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scatsimclr.config import EvaluationSettings
+from scatsimclr.evaluation.features import WORDS
+
+# Accuracies in [0, 1] by key, and the names of the features they are of.
+Figures = dict[str, float | str]
+
+
+def titles(settings: EvaluationSettings) -> dict[str, str]:
+    """What a person reads for each key of `Evaluation.figures`, in the settings' order; spreads left out."""
+    texts = {
+        "knn": {"knn": "kNN, all labels"},
+        "linear": {"linear": "linear probe, all labels"},
+        "few": {f"logistic_{n}": f"logistic, {n} labels per class" for n in settings.labels_per_class},
+        "logistic": {"logistic": "logistic, all labels"},
+        "folds": {"folds": "linear probe, folds"},
+        "fine_tune": {"fine_tune": "fine-tuned, all labels"},
+    }
+    return {key: text for probe in settings.probes for key, text in texts[probe].items()}
+
+
+def columns(figures: Sequence[Figures], settings: EvaluationSettings) -> list[tuple[str, str]]:
+    """What the columns of a table of figures are: the scattering alone, the network untrained and trained, the trained
+    one's recommended features; (heading, features). figures: before and after training, or after alone."""
+    shown = "h" if settings.features == "auto" else settings.features
+    last = figures[-1]
+    found = [("scattering", last["scattering_features"])] if "scattering_features" in last else []
+    found += [("untrained", shown)] if len(figures) > 1 else []
+    found += [("trained", shown)]
+    if "recommended_features" in last:
+        found.append(("recommended", last["recommended_features"]))
+    return found
+
+
+def entries(figures: Sequence[Figures], key: str) -> list[tuple[float | None, float | None]]:
+    """(accuracy, its standard deviation) for each of `columns`, None where it was not measured."""
+    last = figures[-1]
+    sources = [(last, f"scattering_{key}")] if "scattering_features" in last else []
+    sources += [(record, key) for record in figures]
+    sources += [(last, f"recommended_{key}")] if "recommended_features" in last else []
+    return [(record.get(name), record.get(name + "_sd")) for record, name in sources]
+
+
+def accuracy_table(figures: Sequence[Figures], settings: EvaluationSettings) -> str:
+    """The figures in %, of up to 80 characters a line: what `columns` says, a line for each probe."""
+    heads = columns(figures, settings)
+    rows = [[heading for heading, _ in heads], [features for _, features in heads]]
+    names = ["", "test accuracy in %"]
+    for key, text in titles(settings).items():
+        found = entries(figures, key)
+        if any(value is not None for value, _ in found):
+            names.append(text)
+            rows.append([_cell(value, spread) for value, spread in found])
+    width = max(map(len, names))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    lines = [
+        f"{name:{width}}" + "".join(f"  {text:>{size}}" for text, size in zip(row, widths, strict=True))
+        for name, row in zip(names, rows, strict=True)
+    ]
+    if heads[0][0] == "scattering":
+        lines.append(f"scattering: {WORDS[heads[0][1]]} alone, without a network")
+    if heads[-1][0] == "recommended":
+        lines.append(
+            f"recommended: {WORDS[heads[-1][1]]} of the trained network, by held-out training labels"
+        )
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, spread: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{100 * value:.1f}" + (f" ± {100 * spread:.1f}" if spread is not None else "")
