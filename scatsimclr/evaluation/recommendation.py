@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -65,7 +66,7 @@ class Recommendation:
         try:
             choice, tensors = json.loads((folder / CHOICE).read_text()), load_file(folder / STATISTICS)
             features, reason = choice["features"], choice["reason"]
-        except (ValueError, KeyError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
             raise UserError(f"{folder / CHOICE} cannot be read: {type(error).__name__}: {error}") from None
         if features not in FEATURES:
             raise UserError(f"{folder / CHOICE} names features that there are not: {features!r}")

@@ -12,10 +12,14 @@ from scatsimclr.config import EvaluationSettings, load_config
 from scatsimclr.data.augment import AugmentSpec
 from scatsimclr.data.datasets import ImageSet
 from scatsimclr.errors import UserError
-from scatsimclr.evaluation.evaluate import Evaluation, titles
+from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.evaluation.fine_tune import fine_tune_predict
-from scatsimclr.evaluation.probe import accuracy, linear_predict
+from scatsimclr.evaluation.logistic import logistic_fit
+from scatsimclr.evaluation.probe import accuracy, few_labels, linear_predict
+from scatsimclr.evaluation.standard import Standard
+from scatsimclr.evaluation.table import accuracy_table, titles
 from scatsimclr.models.scatsimclr import ScatSimCLR
+from scatsimclr.scattering import Scattering2D
 from tests.data import writers
 from tests.training.conftest import write_images
 
@@ -48,7 +52,7 @@ def coloured(count, seed):
     return ImageSet(images.to(torch.uint8), labels, ("red", "green", "blue"))
 
 
-def evaluation(probes=EVERY, **settings):
+def evaluation(probes=EVERY, transform=None, joint=True, **settings):
     chosen = EvaluationSettings(
         probes=probes,
         labels_per_class=(2, 5),
@@ -59,18 +63,27 @@ def evaluation(probes=EVERY, **settings):
         **settings,
     )
     folds = (torch.arange(20), torch.arange(20, 40))
-    return Evaluation(Means(), coloured(60, 0), coloured(31, 1), AugmentSpec((8, 8)), chosen, folds)
+    options = {"scattering": transform, "joint": joint}
+    return Evaluation(
+        Means(), coloured(60, 0), coloured(31, 1), AugmentSpec((8, 8)), chosen, folds, **options
+    )
 
 
 def test_every_probe_measures_and_has_a_title():
     probes = evaluation()
     results = probes.figures()
     assert set(results) == {
-        "knn", "linear", "linear_2", "linear_2_sd", "linear_5", "linear_5_sd", "logistic", "folds", "folds_sd",
+        "knn", "linear", "logistic_2", "logistic_2_sd", "logistic_5", "logistic_5_sd", "logistic", "folds", "folds_sd",
         "fine_tune",
     }  # fmt: skip
     assert results["knn"] == results["linear"] == results["logistic"] == 1.0
     (bank, queries), (labels, truth) = probes.features, probes.labels
+    assert results["logistic_5"] == statistics.fmean(
+        accuracy(
+            logistic_fit(bank[i], labels[i], standard=Standard.of(bank), seed=seed).predict(queries), truth
+        )
+        for seed, i in enumerate(few_labels(labels, 5, seed) for seed in range(2))
+    )
     scores = [
         accuracy(linear_predict(bank[fold], labels[fold], queries, epochs=2, seed=seed), truth)
         for seed, fold in enumerate(probes.folds)
@@ -85,11 +98,129 @@ def test_quick_leaves_out_what_takes_long():
     assert set(evaluation(probes=("linear", "few")).figures(quick=True)) == {"linear"}
 
 
-@pytest.mark.parametrize(("features", "width"), [("h", 3), ("z", 3), ("both", 6)])
+@pytest.mark.parametrize(
+    ("features", "width"),
+    [
+        ("auto", 3),
+        ("h", 3),
+        ("z", 3),
+        ("scattering", 960),
+        ("pooled", 960),
+        ("both", 963),
+        ("both_pooled", 963),
+    ],
+)
 def test_probes_see_the_features_of_the_settings(features, width):
-    bank, queries = evaluation(features=features).features
+    """J=1, L=4 make 5 channels of 4×4 for each colour; a map that is as small is not pooled."""
+    bank, queries = evaluation(features=features, transform=Scattering2D(1, (8, 8), L=4)).features
+    width = {960: 240, 963: 243}.get(width, width)
     assert bank.shape == (60, width)
     assert queries.shape == (31, width)
+
+
+def test_the_scattering_alone_and_the_recommended_features_are_measured_on_the_same_draws():
+    probes = evaluation(("knn", "few", "linear", "logistic"), Scattering2D(1, (8, 8), L=4))
+    results = probes.figures()
+    for prefix in ("scattering", "recommended"):
+        assert {f"{prefix}_{key}" for key in ("knn", "logistic", "logistic_2", "logistic_5_sd")} <= set(
+            results
+        )
+        assert f"{prefix}_linear" not in results
+    name = results["scattering_features"]
+    standard, truth = probes.standard(name), probes.labels[1]
+    scores = [
+        accuracy(
+            logistic_fit(
+                probes.rows(name, 0, i), probes.labels[0][i], standard=standard, seed=seed
+            ).predict(probes.rows(name, 1)),
+            truth,
+        )
+        for seed, i in enumerate(few_labels(probes.train.labels, 2, seed) for seed in range(2))
+    ]  # fmt: skip
+    assert results["scattering_logistic_2"] == statistics.fmean(scores)
+    assert results["recommended_features"] == probes.recommended == probes.recommendation().features
+    assert "recommended_features" not in probes.figures(recommend=False)
+    assert (
+        "recommended_features"
+        not in evaluation(("few",), Scattering2D(1, (8, 8), L=4), features="h").figures()
+    )
+
+
+class Informed(Means):
+    """h knows the class (`good`), or is noise."""
+
+    def __init__(self, good):
+        super().__init__()
+        self.good = good
+
+    def encode(self, x):
+        if self.good:
+            return self.layer(x.mean((2, 3)))
+        return torch.sin(1e4 * self.layer(x.std((2, 3))))
+
+
+def grey_bars(count, seed):
+    """The class is the direction of a bar: what a mean cannot tell and a wavelet can."""
+    generator = torch.Generator().manual_seed(seed)
+    images, labels = torch.randint(0, 120, (count, 8, 8, 3), generator=generator), torch.arange(count) % 2
+    for index in range(count):
+        place = int(torch.randint(1, 6, (1,), generator=generator))
+        view = images[index] if labels[index] else images[index].transpose(0, 1)
+        view[place : place + 2] += 110
+    return ImageSet(images.to(torch.uint8), labels, ("across", "down"))
+
+
+@pytest.mark.parametrize(
+    ("model", "sets", "expected"),
+    [(Informed(True), coloured, {"h", "pooled", "both_pooled"}), (Informed(False), grey_bars, {"pooled"})],
+)
+def test_what_is_recommended_is_what_training_labels_speak_for(model, sets, expected):
+    settings = EvaluationSettings(probes=("few",), labels_per_class=(10,), seeds=3)
+    transform = Scattering2D(1, (8, 8), L=4)
+    images = sets(60, 0), sets(30, 1)
+    probes = Evaluation(model, *images, AugmentSpec((8, 8)), settings, scattering=transform)
+    assert probes.recommended in expected
+    # The test images have no say: others, with any labels, leave it as it is.
+    other = ImageSet(images[1].images.flip(0).contiguous(), images[1].labels.roll(1), images[1].classes)
+    again = Evaluation(model, images[0], other, AugmentSpec((8, 8)), settings, scattering=transform)
+    assert again.recommended == probes.recommended
+    alone = Evaluation(model, *images, AugmentSpec((8, 8)), settings, scattering=transform, joint=False)
+    assert alone.recommended == "h"
+    assert alone.figures()["recommended_logistic_10"] == alone.figures()["logistic_10"]
+
+
+def test_one_label_a_class_leaves_the_choice_to_a_rule():
+    settings = EvaluationSettings(probes=("few",), labels_per_class=(1,), seeds=2)
+    transform = Scattering2D(1, (8, 8), L=4)
+    probes = Evaluation(
+        Means(), coloured(60, 0), coloured(31, 1), AugmentSpec((8, 8)), settings, scattering=transform
+    )
+    assert (probes.scattering_features, probes.recommended) == ("scattering", "both")
+
+
+def test_of_a_large_set_only_pooled_coefficients_are_looked_at(monkeypatch):
+    monkeypatch.setattr("scatsimclr.evaluation.recommendation.LARGEST", 4 * 91 * 240 - 1)
+    probes = evaluation(("few",), Scattering2D(1, (8, 8), L=4))
+    assert probes.scattering_features == "pooled"
+    assert probes.recommended in ("pooled", "h", "both_pooled")
+    assert "scattering" not in probes._parts
+
+
+def test_the_table_has_a_column_for_each_of_them():
+    probes = evaluation(("knn", "linear", "few"), Scattering2D(1, (8, 8), L=4))
+    before, after = probes.figures(recommend=False), probes.figures()
+    after = {**after, "recommended_logistic_5": 0.1234, "recommended_logistic_5_sd": 0.05}
+    lines = accuracy_table([before, after], probes.settings).splitlines()
+    assert lines[0].split() == ["scattering", "untrained", "trained", "recommended"]
+    assert lines[1].split()[4:6] == [before["scattering_features"], "h"]
+    row = next(line for line in lines if line.startswith("logistic, 5 labels per class"))
+    assert row.endswith("12.3 ± 5.0")
+    assert next(line for line in lines if line.startswith("linear")).split().count("–") == 2
+    assert max(map(len, lines)) <= 90
+    assert accuracy_table([after], probes.settings).splitlines()[0].split() == [
+        "scattering", "trained", "recommended",
+    ]  # fmt: skip
+    assert accuracy_table([{"knn": 0.5}], probes.settings).splitlines()[2].split()[-1] == "50.0"
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 31, 256])
@@ -144,7 +275,8 @@ def test_an_original_file_is_evaluated_with_its_config(tmp_path, capsys):
     output = tmp_path / "out"
     assert cli.run(evaluate.command, [*argv, "--output", str(output)]) == 0
     text = capsys.readouterr().out
-    assert "logistic regression, all labels" in text
+    assert "logistic, all labels" in text
+    assert "alone, without a network" in text
     assert "across" in text
     record = json.loads((output / "evaluation.json").read_text())
     assert sum(map(sum, record["confusion"])) == 4
