@@ -1,6 +1,7 @@
 """`python -m scatsimclr.embed`: what is written, in which order, and what is left out."""
 
 import csv
+import json
 import sys
 import time
 
@@ -11,11 +12,12 @@ import torch
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from scatsimclr import ScatSimCLR, cli, embed, evaluate
+from scatsimclr import ScatSimCLR, cli, embed, evaluate, train
 from scatsimclr.data import decode
 from scatsimclr.data.augment import center_view
+from scatsimclr.evaluation.features import WORDS
 from scatsimclr.training.setup import augment_spec, restore
-from tests.training.conftest import write_images
+from tests.training.conftest import TINY, write_images
 
 CONFIG = """
 amp: off
@@ -84,10 +86,49 @@ def test_precision_of_the_features(encoder, tmp_path, capsys):
 def test_named_files_come_in_the_order_given(encoder, tmp_path, capsys):
     images = write_images(tmp_path / "in", 2)
     files = [images / "down" / "01.png", images / "across" / "00.png"]
-    call([*encoder, *files, "--output", tmp_path / "out.npy", "--features", "both"], capsys)
-    found = np.load(tmp_path / "out.npy")
-    assert found.shape == (2, 2048 + 8)
-    np.testing.assert_allclose(found[:, :2048], expected(encoder, files), rtol=1e-4, atol=1e-6)
+    call([*encoder, *files, "--output", tmp_path / "out.npy"], capsys)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected(encoder, files), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("features", "width"), [("h", 2048), ("z", 8), ("scattering", 432), ("pooled", 432)])
+def test_features_by_name(encoder, tmp_path, capsys, features, width):
+    """J=2, L=2 make 9 channels of 4×4 for each of three colours; a map that small is not pooled."""
+    images, output = write_images(tmp_path / "in", 2), tmp_path / "out.npy"
+    status, out, _ = call([*encoder, images, "--output", output, "--features", features], capsys)
+    assert status == 0
+    assert f"{WORDS[features]} of 4 images" in out
+    found, files = np.load(output), sorted(images.glob("*/*.png"))
+    assert found.shape == (4, width)
+    config, model, _ = restore(encoder[0], encoder[2])
+    for row, file in zip(found, files, strict=True):
+        image = torch.from_numpy(np.asarray(Image.open(file).convert("RGB")).copy())[None]
+        with torch.no_grad():
+            x = center_view(image, augment_spec(config))
+            h = model.encode(x)
+            parts = {"h": h, "z": model.project(h)}
+            truth = parts.get(features, model._scatnet.features(x).flatten(1))
+        np.testing.assert_allclose(row, truth[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_run_recommends_is_written_with_its_statistics(tmp_path, capsys):
+    images, run = write_images(tmp_path / "in", 10), tmp_path / "run"
+    settings = ["--fused", *TINY, "epochs=1", "amp=off"]
+    assert cli.run(train.command, ["--data-dir", str(images), "--run-dir", str(run), *settings]) == 0
+    recommended = json.loads((run / "recommendation.json").read_text())["features"]
+    for path in (run, run / "checkpoints" / "last.pt"):
+        status, out, _ = call([path, images, "--output", tmp_path / "out.npy"], capsys)
+        assert status == 0
+        assert f"{WORDS[recommended]} of 20 images" in out
+    choice = run / "recommendation.json"
+    choice.write_text(choice.read_text().replace(recommended, "both_pooled", 1))
+    argv = [run, "--split", "train", "--data-dir", images, "--output", tmp_path / "train.npy"]
+    assert call(argv, capsys)[0] == 0
+    found = np.load(tmp_path / "train.npy")
+    assert found.shape[1] == 2048 + 432
+    np.testing.assert_allclose(found.mean(0), 0, atol=1e-4)
+    variance = found.var(0)
+    assert variance[:2048].sum() == pytest.approx(0.5, rel=1e-2)
+    assert variance[2048:].sum() == pytest.approx(0.5, rel=1e-2)
 
 
 def test_what_cannot_be_read_is_left_out_and_named(encoder, tmp_path, capsys):
@@ -119,6 +160,9 @@ def test_neighbours_of_the_embeddings_are_what_evaluate_measures(encoder, tmp_pa
         np.array([int(row["label"]) for row in table(tmp_path / f"{split}.csv")])
         for split in ("train", "test")
     )
+    mean, deviation = bank.mean(0), bank.std(0)
+    deviation[deviation < 1e-6] = np.inf
+    bank, queries = (bank - mean) / deviation, (queries - mean) / deviation
     neighbours = NearestNeighbors(n_neighbors=5, metric="cosine").fit(bank)
     distance, index = neighbours.kneighbors(queries)
     votes = np.zeros((len(queries), 2))
@@ -193,11 +237,12 @@ def mistakes(folder):
         ([folder / "bad.png", "--output", folder / "x" / "out.npy"], "does not exist"),
         (["--output", output], "either images (files or folders) or --split"),
         ([folder, "--output", output, "--batch-size", 0], "--batch-size must be 1 or more"),
+        ([folder, "--output", output, "--features", "both"], "needs the statistics of a run folder"),
         (["--split", "tset", "--output", output], "did you mean 'test'"),
     ]
 
 
-@pytest.mark.parametrize("case", range(8))
+@pytest.mark.parametrize("case", range(9))
 def test_a_mistake_ends_with_status_2_and_one_line(encoder, tmp_path, capsys, case):
     arguments, message = mistakes(tmp_path / "in")[case]
     status, _, err = call([*encoder, *arguments], capsys)

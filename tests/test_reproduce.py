@@ -1,6 +1,7 @@
 """The sweeps: their cells are valid settings, their tables say what was measured, and they survive a kill."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from scatsimclr.config import load_config
 from scatsimclr.errors import UserError
 from scatsimclr.reproduce import command, parser, plan
 from scatsimclr.studies import STUDIES
-from scatsimclr.sweeps import SCALES, plot, table
+from scatsimclr.sweeps import SCALES, plot, spreadsheet, table
 from scatsimclr.training import checkpoint
 
 TABLE1 = ["table1", "--scale", "tiny"]
@@ -31,8 +32,9 @@ def write_result(sweep, name, seed, accuracy):
     folder = sweep.folder(cell, seed)
     folder.mkdir(parents=True)
     config = sweep.config(cell, seed).model_dump(mode="json", by_alias=True)
-    after = {"linear": accuracy, "linear_10": accuracy / 2, "linear_10_sd": 0.1}
+    after = {"linear": accuracy, "logistic_10": accuracy / 2, "logistic_10_sd": 0.1}
     before = {name: value / 2 for name, value in after.items()}
+    after |= {"scattering_logistic_10": accuracy / 4, "recommended_logistic_10": accuracy * 0.9}
     (folder / "result.json").write_text(json.dumps({"config": config, "before": before, "after": after}))
     return folder
 
@@ -140,10 +142,25 @@ def test_the_study_shows_few_labels_over_training_seeds(tmp_path):
     for seed in range(5):
         write_result(sweep, "resnet18-none", seed, 0.5 + 0.02 * seed)
     text = table(sweep)
-    assert "| model | untrained | no pretext task | rotation |" in text
-    assert "| ResNet-18 | 13.50 ± 0.79 | 27.00 ± 1.58 | – |" in text
-    assert "linear probe with 10 labels per class" in text
+    assert "| model | scattering alone | untrained | trained | trained, recommended |" in text
+    assert "| ResNet-18 | 13.50 ± 0.79 | 13.50 ± 0.79 | 27.00 ± 1.58 | 48.60 ± 2.85 |" in text
+    assert "| ResNet-18, rotation | – | – | – | – |" in text
+    assert "logistic regression with 10 labels per class" in text
     assert "5 seeds" in text
+    row = next(
+        row for row in csv.DictReader(io.StringIO(spreadsheet(sweep))) if row["cell"] == "resnet18-none"
+    )
+    means = ("mean", "untrained_mean", "scattering_mean", "recommended_mean")
+    assert [float(row[name]) for name in means] == pytest.approx([27.0, 13.5, 13.5, 48.6])
+
+
+def test_results_of_earlier_versions_are_shown_as_far_as_they_go(tmp_path):
+    sweep = sweep_of("study", "--out", tmp_path, "--seeds", 1)
+    path = write_result(sweep, "resnet18-none", 0, 0.5) / "result.json"
+    result = json.loads(path.read_text())
+    result["after"] = {"linear_10": 0.5, "logistic_10": 0.3}
+    path.write_text(json.dumps(result))
+    assert "| ResNet-18 | – | 12.50 | 30.00 | – |" in table(sweep)
 
 
 @pytest.mark.parametrize("name", list(STUDIES))
@@ -176,8 +193,8 @@ class FakeTrainer:
             state = {"config": self.config.model_dump(mode="json", by_alias=True), "epoch": 7}
             checkpoint.save(self.folder / "checkpoints" / "last.pt", state)
             raise KeyboardInterrupt
-        after = {"linear": 0.5, "linear_10": 0.4, "linear_10_sd": 0.0}
-        return {"before": {"linear": 0.2, "linear_10": 0.1}, "after": after}
+        after = {"linear": 0.5, "logistic_10": 0.4, "logistic_10_sd": 0.0}
+        return {"before": {"linear": 0.2, "logistic_10": 0.1}, "after": after}
 
 
 @pytest.fixture

@@ -47,7 +47,7 @@ def write_comparison(folders: Sequence[Path], records: Sequence[list[dict]], out
         "title": f"{len(runs)} runs",
         "runs": [(charts.marker(index), run) for index, run in enumerate(runs)],
         "probes": _probes(runs),
-        "features": [results.features_in_words(run.records).get("recommended") for run in runs],
+        "features": [results.features_in_words(run.records)["recommended"] for run in runs],
         "measures": _measures(runs),
         "speeds": [results.throughput(run.config, run.records) for run in runs],
         "curves": _curves(runs),

@@ -122,11 +122,11 @@ def verdict(found: Sequence[Score]) -> str:
     )
 
 
-def features_in_words(records: Sequence[dict]) -> dict[str, str]:
-    """What the last evaluation calls "scattering" and "recommended" features; without those that it does not name."""
-    found = {}
+def features_in_words(records: Sequence[dict]) -> dict[str, str | None]:
+    """What the last evaluations call "scattering" and "recommended" features, None where they name none."""
+    found = {"scattering": None, "recommended": None}
     for record in of_event(records, "evaluation"):
-        for name in ("scattering", "recommended"):
+        for name in found:
             if f"{name}_features" in record:
                 found[name] = WORDS.get(record[f"{name}_features"], record[f"{name}_features"])
     return found

@@ -89,20 +89,74 @@ def record(event, epoch, **figures):
     return {"event": event, "epoch": epoch, "step": 10 * epoch, **figures}
 
 
+def run_of(**after):
+    """Records of a run whose scattering and untrained network reach 0.6 and 0.5."""
+    base = {"logistic_10": 0.5, "scattering_logistic_10": 0.6, "scattering_features": "pooled", "linear": 0.5}
+    return [
+        record("evaluation", 0, **base),
+        record("evaluation", 3, knn=0.1, linear=0.2),
+        record("evaluation", 6, **base | {"linear": 0.9, "recommended_features": "both"} | after),
+    ]
+
+
 def test_scores_are_the_first_and_the_last_evaluation():
     config = load_config(None, ["evaluation.labels_per_class=[1,10]"])
     records = [
-        record("evaluation", 0, knn=0.5, linear_1=0.2, linear_1_sd=0.1, linear_10=0.4, linear=0.6),
+        record("evaluation", 0, knn=0.5, logistic_1=0.2, logistic_1_sd=0.1, logistic_10=0.4, linear=0.6),
         record("evaluation", 3, knn=0.1, linear=0.2),
-        record("evaluation", 6, knn=0.7, linear_1=0.3, linear_1_sd=0.2, linear_10=0.3, linear=0.9),
+        record("evaluation", 6, knn=0.7, logistic_1=0.3, logistic_1_sd=0.2, logistic_10=0.3, linear=0.9),
     ]
     found = {score.key: score for score in results.scores(config, records)}
-    assert found["linear_1"].before_sd == 0.1
+    assert found["logistic_1"].before_sd == 0.1
     assert found["linear"].gain == pytest.approx(0.3)
-    assert [score.key for score in results.headline(list(found.values()))] == ["linear_1", "linear"]
+    assert [score.key for score in results.headline(list(found.values()))] == ["logistic_1", "linear"]
     begun = results.scores(config, records[:1])
     assert all(score.after is None and score.gain is None for score in begun)
     assert results.scores(config, [record("evaluation", 0)]) == []
+
+
+def test_records_of_earlier_versions_are_read():
+    config = load_config(None, ["evaluation.features=both"])
+    records = [record("evaluation", n, knn=0.5, linear_10=0.4, linear_10_sd=0.1, linear=0.6) for n in (0, 6)]
+    found = results.scores(config, records)
+    assert [score.key for score in results.headline(found)] == ["linear_10", "linear"]
+    assert results.features_in_words(records) == {"scattering": None, "recommended": None}
+    assert results.verdict(found) == ""
+
+
+def test_a_gain_is_ahead_of_the_better_of_scattering_and_the_untrained_network():
+    config = load_config(None, [])
+    for reached, gain, words in (
+        (0.7, 0.1, "gained +10.0 points"), (0.55, -0.05, "not better than what needs no training (−5.0 points)"),
+    ):  # fmt: skip
+        found = results.scores(config, run_of(logistic_10=0.99, recommended_logistic_10=reached))
+        claim = results.headline(found)
+        # The linear layer gained by far more, but nothing says how far the scattering alone comes with it.
+        assert [score.key for score in claim] == ["logistic_10"]
+        assert claim[0].gain == pytest.approx(gain)
+        assert claim[0].better == (gain > 0)
+        assert words in results.verdict(found)
+        assert ("use scattering alone" in results.verdict(found)) == (gain < 0)
+
+
+def test_a_gain_within_the_noise_of_the_draws_is_none():
+    config = load_config(None, ["evaluation.seeds=4"])
+    spreads = {"recommended_logistic_10_sd": 0.06, "scattering_logistic_10_sd": 0.08}
+    for reached, better in ((0.64, False), (0.66, True)):
+        records = run_of(recommended_logistic_10=reached, **spreads)
+        score = results.headline(results.scores(config, records))[0]
+        assert score.error == pytest.approx(0.05)
+        assert score.better == better
+
+
+def test_a_run_that_goes_on_shows_the_scattering_of_its_beginning():
+    config = load_config(None, [])
+    score = next(s for s in results.scores(config, run_of()[:2]) if s.key == "logistic_10")
+    assert (score.scattering, score.after) == (0.6, None)
+    assert results.features_in_words(run_of()) == {
+        "scattering": "pooled scattering",
+        "recommended": "h and scattering",
+    }
 
 
 def test_throughput_adds_up_the_epochs():

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import pytest
@@ -13,6 +14,7 @@ from scatsimclr.config import load_config
 from scatsimclr.data.augment import AugmentSpec
 from scatsimclr.data.imageset import ImageSet
 from scatsimclr.evaluation import quality
+from scatsimclr.evaluation.features import WORDS
 from scatsimclr.reporting import findings, page
 from scatsimclr.reporting.findings import NEIGHBOURS
 from scatsimclr.reporting.subject import Subject
@@ -134,14 +136,34 @@ def test_a_labelled_run_has_every_section_and_its_claim(hostile_run):
     assert "clusters" not in found.ids()
     records = [r for r in read_metrics(hostile_run / "metrics.jsonl") if r["event"] == "evaluation"]
     for record in (records[0], records[-1]):
-        for key in ("linear", "linear_2", "knn"):
+        for key in ("linear", "logistic_2", "knn", "scattering_knn", "scattering_logistic_2"):
             assert f"{100 * record[key]:.1f}" in found.text
-    assert found.text.index(f"{100 * records[-1]['linear_2']:.1f}") < found.text.index(
-        "Map of the embeddings"
-    )
+    reached = f"{100 * records[-1]['recommended_logistic_2']:.1f}"
+    assert found.text.index(reached) < found.text.index("Map of the embeddings")
+    assert "scattering alone" in found.text[: found.text.index("Map of the embeddings")]
+    assert f"the recommended features, {WORDS[records[-1]['recommended_features']]}" in found.text
     assert "base_model: scatsimclr8" in found.text
     assert "Environment of the run" in found.text
     assert "Images per second" in found.text
+
+
+def test_a_run_of_an_earlier_version_has_its_report(hostile_run, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(hostile_run, folder)
+    records = read_metrics(folder / "metrics.jsonl")
+    for record in records:
+        if record["event"] == "evaluation":
+            for key in [key for key in record if key.startswith(("logistic", "scattering", "recommended"))]:
+                value = record.pop(key)
+                if key.startswith("logistic"):
+                    record[key.replace("logistic", "linear")] = value
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "recommendation.json").unlink()
+    assert call([folder], capsys)[0] == 0
+    text = parsed(folder).text
+    assert "linear probe, 2 labels per class" in text
+    assert "Scattering alone is the fixed transform" not in text
+    assert call([folder, hostile_run, "--output", tmp_path / "both.html"], capsys)[0] == 0
 
 
 def test_an_unlabelled_run_has_clusters_and_measures_instead(flat_run):

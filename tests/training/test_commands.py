@@ -90,13 +90,14 @@ def test_a_longer_run_goes_on_from_a_finished_one(run_folder, images, tmp_path, 
 
 def test_evaluate_prints_what_training_printed(run_folder, images, capsys):
     status, out, _ = call(train, ["--resume", str(run_folder)], capsys)
-    trained = [line.split()[-2] for line in out.splitlines() if line.startswith(("kNN", "linear probe, all"))]
+    rows = ("test accuracy", "kNN", "linear probe, all", "logistic, 2 labels per class")
+    after = [line.split()[-1] for line in out.splitlines() if line.startswith(rows)]
+    assert "scattering alone" in out
     status, out, _ = call(evaluate, [str(run_folder), "evaluation.batch_size=7"], capsys)
     assert status == 0
-    assert [
-        line.split()[-2] for line in out.splitlines() if line.startswith(("kNN", "linear probe, all"))
-    ] == trained
-    assert "linear probe, 2 labels per class" in out
+    assert [line.split()[-1] for line in out.splitlines() if line.startswith(rows)] == after
+    assert len(after) == 4
+    assert out.splitlines()[1].split() == ["scattering", "trained", "recommended"]
 
 
 def test_evaluate_refuses_what_does_not_fit(run_folder, capsys):
@@ -118,6 +119,7 @@ def test_flat_folder_without_labels_trains_and_says_so(tmp_path, capsys):
     assert status == 0
     assert "no labels: no accuracy to measure" in out
     assert "1 files left out, the first: broken.png" in out
+    assert "by rule" in (tmp_path / "run" / "recommendation.json").read_text()
     status, _, err = call(evaluate, [str(tmp_path / "run")], capsys)
     assert status == 2
     assert "label" in err

@@ -53,6 +53,12 @@ def test_a_run_leaves_everything_in_its_folder(finished):
     assert yaml.safe_load((finished / "config.yaml").read_text())["epochs"] == 4
     assert json.loads((finished / "config.json").read_text())["epochs"] == 4
     assert (finished / "model.safetensors").exists()
+    last = [record for record in read_metrics(finished / "metrics.jsonl") if record["event"] == "evaluation"][
+        -1
+    ]
+    recommended = json.loads((finished / "recommendation.json").read_text())
+    assert recommended["features"] == last["recommended_features"]
+    assert "2 training labels a class, 2 draws" in recommended["reason"]
     assert list((finished / "tensorboard").glob("events.*"))
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
     events = [record["event"] for record in repeatable(finished)]
@@ -157,7 +163,11 @@ def test_accumulated_gradients_are_the_mean_of_the_batches(images, tmp_path):
 )
 def test_settings_that_change_the_step(images, tmp_path, setting):
     results = trainer(images, tmp_path / "run", setting, "epochs=1").fit()
-    assert set(results["after"]) == {"knn", "linear", "linear_2", "linear_2_sd"}
+    measured = {"knn", "linear", "logistic_2", "logistic_2_sd"}
+    compared = {"features", "knn", "logistic_2", "logistic_2_sd"}
+    scattering = {f"scattering_{key}" for key in compared}
+    assert set(results["before"]) == measured | scattering
+    assert set(results["after"]) == measured | scattering | {f"recommended_{key}" for key in compared}
     assert (tmp_path / "run" / "checkpoints" / "best.pt").exists()
 
 

@@ -171,14 +171,15 @@ def test_six_images_are_augmented_for_a_rotation_sample_and_two_for_jigsaw(image
         assert sum(counted) == expected * run.config.batch_size
 
 
-def test_features_are_made_without_autograd_and_can_be_h_z_or_both(images, tmp_path):
+def test_features_are_made_without_autograd_and_can_be_h_z_or_with_scattering(images, tmp_path):
     run = trainer(images, tmp_path / "run", None)
-    h, z, both = (
-        extract(run.model, run.data.test.images, run.data.spec, batch_size=3, features=name)
-        for name in ("h", "z", "both")
+    options = {"batch_size": 3, "scattering": run.model._scatnet}
+    h, z, scattering, both = (
+        extract(run.model, run.data.test.images, run.data.spec, features=name, **options)
+        for name in ("h", "z", "scattering", "both")
     )
     assert not h.requires_grad
     assert h.shape[1] == 2048
     assert z.shape[1] == 16
-    assert torch.equal(both, torch.cat((h, z), 1))
+    assert torch.equal(both, torch.cat((h, scattering), 1))
     assert run.model.training
