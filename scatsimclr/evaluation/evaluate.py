@@ -217,12 +217,16 @@ class Evaluation:
             {name: likelihoods(self.fits(name, self._choice_labels), draws) for name in candidates}
         )
 
+    @property
+    def _all_fit(self) -> bool:
+        """Whether all coefficients of all images can be in memory."""
+        count, channels = len(self.train) + len(self.test), self.train.images.shape[3]
+        return fits_memory(count, channels, self.spec, self.scattering)
+
     @cached_property
     def scattering_features(self) -> str:
         """What is the scattering alone: all coefficients, or pooled ones where these do as well or all are too many."""
-        if not fits_memory(
-            len(self.train) + len(self.test), self.train.images.shape[3], self.spec, self.scattering
-        ):
+        if not self._all_fit:
             return "pooled"
         return self._better(("pooled", "scattering")) or "scattering"
 
@@ -244,7 +248,8 @@ class Evaluation:
         if not self.joint:
             reason = "the network has no scattering front end"
         self.standard("h" if not self.joint else "both_pooled")
-        self.standard(self.recommended)
+        if self.joint and self._all_fit:
+            self.standard("both")
         return Recommendation(self.recommended, reason, dict(self._standards))
 
     def confusion(self) -> Tensor:

@@ -16,7 +16,10 @@ def titles(settings: EvaluationSettings) -> dict[str, str]:
     texts = {
         "knn": {"knn": "kNN, all labels"},
         "linear": {"linear": "linear probe, all labels"},
-        "few": {f"logistic_{n}": f"logistic, {n} labels per class" for n in settings.labels_per_class},
+        "few": {
+            f"logistic_{n}": f"logistic, {n} label{'s' * (n > 1)} per class"
+            for n in settings.labels_per_class
+        },
         "logistic": {"logistic": "logistic, all labels"},
         "folds": {"folds": "linear probe, folds"},
         "fine_tune": {"fine_tune": "fine-tuned, all labels"},

@@ -48,6 +48,12 @@ class Score:
         return None if self.reached is None or not free else self.reached - max(free)
 
     @property
+    def enough(self) -> str:
+        """What does as well where there is no gain."""
+        ahead = self.before is not None and (self.scattering is None or self.before > self.scattering)
+        return "the untrained network" if ahead else "scattering alone"
+
+    @property
     def better(self) -> bool:
         """Whether the gain is more than chance of the draws."""
         return self.gain is not None and self.gain > self.error
@@ -118,7 +124,7 @@ def verdict(found: Sequence[Score]) -> str:
     if score.better:
         return f"training gained {ahead} beyond scattering alone and the untrained network\n({score.title})"
     return (
-        f"training is not better than what needs no training ({ahead}): use scattering alone\n({score.title})"
+        f"training is not better than what needs no training ({ahead}): use {score.enough}\n({score.title})"
     )
 
 

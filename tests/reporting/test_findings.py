@@ -139,6 +139,14 @@ def test_a_gain_is_ahead_of_the_better_of_scattering_and_the_untrained_network()
         assert ("use scattering alone" in results.verdict(found)) == (gain < 0)
 
 
+def test_where_nothing_was_gained_the_better_of_the_rest_is_named():
+    config = load_config(None, [])
+    for before, words in ((0.5, "use scattering alone"), (0.65, "use the untrained network")):
+        records = run_of(recommended_logistic_10=0.6)
+        records[0]["logistic_10"] = before
+        assert words in results.verdict(results.scores(config, records))
+
+
 def test_a_gain_within_the_noise_of_the_draws_is_none():
     config = load_config(None, ["evaluation.seeds=4"])
     spreads = {"recommended_logistic_10_sd": 0.06, "scattering_logistic_10_sd": 0.08}
