@@ -143,7 +143,8 @@ def run_cell(sweep: Sweep, cell: Cell, seed: int) -> dict:
     result = {"config": _dump(config), **figures}
     if sweep.scale == "tiny":  # gigabytes in all, of no use
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        (folder / "model.safetensors").unlink(missing_ok=True)
+        for name in ("model.safetensors", "features.safetensors"):
+            (folder / name).unlink(missing_ok=True)
     replace(folder / "result.json", lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
     return result
 
