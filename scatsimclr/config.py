@@ -67,7 +67,11 @@ class _Settings(BaseModel):
 
 
 class ModelSettings(_Settings):
-    """The encoder. J, L and stem (width of the first convolution) are ScatSimCLR's, cifar_stem is ResNet's."""
+    """The encoder. J, L, stem (width of the first convolution) and front are ScatSimCLR's, cifar_stem is ResNet's.
+
+    front: what the adapter sees of the coefficients: paper, as they are; log, their standardised logarithms, with
+    whitened features beside h (scatsimclr.models.front).
+    """
 
     base_model: Literal[
         "scatsimclr8", "scatsimclr12", "scatsimclr16", "scatsimclr30", "scatsimclr45", "resnet18", "resnet50"
@@ -77,6 +81,7 @@ class ModelSettings(_Settings):
     L: PositiveInt = 16
     stem: PositiveInt | None = None
     cifar_stem: bool = False
+    front: Literal["paper", "log"] = "paper"
 
     @property
     def scattering(self) -> bool:
@@ -165,7 +170,8 @@ class EvaluationSettings(_Settings):
     fine_tune, the whole encoder trained with the labels. Logistic regression is L2-regularised, its strength chosen by
     cross-validation of the labels that it gets.
     features: what the probes see: h; z; scattering, all coefficients of the front end; pooled, their means over 4×4
-    parts of the image; both, h and scattering side by side; both_pooled; auto, h and beside it what is recommended.
+    parts of the image; both, h and scattering side by side; both_pooled; whitened and h_whitened, with
+    model.front=log; auto, h and beside it what is recommended.
     """
 
     probes: tuple[Literal["knn", "linear", "few", "logistic", "folds", "fine_tune"], ...] = (
@@ -173,7 +179,9 @@ class EvaluationSettings(_Settings):
         "linear",
         "few",
     )
-    features: Literal["auto", "h", "z", "scattering", "pooled", "both", "both_pooled"] = "auto"
+    features: Literal[
+        "auto", "h", "z", "scattering", "pooled", "both", "both_pooled", "whitened", "h_whitened"
+    ] = "auto"
     probe_epochs: PositiveInt = 100
     fine_tune_epochs: PositiveInt = 20
     knn_k: PositiveInt = 200
@@ -224,6 +232,16 @@ class Config(_Settings):
         if self.model.scattering and min(height, width) < 2**self.model.J:
             raise ValueError(
                 f"model.J={self.model.J} is too large for {height}×{width} images: 2^J may not exceed the image"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whitened_by_the_log_front(self) -> Config:
+        if "whitened" in self.evaluation.features and not (
+            self.model.scattering and self.model.front == "log"
+        ):
+            raise ValueError(
+                f"evaluation.features={self.evaluation.features} needs a ScatSimCLR with model.front=log"
             )
         return self
 

@@ -31,9 +31,11 @@ from scatsimclr.models.pretext import HEADS
 from scatsimclr.reporting.page import write_report
 from scatsimclr.reporting.subject import Subject
 from scatsimclr.training import checkpoint
+from scatsimclr.training.front import fit_front
 from scatsimclr.training.metrics import Metrics, read_metrics
 from scatsimclr.training.profile import WARM_UP, StepProfiler
 from scatsimclr.training.setup import (
+    build_augment,
     build_evaluation,
     build_loader,
     build_model,
@@ -100,6 +102,8 @@ class Trainer:
         if config.fine_tune_from:
             checkpoint.load_weights(config.fine_tune_from, self.model)
         self.model.to(self.device, memory_format=torch.channels_last)
+        if config.model.scattering and state is None and not config.fine_tune_from:
+            fit_front(self.model, self.data.pretrain.images, build_augment(config, config.seed + 3))
         # After the encoder: its weights are those of a run without a pretext task.
         self.head = self._build_head()
         self.update = Update(config, self.model, self.head, self.device)

@@ -131,6 +131,7 @@ def build_model(config: Config) -> Encoder:
         settings.res_blocks,
         settings.out_dim,
         stem=settings.stem,
+        front=settings.front,
         backend=backend,
     )
 
