@@ -193,8 +193,9 @@ class EvaluationSettings(_Settings):
 class Config(_Settings):
     """Everything that decides a run.
 
-    checkpoint_every_n_steps: besides those at the end of an epoch; a run goes on from any of them as if it had not
-    been stopped.
+    minutes: instead of epochs, about how long to train: the epochs that fit by the speed of the first steps, of which no
+    more than a quarter keep the rate flat. checkpoint_every_n_steps: besides those at the end of an epoch; a run goes on
+    from any of them as if it had not been stopped.
     """
 
     mode: Literal["unsupervised", "pretext"] = "unsupervised"
@@ -204,6 +205,7 @@ class Config(_Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: NonNegativeInt = 0
     epochs: PositiveInt = 100
+    minutes: PositiveFloat | None = None
     batch_size: PositiveInt = 64
     accumulate: PositiveInt = 1
     activation_checkpointing: bool = False
@@ -330,6 +332,8 @@ def load_config(
         settings = yaml.safe_load(shipped(str(dataset)) or "{}")
     for key, value in changes:
         _set(settings, key, value)
+    if {"epochs", "minutes"} <= dict(changes).keys() and settings["minutes"] is not None:
+        raise UserError("epochs and minutes both say how long to train: give one of them")
     return parse_config(settings)
 
 

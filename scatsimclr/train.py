@@ -157,6 +157,9 @@ def describe(trainer: Trainer) -> None:
     print(
         f"machine    {trainer.device}, amp {amp}{graphs}; {operators}; augmentation {augmentation(trainer)}"
     )
+    if config.minutes is not None:
+        print(f"time       {config.epochs} epochs, about {config.minutes:g} minutes by the speed of the first steps"
+              f"{'' if config.epochs > 1 else ' (one at least)'}")  # fmt: skip
     print(f"run        {trainer.folder}" + (f", from step {trainer.step}" if trainer.step else ""))
 
 

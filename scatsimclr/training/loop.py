@@ -31,6 +31,7 @@ from scatsimclr.models.pretext import HEADS
 from scatsimclr.reporting.page import write_report
 from scatsimclr.reporting.subject import Subject
 from scatsimclr.training import checkpoint
+from scatsimclr.training.duration import timed
 from scatsimclr.training.front import fit_front
 from scatsimclr.training.metrics import Metrics, read_metrics
 from scatsimclr.training.profile import WARM_UP, StepProfiler
@@ -116,6 +117,9 @@ class Trainer:
         self.seconds = 0.0
         if state is not None:
             self._restore(state)
+        elif config.minutes is not None:
+            held_out = len(self.data.validation) / len(self.data.pretrain)
+            self.config = config = timed(config, self.model, self.head, self.loader, self.device, held_out)
 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(config.to_yaml())
