@@ -70,7 +70,7 @@ class ModelSettings(_Settings):
     """The encoder. J, L, stem (width of the first convolution) and front are ScatSimCLR's, cifar_stem is ResNet's.
 
     front: what the adapter sees of the coefficients: paper, as they are; log, their standardised logarithms, with
-    whitened features beside h (scatsimclr.models.front).
+    whitened features beside h (scatsimclr.models.front). head: of z; normalised, with a BatchNorm after each layer.
     """
 
     base_model: Literal[
@@ -82,6 +82,7 @@ class ModelSettings(_Settings):
     stem: PositiveInt | None = None
     cifar_stem: bool = False
     front: Literal["paper", "log"] = "paper"
+    head: Literal["paper", "normalised"] = "paper"
 
     @property
     def scattering(self) -> bool:
@@ -193,9 +194,10 @@ class EvaluationSettings(_Settings):
 class Config(_Settings):
     """Everything that decides a run.
 
-    minutes: instead of epochs, about how long to train: the epochs that fit by the speed of the first steps, of which no
-    more than a quarter keep the rate flat. checkpoint_every_n_steps: besides those at the end of an epoch; a run goes on
-    from any of them as if it had not been stopped.
+    neighbours: of an image, by whitened scattering, whose views are positives too (scatsimclr.training.neighbours).
+    minutes: instead of epochs, about how long to train: the epochs that fit by the speed of the first steps, of which
+    no more than a quarter keep the rate flat. checkpoint_every_n_steps: besides those at the end of an epoch; a run
+    goes on from any of them as if it had not been stopped.
     """
 
     mode: Literal["unsupervised", "pretext"] = "unsupervised"
@@ -208,6 +210,7 @@ class Config(_Settings):
     minutes: PositiveFloat | None = None
     batch_size: PositiveInt = 64
     accumulate: PositiveInt = 1
+    neighbours: NonNegativeInt = 0
     activation_checkpointing: bool = False
     views: Literal["concatenated", "separate"] = "concatenated"
     lr: PositiveFloat = 3e-4
@@ -239,12 +242,11 @@ class Config(_Settings):
 
     @model_validator(mode="after")
     def _whitened_by_the_log_front(self) -> Config:
-        if "whitened" in self.evaluation.features and not (
-            self.model.scattering and self.model.front == "log"
-        ):
-            raise ValueError(
-                f"evaluation.features={self.evaluation.features} needs a ScatSimCLR with model.front=log"
-            )
+        features = self.evaluation.features
+        needs = [f"neighbours={self.neighbours}"] if self.neighbours else []
+        needs += [f"evaluation.features={features}"] if "whitened" in features else []
+        if needs and not (self.model.scattering and self.model.front == "log"):
+            raise ValueError(f"{needs[0]} needs a ScatSimCLR with model.front=log")
         return self
 
     @model_validator(mode="after")

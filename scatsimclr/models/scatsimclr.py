@@ -68,6 +68,7 @@ class ScatSimCLR(nn.Module):
     stem : width of the first convolution; by default the original's (32 for 8 blocks, else 256).
     front : "paper", coefficients go to the adapter as they are; or "log", see `scatsimclr.models.front`: the logarithm,
         standardised by the images that the run is trained on, with `whitened` features beside h.
+    head : of z, "paper", Linear–ReLU–Linear; or "normalised", with a BatchNorm after each linear layer.
     backend : of the scattering operator; "auto" also has the adapter take `Conv3x3`'s where that is faster, any other
         name has it take PyTorch's convolutions.
 
@@ -87,11 +88,14 @@ class ScatSimCLR(nn.Module):
         *,
         stem: int | None = None,
         front: str = "paper",
+        head: str = "paper",
         backend: str = "auto",
     ):
         super().__init__()
         if front not in ("paper", "log"):
             raise ValueError(f"front must be 'paper' or 'log', got {front!r}")
+        if head not in ("paper", "normalised"):
+            raise ValueError(f"head must be 'paper' or 'normalised', got {head!r}")
         if len(input_size) != 3:
             raise ValueError(f"input_size must be (H, W, C), got {input_size!r}")
         if res_blocks not in ADAPTERS:
@@ -125,8 +129,11 @@ class ScatSimCLR(nn.Module):
             adapter.append(nn.Sequential(*blocks))
             before = block_width
         self._adapter_network = nn.Sequential(*adapter, nn.AdaptiveAvgPool2d(POOLED))
-        self.l1 = nn.Linear(self.h_dim, self.h_dim)
-        self.l2 = nn.Linear(self.h_dim, out_dim)
+        normalised = head == "normalised"
+        self.l1 = nn.Linear(self.h_dim, self.h_dim, bias=not normalised)
+        self.l2 = nn.Linear(self.h_dim, out_dim, bias=not normalised)
+        self.bn1 = nn.BatchNorm1d(self.h_dim) if normalised else nn.Identity()
+        self.bn2 = nn.BatchNorm1d(out_dim) if normalised else nn.Identity()
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, backend: str = "auto") -> ScatSimCLR:
@@ -147,6 +154,7 @@ class ScatSimCLR(nn.Module):
             settings["model"]["out_dim"],
             stem=settings["model"]["stem"],
             front=settings["model"].get("front", "paper"),
+            head=settings["model"].get("head", "paper"),
             backend=backend,
         )
         model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
@@ -181,7 +189,7 @@ class ScatSimCLR(nn.Module):
 
     def project(self, h: Tensor) -> Tensor:
         """z (N, out_dim) of h (N, 2048)."""
-        return self.l2(F.relu(self.l1(h)))
+        return self.bn2(self.l2(F.relu(self.bn1(self.l1(h)))))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = self.encode(x)

@@ -132,6 +132,7 @@ def build_model(config: Config) -> Encoder:
         settings.out_dim,
         stem=settings.stem,
         front=settings.front,
+        head=settings.head,
         backend=backend,
     )
 
