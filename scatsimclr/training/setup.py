@@ -125,7 +125,11 @@ def build_model(config: Config) -> Encoder:
     backend = "auto" if config.fused else "reference"
     if not settings.scattering:
         return ResNetSimCLR(
-            settings.base_model, settings.out_dim, cifar_stem=settings.cifar_stem, backend=backend
+            settings.base_model,
+            settings.out_dim,
+            cifar_stem=settings.cifar_stem,
+            in_channels=config.dataset.input_shape[2],
+            backend=backend,
         )
     return ScatSimCLR(
         settings.J,

@@ -50,6 +50,14 @@ def test_bad_size(size):
         load("digits", "train", size=size)
 
 
+def test_one_channel_of_grey_images_is_the_first_of_three_and_of_colours_their_grey():
+    one, three = (load("digits", "test", size=(20, 24), channels=c, progress=False).images for c in (1, 3))
+    assert torch.equal(one.expand(-1, -1, -1, 3), three)
+    assert load("photos", "test", size=(40, 40), channels=1, progress=False).images.shape == (480, 40, 40, 1)
+    with pytest.raises(DataError, match="channels must be 1 or 3, got 2"):
+        load("digits", "test", size=(8, 8), channels=2)
+
+
 def test_absent_data_is_told_in_one_line(tmp_path):
     with pytest.raises(DataError) as caught:
         load("cifar20", "train", size=(32, 32), data_dir=tmp_path / "no", download=False)
