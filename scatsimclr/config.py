@@ -58,7 +58,7 @@ def native_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-Shape = Annotated[tuple[PositiveInt, PositiveInt, Literal[3]], BeforeValidator(_literal_tuple)]
+Shape = Annotated[tuple[PositiveInt, PositiveInt, Literal[1, 3]], BeforeValidator(_literal_tuple)]
 Range = Annotated[tuple[float, float], BeforeValidator(_literal_tuple)]
 
 

@@ -140,8 +140,9 @@ def describe(trainer: Trainer) -> None:
         for op in (("scattering2d", "ntxent") if config.model.scattering else ("ntxent",))
     )
     amp = str(trainer.update.amp).removeprefix("torch.") if trainer.update.amp else "off"
-    height, width, _ = config.dataset.input_shape
-    print(f"data       {config.dataset.dataset}: {len(data.pretrain)} images of {height}×{width} to train on, "
+    height, width, channels = config.dataset.input_shape
+    kind = "grey images" if channels == 1 else "images"
+    print(f"data       {config.dataset.dataset}: {len(data.pretrain)} {kind} of {height}×{width} to train on, "
           f"{len(data.validation)} held out")  # fmt: skip
     if data.pretrain.skipped:
         path, reason = data.pretrain.skipped[0]

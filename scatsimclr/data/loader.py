@@ -23,7 +23,7 @@ _PARTNER = 2**31  # use of a sample's random numbers, beside those of its views
 class Batch:
     """One step's data.
 
-    views: two (B, 3, H, W), channels-last, normalised. indices: int64 (B,).
+    views: two (B, C, H, W), channels-last, normalised. indices: int64 (B,).
     pretext: the pretext task's pictures and labels (see scatsimclr.data.pretext), None where it is not active.
     """
 
@@ -35,7 +35,7 @@ class Batch:
 class PairLoader:
     """Two augmented views of every image, in an order that depends on (seed, epoch) alone.
 
-    images: uint8 (n, H, W, 3), already on the device that trains. Every batch has `batch_size` images; the
+    images: uint8 (n, H, W, C), already on the device that trains. Every batch has `batch_size` images; the
     remainder of an epoch is left out (NT-Xent's value depends on the batch's size), another one each epoch.
     pretext: makes the pretext task's pictures of (images, indices, epoch).
     prefetch: batches made ahead, in up to that many threads at once, which share `threads` (None: as many as torch's

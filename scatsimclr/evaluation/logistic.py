@@ -39,8 +39,8 @@ LARGEST_ROTATION = 1024
 ONE_THREAD = 1 << 26  # numbers in the features up to which one thread is enough
 FIVE_FOLDS = 500  # examples up to which five folds are held out in turn; three of more
 # Distance from the minimum, as a share of the solution's norm, see `solve`.
-TOLERANCE, LARGE_TOLERANCE = 1e-5, 5e-2
-SELECTION = 1000  # times the tolerance of the result suffices to tell strengths apart
+TOLERANCE, LARGE_TOLERANCE = 1e-4, 5e-2
+SELECTION = 500  # times the tolerance of the result suffices to tell strengths apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,21 +197,22 @@ class _Rotated:
         """The best of `strengths` (ascending), log-probabilities (n, k) of the held-out examples by it, and a start.
 
         The likelihood rises with the strength and then falls: what comes after its first fall is not tried, and would
-        be what takes longest.
+        be what takes longest. In float32, which tells strengths apart.
         """
         names = folds[folds >= 0].unique()
-        fitted = torch.stack([folds != name for name in names], 1).double()  # (n, folds)
+        fitted = torch.stack([folds != name for name in names], 1).float()  # (n, folds)
+        objective = Objective(self.objective.z.float(), self.labels, self.classes)
         held = (folds >= 0).nonzero().flatten()
         place = torch.searchsorted(names, folds[held])
         best, start = None, None
         for strength in strengths:
-            start, _ = solve(self.objective, strength * fitted, start, SELECTION * TOLERANCE)
+            start, _ = solve(objective, strength * fitted, start, SELECTION * TOLERANCE)
             log_p = start.new_full((len(folds), self.classes), torch.nan)
-            log_p[held] = torch.log_softmax(self.objective.scores(start), 2)[held, place]
+            log_p[held] = torch.log_softmax(objective.scores(start), 2)[held, place]
             likelihood = log_p[held].gather(1, self.labels[held, None]).sum().item()
             if best is not None and likelihood <= best[0]:
                 break
-            best = likelihood, strength, log_p.float(), start.mean(1, keepdim=True)
+            best = likelihood, strength, log_p, start.mean(1, keepdim=True).double()
         return best[1:]
 
 
