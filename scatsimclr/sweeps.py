@@ -18,6 +18,7 @@ from matplotlib.lines import Line2D
 from scatsimclr.config import Config, load_config
 from scatsimclr.errors import UserError
 from scatsimclr.studies import Cell, Study
+from scatsimclr.training.setup import with_shape
 
 SCALES = ("full", "small", "tiny")
 # What is measured in every run -> (the evaluation it is from, the prefix of its keys).
@@ -50,7 +51,7 @@ class Sweep:
             *cell.settings,
         ]
         scaled = _scaled(load_config(None, own), self.scale, study.metric)
-        return load_config(None, [*own, *scaled, *self.settings, f"seed={seed}"])
+        return with_shape(load_config(None, [*own, *scaled, *self.settings, f"seed={seed}"]))
 
     def folder(self, cell: Cell, seed: int) -> Path:
         return self.out / "cells" / cell.name / f"seed{seed}"

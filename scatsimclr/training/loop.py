@@ -40,6 +40,7 @@ from scatsimclr.training.setup import (
     load_data,
     pick_device,
     recommendation,
+    with_shape,
 )
 from scatsimclr.training.update import Losses, Update
 
@@ -80,6 +81,7 @@ class Trainer:
 
     def __init__(self, config: Config, folder: Path, state: dict | None = None, *, profile: bool = False):
         """folder: the run folder, made here. state: of the checkpoint to go on from. profile: measure some steps."""
+        config = with_shape(config)
         self.config, self.folder = config, folder
         self.device = pick_device(config)
         self.data = load_data(config)

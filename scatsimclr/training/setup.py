@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from scatsimclr.config import Config, load_config
+from scatsimclr.config import Config, load_config, parse_config
 from scatsimclr.data.augment import Augment, AugmentSpec
 from scatsimclr.data.dali import DaliAugment, dali_missing
 from scatsimclr.data.datasets import ImageSet, folds, load, normalization
 from scatsimclr.data.loader import PairLoader
 from scatsimclr.data.pretext import TASKS
+from scatsimclr.data.shape import natural_shape
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.evaluation.recommendation import Recommendation, without_labels
@@ -33,6 +34,19 @@ class Data:
     train: ImageSet | None
     test: ImageSet | None
     spec: AugmentSpec
+
+
+def with_shape(config: Config) -> Config:
+    """The settings with `dataset.input_shape=auto` replaced by the shape that suits the images.
+
+    UserError where the images are not there, or the shape does not suit the other settings.
+    """
+    if config.dataset.input_shape != "auto":
+        return config
+    shape = natural_shape(config.dataset.dataset, data_dir=config.data_dir, seed=config.seed)
+    settings = config.model_dump(mode="json", by_alias=True)
+    settings["dataset"]["input_shape"] = shape
+    return parse_config(settings)
 
 
 def load_labelled(
@@ -155,6 +169,7 @@ def restore(
         config, origin = load_config(base=state["config"], overrides=changes), f"after epoch {state['epoch']}"
     else:
         raise UserError(f"{path} holds weights without their settings: give them with --config")
+    config = with_shape(config)
     model = build_model(config)
     checkpoint.load_weights(path, model)
     return config, model.to(pick_device(config), memory_format=torch.channels_last).eval(), origin
