@@ -2,6 +2,8 @@
 
 The original code's `config.yaml` and `config_pretext.yaml` are valid files. Defaults of single settings are the
 original's recipe; a data set's own recipe is the file `configs/<data set>.yaml`.
+
+More than 400 lines: most are the settings themselves, which are looked up in one place.
 """
 
 from __future__ import annotations
@@ -301,6 +303,12 @@ class Config(_Settings):
         if self.graphs is True and reason:
             raise UserError(f"graphs=true: {reason}")
         return reason is None and (self.fused if self.graphs == "auto" else self.graphs)
+
+    def with_input_shape(self, shape: tuple[int, int, int]) -> Config:
+        """The same settings for images of this shape; UserError where they do not go together."""
+        settings = self.model_dump(mode="json", by_alias=True)
+        settings["dataset"]["input_shape"] = shape
+        return parse_config(settings)
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False)

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from scatsimclr.config import Config, load_config
+from scatsimclr.data.shape import with_shape
 from scatsimclr.errors import UserError
 from scatsimclr.studies import Cell, Study
-from scatsimclr.training.setup import with_shape
 
 SCALES = ("full", "small", "tiny")
 # What is measured in every run -> (the evaluation it is from, the prefix of its keys).

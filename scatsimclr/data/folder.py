@@ -64,7 +64,7 @@ def read(request: Request) -> ImageSet:
 
 
 def survey(request: Request, seed: int) -> tuple[list[int], bool]:
-    """Shorter sides of up to `SURVEYED` images of the folder, and whether all of its images are grey, whatever the split.
+    """Shorter sides of up to `SURVEYED` images of the folder, and whether all of its images are grey, of every split.
 
     Which ones is decided by a hash of seed and path: the same under every version and in whatever order they are found.
     Files that cannot be read do not count. DataError as from `read`, but for files that cannot be read.

@@ -5,10 +5,27 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from scatsimclr.data import datasets, folder
 
+if TYPE_CHECKING:
+    from scatsimclr.config import Config
+
 STEP, LEAST, MOST = 16, 32, 64  # pixels
+
+
+def with_shape(config: Config) -> Config:
+    """The settings with `dataset.input_shape=auto` replaced by the shape that suits the images.
+
+    UserError where the images are not there, or the shape does not suit the other settings.
+    """
+    if config.dataset.input_shape != "auto":
+        return config
+    settings = config.dataset
+    return config.with_input_shape(
+        natural_shape(settings.dataset, data_dir=config.data_dir, seed=config.seed)
+    )
 
 
 def natural_shape(

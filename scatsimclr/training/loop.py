@@ -20,6 +20,7 @@ from scatsimclr.config import Config
 from scatsimclr.data.augment import Augment
 from scatsimclr.data.datasets import ImageSet
 from scatsimclr.data.loader import Batch
+from scatsimclr.data.shape import with_shape
 from scatsimclr.environment import environment
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
@@ -40,7 +41,6 @@ from scatsimclr.training.setup import (
     load_data,
     pick_device,
     recommendation,
-    with_shape,
 )
 from scatsimclr.training.update import Losses, Update
 

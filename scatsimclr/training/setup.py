@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from scatsimclr.config import Config, load_config, parse_config
+from scatsimclr.config import Config, load_config
 from scatsimclr.data.augment import Augment, AugmentSpec
 from scatsimclr.data.dali import DaliAugment, dali_missing
 from scatsimclr.data.datasets import ImageSet, folds, load, normalization
 from scatsimclr.data.loader import PairLoader
 from scatsimclr.data.pretext import TASKS
-from scatsimclr.data.shape import natural_shape
+from scatsimclr.data.shape import with_shape
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.evaluation.recommendation import Recommendation, without_labels
@@ -34,19 +34,6 @@ class Data:
     train: ImageSet | None
     test: ImageSet | None
     spec: AugmentSpec
-
-
-def with_shape(config: Config) -> Config:
-    """The settings with `dataset.input_shape=auto` replaced by the shape that suits the images.
-
-    UserError where the images are not there, or the shape does not suit the other settings.
-    """
-    if config.dataset.input_shape != "auto":
-        return config
-    shape = natural_shape(config.dataset.dataset, data_dir=config.data_dir, seed=config.seed)
-    settings = config.model_dump(mode="json", by_alias=True)
-    settings["dataset"]["input_shape"] = shape
-    return parse_config(settings)
 
 
 def load_labelled(

@@ -7,9 +7,8 @@ from PIL import Image
 from scatsimclr.config import load_config
 from scatsimclr.data import decode, folder
 from scatsimclr.data.datasets import DataError, names
-from scatsimclr.data.shape import natural_shape
+from scatsimclr.data.shape import natural_shape, with_shape
 from scatsimclr.errors import UserError
-from scatsimclr.training.setup import with_shape
 
 
 def write(root, name, size, mode="RGB", **options):
