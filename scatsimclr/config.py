@@ -2,12 +2,15 @@
 
 The original code's `config.yaml` and `config_pretext.yaml` are valid files. Defaults of single settings are the
 original's recipe; a data set's own recipe is the file `configs/<data set>.yaml`.
+
+More than 400 lines: most are the settings themselves, which are looked up in one place.
 """
 
 from __future__ import annotations
 
 import ast
 import difflib
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,9 +24,11 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     NonNegativeInt,
+    PlainSerializer,
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    WrapValidator,
     model_validator,
 )
 
@@ -58,7 +63,16 @@ def native_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-Shape = Annotated[tuple[PositiveInt, PositiveInt, Literal[1, 3]], BeforeValidator(_literal_tuple)]
+def _shape(value: Any, check: Callable[[Any], tuple[int, int, int]]) -> tuple[int, int, int] | str:
+    """By hand instead of as a union, whose errors name the branches."""
+    return value if value == "auto" else check(_literal_tuple(value))
+
+
+Shape = Annotated[
+    tuple[PositiveInt, PositiveInt, Literal[1, 3]],
+    WrapValidator(_shape),
+    PlainSerializer(lambda value: value),
+]
 Range = Annotated[tuple[float, float], BeforeValidator(_literal_tuple)]
 
 
@@ -96,6 +110,8 @@ class ModelSettings(_Settings):
 class DatasetSettings(_Settings):
     """The images. `labels_per_class` of the few-label probes stand in `evaluation`.
 
+    input_shape: (H, W, C), C = 1 for grey; or auto, what suits the images (see scatsimclr.data.shape): a run's own
+    settings hold what came of it.
     limit: only the first so many images of a seeded shuffle of the pre-training split; a quick look at a large set.
     """
 
@@ -233,6 +249,8 @@ class Config(_Settings):
 
     @model_validator(mode="after")
     def _image_holds_the_scale(self) -> Config:
+        if self.dataset.input_shape == "auto":
+            return self
         height, width, _ = self.dataset.input_shape
         if self.model.scattering and min(height, width) < 2**self.model.J:
             raise ValueError(
@@ -255,6 +273,8 @@ class Config(_Settings):
             raise ValueError(
                 "mode=pretext needs exactly one of pretext.rotation=true and pretext.jigsaw=true"
             )
+        if self.dataset.input_shape == "auto":
+            return self
         height, width, _ = self.dataset.input_shape
         if self.mode == "pretext" and self.pretext.rotation and height != width:
             raise ValueError(
@@ -306,6 +326,12 @@ class Config(_Settings):
             raise UserError(f"graphs=true: {reason}")
         return reason is None and (self.fused if self.graphs == "auto" else self.graphs)
 
+    def with_input_shape(self, shape: tuple[int, int, int]) -> Config:
+        """The same settings for images of this shape; UserError where they do not go together."""
+        settings = self.model_dump(mode="json", by_alias=True)
+        settings["dataset"]["input_shape"] = shape
+        return parse_config(settings)
+
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json", by_alias=True), sort_keys=False)
 
@@ -314,6 +340,17 @@ def shipped(name: str) -> str | None:
     """Text of the shipped settings file `configs/<name>.yaml`, or None."""
     file = resources.files("scatsimclr") / "configs" / f"{name}.yaml"
     return file.read_text() if file.is_file() else None
+
+
+def _recipe(name: str) -> dict | None:
+    """The shipped settings of a data set, or None. A family, such as emnist_letters and the like, shares a file."""
+    for file in (name, name.partition("_")[0]):
+        if (text := shipped(file)) is not None:
+            settings = yaml.safe_load(text)
+            if file != name:
+                settings["dataset"]["dataset"] = name
+            return settings
+    return None
 
 
 def load_config(
@@ -331,7 +368,7 @@ def load_config(
         settings = _read(file)
     else:
         dataset = dict(changes).get("dataset.dataset", "digits")
-        settings = yaml.safe_load(shipped(str(dataset)) or "{}")
+        settings = _recipe(str(dataset)) or {}
     for key, value in changes:
         _set(settings, key, value)
     if {"epochs", "minutes"} <= dict(changes).keys() and settings["minutes"] is not None:
@@ -368,7 +405,9 @@ def _read(file: str) -> dict:
     path = Path(file)
     if path.is_file():
         text = path.read_text()
-    elif (text := shipped(file)) is None:
+    elif (settings := _recipe(file)) is not None:
+        return settings
+    else:
         raise UserError(f"settings file {file} does not exist")
     try:
         settings = yaml.safe_load(text)

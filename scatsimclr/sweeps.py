@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from scatsimclr.config import Config, load_config
+from scatsimclr.data.shape import with_shape
 from scatsimclr.errors import UserError
 from scatsimclr.studies import Cell, Study
 
@@ -50,7 +51,7 @@ class Sweep:
             *cell.settings,
         ]
         scaled = _scaled(load_config(None, own), self.scale, study.metric)
-        return load_config(None, [*own, *scaled, *self.settings, f"seed={seed}"])
+        return with_shape(load_config(None, [*own, *scaled, *self.settings, f"seed={seed}"]))
 
     def folder(self, cell: Cell, seed: int) -> Path:
         return self.out / "cells" / cell.name / f"seed{seed}"

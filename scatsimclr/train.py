@@ -114,6 +114,8 @@ def resumed_config(state: dict, options: argparse.Namespace) -> Config:
         after = load_config(options.config, overrides(options))
     else:
         after = load_config(base=before.model_dump(mode="json", by_alias=True), overrides=overrides(options))
+    if after.dataset.input_shape == "auto":
+        after = after.with_input_shape(before.dataset.input_shape)
     old, new = before.model_dump(), after.model_dump()
     changed = [name for name in old if name not in CHANGEABLE and old[name] != new[name]]
     if changed:

@@ -63,12 +63,37 @@ def test_the_originals_pretext_file_parses(tmp_path):
     assert config.pretext.lambda_ == 0.1
 
 
-@pytest.mark.parametrize("name", ["digits", "photos", "cifar10", "cifar20", "stl10", "folder"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("digits", "photos", "cifar10", "cifar20", "stl10", "folder"),
+        *("mnist", "fashion_mnist", "kmnist", "emnist"),
+    ],
+)
 def test_shipped_files_are_valid_and_chosen_by_data_set(name):
     assert shipped(name)
-    config = load_config(None, [f"dataset.dataset={name}"])
-    assert config.dataset.dataset == name
-    assert config == load_config(name)
+    config = load_config(name)
+    assert config.dataset.dataset == ("emnist_balanced" if name == "emnist" else name)
+    assert config == load_config(None, [f"dataset.dataset={config.dataset.dataset}"])
+
+
+def test_a_familys_data_sets_share_a_file():
+    letters = load_config(None, ["dataset.dataset=emnist_letters"])
+    assert letters.dataset.dataset == "emnist_letters"
+    assert letters == load_config("emnist_letters")
+    assert letters.augment == load_config("emnist_balanced").augment
+    assert load_config("fashion_mnist").augment.flip == 0.5
+    assert letters.augment.flip == 0.0
+
+
+def test_the_shape_of_the_images_may_be_left_to_them_but_is_not_by_default():
+    assert parse_config({}).dataset.input_shape == (32, 32, 3)
+    assert parse_config({"dataset": {"input_shape": "(28, 28, 1)"}}).dataset.input_shape == (28, 28, 1)
+    config = load_config("folder")
+    assert config.dataset.input_shape == "auto"
+    assert parse_config(yaml.safe_load(config.to_yaml())) == config
+    rotated = load_config("folder", ["mode=pretext", "pretext.rotation=true"])
+    assert rotated.dataset.input_shape == "auto"
 
 
 def test_digits_is_the_default_and_overrides_win():
@@ -106,11 +131,12 @@ def test_every_setting_can_be_named():
         ("epochs=many", "setting epochs: Input should be a valid integer"),
         ("batch_size=0", "setting batch_size: Input should be greater than 0, got 0"),
         ("model.base_model=scatsimclr9", "setting model.base_model: Input should be 'scatsimclr8'"),
-        ("model.J=6", "model.J=6 is too large for 32×32 images"),
+        ("dataset.input_shape=(2, 3, 1)", "model.J=2 is too large for 2×3 images"),
         ("lr=.nan", "setting lr: Input should be a finite number"),
         ("augment.flip=1.5", "setting augment.flip: Input should be less than or equal to 1"),
         ("dataset.input_shape=__import__('os').abort()", "setting dataset.input_shape"),
-        ("dataset.input_shape=(32, 32, 2)", "setting dataset.input_shape"),
+        ("dataset.input_shape=(32, 32, 2)", "setting dataset.input_shape.2: Input should be 1 or 3"),
+        ("dataset.input_shape=automatic", "setting dataset.input_shape: Input should be a valid tuple"),
         ("mode=pretext", "exactly one of pretext.rotation=true and pretext.jigsaw=true"),
         ("epochs", "'epochs' is neither an option nor key=value"),
         ("epochs=[", "the value of 'epochs=[' is not valid YAML"),

@@ -25,7 +25,7 @@ LAYERS = [
     ("data", {"data", "errors", "ops", "reference"}),
     ("config", {"errors"}),
     ("studies", set()),
-    ("sweeps", {"studies", "config", "errors"}),
+    ("sweeps", {"studies", "config", "data", "errors"}),
     ("evaluation", {"evaluation", "models", "scattering", "data", "config", "errors"}),
     ("environment", {"ops"}),
     (

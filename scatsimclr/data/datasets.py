@@ -54,6 +54,7 @@ class Dataset:
     """What is known of a data set before it is read.
 
     size: its usual (H, W). normalization: (mean, std) per channel of pixels in 0..1.
+    natural: (H, W, C) of its images as they are stored, C = 1 where they are grey; None where one has to look.
     """
 
     about: str
@@ -61,16 +62,17 @@ class Dataset:
     splits: tuple[str, ...]
     normalization: tuple[Channels, Channels]
     read: Callable[[Request], ImageSet]
+    natural: tuple[int, int, int] | None = (32, 32, 3)
 
 
 def _idx(about: str, normalization: tuple[Channels, Channels]) -> Dataset:
-    return Dataset(about, (32, 32), _SPLITS, normalization, idx.read)
+    return Dataset(about, (32, 32), _SPLITS, normalization, idx.read, (idx.SIDE, idx.SIDE, 1))
 
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType(
     {
         "digits": Dataset(
-            "scikit-learn's 1,797 digits, no download", (32, 32), _SPLITS, _DIGITS, digits.read
+            "scikit-learn's 1,797 digits, no download", (32, 32), _SPLITS, _DIGITS, digits.read, (8, 8, 1)
         ),
         "photos": Dataset(
             "patches of scikit-learn's two photographs, no download",
@@ -78,6 +80,7 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
             _SPLITS,
             _IMAGENET,
             photos.read,
+            (photos.PATCH, photos.PATCH, 3),
         ),
         "cifar10": Dataset("CIFAR-10", (32, 32), _SPLITS, _CIFAR, cifar.read),
         "cifar20": Dataset("CIFAR-100 with its 20 super-classes", (32, 32), _SPLITS, _CIFAR, cifar.read),
@@ -91,8 +94,8 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
         "emnist_letters": _idx("EMNIST, 26 letters in either case", _EMNIST),
         "emnist_digits": _idx("EMNIST, 280,000 digits", _EMNIST),
         "emnist_mnist": _idx("EMNIST, 70,000 digits prepared as MNIST", _EMNIST),
-        "stl10": Dataset("STL-10", (96, 96), (*_SPLITS, "unlabeled"), _IMAGENET, stl10.read),
-        "folder": Dataset("your own images", (96, 96), (*_SPLITS, "unlabeled"), _IMAGENET, folder.read),
+        "stl10": Dataset("STL-10", (96, 96), (*_SPLITS, "unlabeled"), _IMAGENET, stl10.read, (96, 96, 3)),
+        "folder": Dataset("your own images", (96, 96), (*_SPLITS, "unlabeled"), _IMAGENET, folder.read, None),
     }
 )
 
@@ -114,6 +117,33 @@ def normalization(name: str, channels: int = 3) -> tuple[Channels, Channels]:
     """
     mean, std = _dataset(name).normalization
     return mean[:channels], std[:channels]
+
+
+def natural(name: str) -> tuple[int, int, int] | None:
+    """`Dataset.natural` of a data set; DataError for an unknown name."""
+    return _dataset(name).natural
+
+
+def request(
+    name: str,
+    split: str,
+    *,
+    size: tuple[int, int] | None = None,
+    channels: int = 3,
+    data_dir: str | os.PathLike[str] | None = None,
+    download: bool = True,
+    progress: bool = True,
+) -> Request:
+    """What readers get of `load`'s arguments, checked as it says."""
+    dataset = _dataset(name)
+    if split not in dataset.splits:
+        raise DataError(f"{name} has no split {split!r}: {_choices(split, dataset.splits)}")
+    size = dataset.size if size is None else size
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise DataError(f"size must be two positive integers (H, W), got {size!r}")
+    if channels not in (1, 3):
+        raise DataError(f"channels must be 1 or 3, got {channels!r}")
+    return Request(name, split, tuple(size), _path(data_dir), download, progress, channels)
 
 
 def load(
@@ -139,16 +169,10 @@ def load(
     Raises DataError for everything that a user can cause: an unknown name, a folder or file that is absent,
     truncated, damaged or tampered with, no network, a wrong checksum.
     """
-    dataset = _dataset(name)
-    if split not in dataset.splits:
-        raise DataError(f"{name} has no split {split!r}: {_choices(split, dataset.splits)}")
-    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
-        raise DataError(f"size must be two positive integers (H, W), got {size!r}")
-    if channels not in (1, 3):
-        raise DataError(f"channels must be 1 or 3, got {channels!r}")
-    height, width = size
-    request = Request(name, split, (height, width), _path(data_dir), download, progress, channels)
-    return _told(dataset.read, request)
+    asked = request(
+        name, split, size=size, channels=channels, data_dir=data_dir, download=download, progress=progress
+    )
+    return _told(DATASETS[name].read, asked)
 
 
 def folds(
@@ -166,8 +190,8 @@ def folds(
     _dataset(name)
     if name != "stl10":
         raise DataError(f"{name} has no predefined folds: only stl10 has")
-    request = Request(name, "train", DATASETS[name].size, _path(data_dir), download, progress)
-    return _told(stl10.folds, request)
+    asked = request(name, "train", data_dir=data_dir, download=download, progress=progress)
+    return _told(stl10.folds, asked)
 
 
 def _told(read: Callable[[Request], T], request: Request) -> T:

@@ -58,6 +58,7 @@ _DAMAGED = (
 # Pillow's thumbnails. A photograph of 12 megapixels takes 20 to 45 ms instead of 400 and is off by 0.2 levels on
 # average; one of 640 × 427, to 96², 4 instead of 11, off by 1 to 2 (EPYC Zen 4, 2026-11-25).
 _DRAFT = 2
+_GLANCE = 256  # pixels a side, at least, in which colours are looked for
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -130,6 +131,40 @@ def read_image(path: Path, size: tuple[int, int], channels: int = 3) -> np.ndarr
         return error.strerror or str(error) or type(error).__name__
     except _DAMAGED as error:
         return f"damaged image: {type(error).__name__}: {error}"
+
+
+def shorter_side(path: Path) -> int:
+    """Of an image file in pixels, by its header; 0 where it cannot be read."""
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            return min(image.size)
+    except _DAMAGED:
+        return 0
+
+
+def all_grey(files: Sequence[Path]) -> bool:
+    """Whether no image has colours; files that cannot be read do not count. The first one that has ends the search.
+
+    A file of a mode without colours (1, L, LA, I, I;16, F) is not decoded. Of the others every pixel is to have three
+    equal channels; a JPEG is looked at in an eighth to all of its size, as it is for training.
+    """
+    pool = ThreadPoolExecutor(_workers())
+    try:
+        return not any(pool.map(_colourful, files))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _colourful(path: Path) -> bool:
+    try:
+        with Image.open(path, formats=_formats()) as image:
+            if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;"):
+                return False
+            image.draft(None, (_GLANCE, _GLANCE))
+            levels = np.asarray(to_rgb(image))
+            return bool((levels != levels[..., :1]).any())
+    except _DAMAGED:
+        return False
 
 
 @functools.cache

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-from scatsimclr.data.decode import SUFFIXES, read_files
+from scatsimclr.data.decode import SUFFIXES, all_grey, read_files, shorter_side
 from scatsimclr.data.imageset import DataError, ImageSet, Request
-from scatsimclr.data.splitting import stratified_split
+from scatsimclr.data.splitting import digest, stratified_split
 
+SURVEYED = 512
 _TEST_NAMES = ("test", "val", "valid", "validation")
 _UNLABELLED_NAMES = ("unlabeled", "unlabelled")
 
@@ -47,17 +48,8 @@ def read(request: Request) -> ImageSet:
     other suffixes are ignored. Files that cannot be read are left out and named in `skipped`.
     DataError when there is no such folder, no readable image, or no label for a split that needs one.
     """
-    if request.data_dir is None:
-        raise DataError(f"{request.name}: which folder has the images? name it with --data-dir")
-    root = request.data_dir
-    if not root.is_dir():
-        raise DataError(f"{request.name}: {root} is {'not a folder' if root.exists() else 'not there'}")
-    listing = _scan(root)
-    chosen = _choose(listing, request)
-    if not chosen:
-        raise DataError(
-            f"{root}: no image for the split {request.split!r} in this folder{_first(listing.unreadable)}"
-        )
+    listing, chosen = _listed(request)
+    root = listing.root
     files = [path for path, _ in chosen]
     images, kept, failed = read_files(files, request.size, request.channels, request.progress)
     skipped = [*listing.unreadable, *((listing.relative(chosen[i][0]), why) for i, why in failed.items())]
@@ -69,6 +61,34 @@ def read(request: Request) -> ImageSet:
     labels = torch.tensor([chosen[i][1] for i in kept], dtype=torch.int64)
     paths = tuple(listing.relative(chosen[i][0]) for i in kept)
     return ImageSet(images, labels, tuple(listing.classes), paths, tuple(skipped), tuple(listing.notes))
+
+
+def survey(request: Request, seed: int) -> tuple[list[int], bool]:
+    """Shorter sides of up to `SURVEYED` images of the folder, and whether all of its images are grey, of every split.
+
+    Which ones is decided by a hash of seed and path: the same under every version and in whatever order they are found.
+    Files that cannot be read do not count. DataError as from `read`, but for files that cannot be read.
+    """
+    listing, _ = _listed(request)
+    files = [path for path, _ in (*listing.train, *(listing.test or ()), *listing.unlabelled)]
+    drawn = sorted(files, key=lambda path: digest(listing.relative(path), seed))[:SURVEYED]
+    return [side for side in map(shorter_side, drawn) if side], all_grey(files)
+
+
+def _listed(request: Request) -> tuple[_Listing, list[tuple[Path, int]]]:
+    """The folder's files and those of the split; DataError where there are none."""
+    if request.data_dir is None:
+        raise DataError(f"{request.name}: which folder has the images? name it with --data-dir")
+    root = request.data_dir
+    if not root.is_dir():
+        raise DataError(f"{request.name}: {root} is {'not a folder' if root.exists() else 'not there'}")
+    listing = _scan(root)
+    chosen = _choose(listing, request)
+    if not chosen:
+        raise DataError(
+            f"{root}: no image for the split {request.split!r} in this folder{_first(listing.unreadable)}"
+        )
+    return listing, chosen
 
 
 def image_files(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[str, str]]]:

@@ -22,11 +22,12 @@ def stratified_split(labels: Sequence[int], keys: Sequence[str]) -> tuple[list[i
     test: set[int] = set()
     for indices in members.values():
         if len(indices) > 1:
-            ordered = sorted(indices, key=lambda i: (_digest(keys[i]), i))
+            ordered = sorted(indices, key=lambda i: (digest(keys[i]), i))
             test.update(ordered[: max(1, round(TEST_FRACTION * len(indices)))])
     return [i for i in range(len(labels)) if i not in test], sorted(test)
 
 
-def _digest(key: str) -> bytes:
+def digest(key: str, seed: int = SEED) -> bytes:
+    """A hash of both: an order that looks random and is the same under every version of every library."""
     # surrogateescape: file names that are not valid UTF-8 are keys too
-    return hashlib.blake2b(f"{SEED}/{key}".encode(errors="surrogateescape"), digest_size=16).digest()
+    return hashlib.blake2b(f"{seed}/{key}".encode(errors="surrogateescape"), digest_size=16).digest()

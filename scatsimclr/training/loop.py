@@ -20,6 +20,7 @@ from scatsimclr.config import Config
 from scatsimclr.data.augment import Augment
 from scatsimclr.data.datasets import ImageSet
 from scatsimclr.data.loader import Batch
+from scatsimclr.data.shape import with_shape
 from scatsimclr.environment import environment
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
@@ -63,6 +64,7 @@ class Trainer:
 
     def __init__(self, config: Config, folder: Path, state: dict | None = None, *, profile: bool = False):
         """folder: the run folder, made here. state: of the checkpoint to go on from. profile: measure some steps."""
+        config = with_shape(config)
         self.config, self.folder = config, folder
         self.device = pick_device(config)
         self.data = load_data(config)

@@ -13,6 +13,7 @@ from scatsimclr.data.dali import DaliAugment, dali_missing
 from scatsimclr.data.datasets import ImageSet, folds, load, normalization
 from scatsimclr.data.loader import PairLoader
 from scatsimclr.data.pretext import TASKS
+from scatsimclr.data.shape import with_shape
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.evaluation.recommendation import Recommendation, without_labels
@@ -157,6 +158,7 @@ def restore(
         config, origin = load_config(base=state["config"], overrides=changes), f"after epoch {state['epoch']}"
     else:
         raise UserError(f"{path} holds weights without their settings: give them with --config")
+    config = with_shape(config)
     model = build_model(config)
     checkpoint.load_weights(path, model)
     return config, model.to(pick_device(config), memory_format=torch.channels_last).eval(), origin

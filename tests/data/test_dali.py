@@ -313,7 +313,7 @@ def test_folders_of_odd_files(tmp_path):
 
 def test_the_settings_choose_the_pipeline(monkeypatch):
     def name(*settings):
-        return build_augment(load_config(None, list(settings)), 0).name
+        return build_augment(load_config(None, ["dataset.input_shape=(8,8,3)", *settings]), 0).name
 
     assert name("fused=true") == "dali"
     assert name() == "torch"

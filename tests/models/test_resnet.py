@@ -100,3 +100,12 @@ def test_a_batch_of_one_keeps_its_dimension():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         ResNetSimCLR(*arguments)
+
+
+@pytest.mark.parametrize("cifar_stem", [False, True])
+def test_grey_images_have_one_channel(cifar_stem):
+    model = ResNetSimCLR("resnet18", 4, in_channels=1, cifar_stem=cifar_stem).eval()
+    assert model._features[0].in_channels == 1
+    assert model(torch.randn(2, 1, 32, 32))[1].shape == (2, 4)
+    with pytest.raises(ValueError, match="in_channels must be positive"):
+        ResNetSimCLR("resnet18", 4, in_channels=0)

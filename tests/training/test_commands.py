@@ -3,10 +3,13 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from PIL import Image
 
-from scatsimclr import backends, cli, evaluate, info, train
+from scatsimclr import backends, cli, embed, evaluate, info, train
 from tests.training.conftest import TINY, write_images
 
 
@@ -123,6 +126,27 @@ def test_flat_folder_without_labels_trains_and_says_so(tmp_path, capsys):
     status, _, err = call(evaluate, [str(tmp_path / "run")], capsys)
     assert status == 2
     assert "label" in err
+
+
+def test_the_images_decide_the_shape_and_the_run_keeps_it(tmp_path, capsys):
+    """Grey files of 40×50: later commands, and a resumed run, take the shape from the run, not from the images."""
+    for path in write_images(tmp_path / "in", 10).rglob("*.png"):
+        Image.open(path).convert("L").resize((50, 40)).save(path)
+    run = tmp_path / "run"
+    auto = [*TINY, "dataset.input_shape=auto", "evaluation.probes=[knn]"]
+    argv = ["--data-dir", str(tmp_path / "in"), "--run-dir", str(run), *auto, "epochs=1"]
+    status, out, _ = call(train, argv, capsys)
+    assert status == 0
+    assert "grey images of 48×48" in out
+    assert yaml.safe_load((run / "config.yaml").read_text())["dataset"]["input_shape"] == [48, 48, 1]
+    write_images(tmp_path / "in", 10)
+    status, out, _ = call(train, ["--resume", str(run), "dataset.input_shape=auto", "epochs=2"], capsys)
+    assert status == 0
+    assert "grey images of 48×48" in out
+    assert call(evaluate, [str(run)], capsys)[0] == 0
+    files = [str(tmp_path / "in"), "--output", str(tmp_path / "h.npy"), "--features", "h"]
+    assert call(embed, [str(run), *files], capsys)[0] == 0
+    assert np.load(tmp_path / "h.npy").shape == (20, 2048)
 
 
 def test_info_names_every_operator(capsys):
