@@ -1,9 +1,10 @@
 """Colour, blur and normalisation of views on the GPU: `scatsimclr.reference.photometric` to the last bit.
 
 Up to four launches over (samples, blocks of pixels): the sums that contrast is centred on, the colour steps, and the
-two passes of the blur. A program whose sample does not take part in its launch ends at once. Levels between launches
-are uint8 (B, 3, H·W) planes; sums along rows, whole numbers below 2^16, are int32. Launches compile without fused
-multiply-adds and divide with IEEE rounding, as the reference does.
+two passes of the blur. A program whose sample does not take part in its launch ends at once. CHANNELS, C, is 3, or 1
+for grey images, which saturation, hue and grey leave as they are. Levels between launches are uint8 (B, C, H·W)
+planes; sums along rows, whole numbers below 2^16, are int32. Launches compile without fused multiply-adds and divide
+with IEEE rounding, as the reference does.
 
 Not yet run on hardware: checked by Triton's interpreter and its ahead-of-time compiler.
 """
@@ -68,6 +69,20 @@ def _shifted(red, green, blue, shift):
 
 
 @triton.jit
+def _blended(level, base, factor):
+    return _whole(_clipped((level - base) * factor + base))
+
+
+@triton.jit
+def _grey_step(level, operation, factor, mean):
+    if operation == 0:
+        level = _blended(level, tl.zeros_like(level), factor)
+    elif operation == 1:
+        level = _blended(level, tl.zeros_like(level) + mean, factor)
+    return level
+
+
+@triton.jit
 def _step(red, green, blue, operation, factor, mean):
     if operation == 3:
         red, green, blue = _shifted(red, green, blue, factor)
@@ -77,19 +92,28 @@ def _step(red, green, blue, operation, factor, mean):
             base = _luma(red, green, blue)
         elif operation == 1:
             base += mean
-        red = _whole(_clipped((red - base) * factor + base))
-        green = _whole(_clipped((green - base) * factor + base))
-        blue = _whole(_clipped((blue - base) * factor + base))
+        red = _blended(red, base, factor)
+        green = _blended(green, base, factor)
+        blue = _blended(blue, base, factor)
     return red, green, blue
 
 
 @triton.jit
 def colour_kernel(
-    images, order, factors, grayscale, sums, planes, pixels, SUM: tl.constexpr, BLOCK: tl.constexpr
+    images,
+    order,
+    factors,
+    grayscale,
+    sums,
+    planes,
+    pixels,
+    CHANNELS: tl.constexpr,
+    SUM: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     """SUM: adds up the grey levels before each sample's contrast into `sums` (integers: any order is exact).
 
-    Else: all colour steps and grey, images uint8 (B, H, W, 3) -> planes uint8 (B, 3, H·W).
+    Else: all colour steps and grey, images uint8 (B, H, W, C) -> planes uint8 (B, C, H·W).
     """
     sample = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -100,10 +124,12 @@ def colour_kernel(
             contrast = s
     if SUM and contrast == 4:
         return
-    source = images + sample * 3 * pixels + 3 * at
+    source = images + sample * CHANNELS * pixels + CHANNELS * at
     red = tl.load(source, inside, 0).to(tl.float32)
-    green = tl.load(source + 1, inside, 0).to(tl.float32)
-    blue = tl.load(source + 2, inside, 0).to(tl.float32)
+    green, blue = red, red
+    if CHANNELS == 3:
+        green = tl.load(source + 1, inside, 0).to(tl.float32)
+        blue = tl.load(source + 2, inside, 0).to(tl.float32)
     mean = 0.0
     if not SUM:
         total = tl.load(sums + sample)
@@ -112,18 +138,25 @@ def colour_kernel(
         operation = tl.load(order + 4 * sample + s)
         if not SUM or s < contrast:
             factor = tl.load(factors + 4 * sample + tl.maximum(operation, 0))
-            red, green, blue = _step(red, green, blue, operation, factor, mean)
+            if CHANNELS == 3:
+                red, green, blue = _step(red, green, blue, operation, factor, mean)
+            else:
+                red = _grey_step(red, operation, factor, mean)
     if SUM:
-        level = tl.where(inside, _luma(red, green, blue), 0.0).to(tl.int64)
-        tl.atomic_add(sums + sample, tl.sum(level))
+        level = red
+        if CHANNELS == 3:
+            level = _luma(red, green, blue)
+        tl.atomic_add(sums + sample, tl.sum(tl.where(inside, level, 0.0).to(tl.int64)))
     else:
-        if tl.load(grayscale + sample) != 0:
-            red = _luma(red, green, blue)
-            green, blue = red, red
-        target = planes + sample * 3 * pixels + at
+        if CHANNELS == 3:  # noqa: SIM102, decided by the compiler, and the load by the program
+            if tl.load(grayscale + sample) != 0:
+                red = _luma(red, green, blue)
+                green, blue = red, red
+        target = planes + sample * CHANNELS * pixels + at
         tl.store(target, red.to(tl.uint8), inside)
-        tl.store(target + pixels, green.to(tl.uint8), inside)
-        tl.store(target + 2 * pixels, blue.to(tl.uint8), inside)
+        if CHANNELS == 3:
+            tl.store(target + pixels, green.to(tl.uint8), inside)
+            tl.store(target + 2 * pixels, blue.to(tl.uint8), inside)
 
 
 @triton.jit
@@ -135,10 +168,10 @@ def _folded(k, length):
 
 
 @triton.jit
-def rows_kernel(planes, weights, middle, height, width, half, BLOCK: tl.constexpr):
-    """Sums along rows of the blurred samples' planes, int32 (B, 3, H·W)."""
+def rows_kernel(planes, weights, middle, height, width, half, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
+    """Sums along rows of the blurred samples' planes, int32 (B, C, H·W)."""
     plane = tl.program_id(0).to(tl.int64)
-    row = weights + (plane // 3) * (half + 1)
+    row = weights + (plane // CHANNELS) * (half + 1)
     if tl.load(row + half) != 256:
         pixels = height * width
         at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -152,15 +185,27 @@ def rows_kernel(planes, weights, middle, height, width, half, BLOCK: tl.constexp
 
 
 @triton.jit
-def columns_kernel(planes, middle, weights, mirror, table, out, height, width, half, BLOCK: tl.constexpr):
-    """Sums along columns where the sample is blurred, mirroring, the table: -> (B, H, W, 3)."""
+def columns_kernel(
+    planes,
+    middle,
+    weights,
+    mirror,
+    table,
+    out,
+    height,
+    width,
+    half,
+    CHANNELS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Sums along columns where the sample is blurred, mirroring, the table: -> (B, H, W, C)."""
     sample = tl.program_id(0).to(tl.int64)
     channel = tl.program_id(2)
     pixels = height * width
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < pixels
     y, x = at // width, at % width
-    plane = (3 * sample + channel) * pixels
+    plane = (CHANNELS * sample + channel) * pixels
     row = weights + sample * (half + 1)
     level = tl.load(planes + plane + at, inside, 0).to(tl.int32)
     if tl.load(row + half) != 256:
@@ -172,7 +217,7 @@ def columns_kernel(planes, middle, weights, mirror, table, out, height, width, h
     if tl.load(mirror + sample) != 0:
         x = width - 1 - x
     value = tl.load(table + 256 * channel + level, inside)
-    tl.store(out + 3 * (sample * pixels + y * width + x) + channel, value, inside)
+    tl.store(out + CHANNELS * (sample * pixels + y * width + x) + channel, value, inside)
 
 
 def launch(kernel, grid, *args, **options) -> None:
@@ -189,7 +234,7 @@ def photometric(
     table: Tensor,
 ) -> Tensor:
     """`scatsimclr.reference.photometric.photometric`, with the same arguments and the same bits."""
-    batch, height, width, _ = images.shape
+    batch, height, width, channels = images.shape
     out = torch.empty(images.shape, dtype=table.dtype, device=images.device)
     if not out.numel():
         return out
@@ -198,19 +243,22 @@ def photometric(
     )
     pixels, half = height * width, weights.shape[1] - 1
     sums = torch.zeros(batch, dtype=torch.int64, device=images.device)
-    planes = torch.empty((batch, 3, pixels), dtype=torch.uint8, device=images.device)
-    middle = torch.empty((batch, 3, pixels) if half else (1,), dtype=torch.int32, device=images.device)
+    planes = torch.empty((batch, channels, pixels), dtype=torch.uint8, device=images.device)
+    middle = torch.empty((batch, channels, pixels) if half else (1,), dtype=torch.int32, device=images.device)
     blocks = triton.cdiv(pixels, BLOCK)
     mirror, grayscale = mirror.view(torch.uint8), grayscale.view(torch.uint8)
     for only_sums in (True, False):
         launch(
             colour_kernel, (batch, blocks), images, order, factors, grayscale, sums, planes, pixels,
-            SUM=only_sums, BLOCK=BLOCK,
+            CHANNELS=channels, SUM=only_sums, BLOCK=BLOCK,
         )  # fmt: skip
     if half:
-        launch(rows_kernel, (3 * batch, blocks), planes, weights, middle, height, width, half, BLOCK=BLOCK)
+        launch(
+            rows_kernel, (channels * batch, blocks), planes, weights, middle, height, width, half,
+            CHANNELS=channels, BLOCK=BLOCK,
+        )  # fmt: skip
     launch(
-        columns_kernel, (batch, blocks, 3), planes, middle, weights, mirror, table, out, height, width, half,
-        BLOCK=BLOCK,
+        columns_kernel, (batch, blocks, channels), planes, middle, weights, mirror, table, out, height, width, half,
+        CHANNELS=channels, BLOCK=BLOCK,
     )  # fmt: skip
     return out

@@ -58,7 +58,7 @@ def native_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-Shape = Annotated[tuple[PositiveInt, PositiveInt, Literal[3]], BeforeValidator(_literal_tuple)]
+Shape = Annotated[tuple[PositiveInt, PositiveInt, Literal[1, 3]], BeforeValidator(_literal_tuple)]
 Range = Annotated[tuple[float, float], BeforeValidator(_literal_tuple)]
 
 
@@ -67,7 +67,11 @@ class _Settings(BaseModel):
 
 
 class ModelSettings(_Settings):
-    """The encoder. J, L and stem (width of the first convolution) are ScatSimCLR's, cifar_stem is ResNet's."""
+    """The encoder. J, L, stem (width of the first convolution) and front are ScatSimCLR's, cifar_stem is ResNet's.
+
+    front: what the adapter sees of the coefficients: paper, as they are; log, their standardised logarithms, with
+    whitened features beside h (scatsimclr.models.front). head: of z; normalised, with a BatchNorm after each layer.
+    """
 
     base_model: Literal[
         "scatsimclr8", "scatsimclr12", "scatsimclr16", "scatsimclr30", "scatsimclr45", "resnet18", "resnet50"
@@ -77,6 +81,8 @@ class ModelSettings(_Settings):
     L: PositiveInt = 16
     stem: PositiveInt | None = None
     cifar_stem: bool = False
+    front: Literal["paper", "log"] = "paper"
+    head: Literal["paper", "normalised"] = "paper"
 
     @property
     def scattering(self) -> bool:
@@ -165,7 +171,8 @@ class EvaluationSettings(_Settings):
     fine_tune, the whole encoder trained with the labels. Logistic regression is L2-regularised, its strength chosen by
     cross-validation of the labels that it gets.
     features: what the probes see: h; z; scattering, all coefficients of the front end; pooled, their means over 4×4
-    parts of the image; both, h and scattering side by side; both_pooled; auto, h and beside it what is recommended.
+    parts of the image; both, h and scattering side by side; both_pooled; whitened and h_whitened, with
+    model.front=log; auto, h and beside it what is recommended.
     """
 
     probes: tuple[Literal["knn", "linear", "few", "logistic", "folds", "fine_tune"], ...] = (
@@ -173,7 +180,9 @@ class EvaluationSettings(_Settings):
         "linear",
         "few",
     )
-    features: Literal["auto", "h", "z", "scattering", "pooled", "both", "both_pooled"] = "auto"
+    features: Literal[
+        "auto", "h", "z", "scattering", "pooled", "both", "both_pooled", "whitened", "h_whitened"
+    ] = "auto"
     probe_epochs: PositiveInt = 100
     fine_tune_epochs: PositiveInt = 20
     knn_k: PositiveInt = 200
@@ -185,8 +194,10 @@ class EvaluationSettings(_Settings):
 class Config(_Settings):
     """Everything that decides a run.
 
-    checkpoint_every_n_steps: besides those at the end of an epoch; a run goes on from any of them as if it had not
-    been stopped.
+    neighbours: of an image, by whitened scattering, whose views are positives too (scatsimclr.training.neighbours).
+    minutes: instead of epochs, about how long to train: the epochs that fit by the speed of the first steps, of which
+    no more than a quarter keep the rate flat. checkpoint_every_n_steps: besides those at the end of an epoch; a run
+    goes on from any of them as if it had not been stopped.
     """
 
     mode: Literal["unsupervised", "pretext"] = "unsupervised"
@@ -196,8 +207,10 @@ class Config(_Settings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     seed: NonNegativeInt = 0
     epochs: PositiveInt = 100
+    minutes: PositiveFloat | None = None
     batch_size: PositiveInt = 64
     accumulate: PositiveInt = 1
+    neighbours: NonNegativeInt = 0
     activation_checkpointing: bool = False
     views: Literal["concatenated", "separate"] = "concatenated"
     lr: PositiveFloat = 3e-4
@@ -225,6 +238,15 @@ class Config(_Settings):
             raise ValueError(
                 f"model.J={self.model.J} is too large for {height}×{width} images: 2^J may not exceed the image"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _whitened_by_the_log_front(self) -> Config:
+        features = self.evaluation.features
+        needs = [f"neighbours={self.neighbours}"] if self.neighbours else []
+        needs += [f"evaluation.features={features}"] if "whitened" in features else []
+        if needs and not (self.model.scattering and self.model.front == "log"):
+            raise ValueError(f"{needs[0]} needs a ScatSimCLR with model.front=log")
         return self
 
     @model_validator(mode="after")
@@ -312,6 +334,8 @@ def load_config(
         settings = yaml.safe_load(shipped(str(dataset)) or "{}")
     for key, value in changes:
         _set(settings, key, value)
+    if {"epochs", "minutes"} <= dict(changes).keys() and settings["minutes"] is not None:
+        raise UserError("epochs and minutes both say how long to train: give one of them")
     return parse_config(settings)
 
 

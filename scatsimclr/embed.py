@@ -18,7 +18,6 @@ from tqdm import tqdm
 from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.cli import run
 from scatsimclr.config import Config
-from scatsimclr.data import datasets
 from scatsimclr.data.augment import center_view
 from scatsimclr.data.decode import decode_batches
 from scatsimclr.data.folder import image_files
@@ -28,7 +27,7 @@ from scatsimclr.evaluation.recommendation import Recommendation
 from scatsimclr.evaluation.standard import Standard
 from scatsimclr.models.folding import folded
 from scatsimclr.scattering import Scattering2D
-from scatsimclr.training.setup import augment_spec, front_end, restore
+from scatsimclr.training.setup import augment_spec, front_end, load_split, restore
 
 COLUMNS = ("row", "path", "label", "class")
 SHOWN = 5  # files left out that are named on the terminal; all of them stand in the .skipped.csv
@@ -63,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
 
 @dataclass
 class Rows:
-    """A batch: images uint8 (k, H, W, 3), their paths and labels, and (path, reason) of what was left out."""
+    """A batch: images uint8 (k, H, W, C), their paths and labels, and (path, reason) of what was left out."""
 
     images: torch.Tensor
     paths: list[str]
@@ -84,7 +83,7 @@ def command(argv: list[str]) -> int:
     else:
         files, skipped = image_files(options.images)
         count, classes = len(files), ()
-        batches = file_rows(files, config.dataset.input_shape[:2], options.batch_size)
+        batches = file_rows(files, config.dataset.input_shape, options.batch_size)
     if not count:
         raise UserError(f"no image file in {' '.join(map(str, options.images))}")
     writer = (ParquetWriter if options.output.suffix == ".parquet" else NpyWriter)(options.output, classes)
@@ -148,24 +147,21 @@ class Writes:
 
 @torch.inference_mode()
 def embed(model: torch.nn.Module, config: Config, images: torch.Tensor, writes: Writes) -> np.ndarray:
-    """Features float32 (k, F) of images uint8 (k, H, W, 3), without augmentation."""
+    """Features float32 (k, F) of images uint8 (k, H, W, C), without augmentation."""
     device = next(model.parameters()).device
     x = center_view(images.to(device), augment_spec(config))
     features = batch_features(model, x, writes.features, config.resolved_amp(device.type), writes.scattering)
     return (features if writes.standard is None else writes.standard(features)).cpu().numpy()
 
 
-def file_rows(files: Sequence[Path], size: tuple[int, int], batch_size: int) -> Iterator[Rows]:
-    for kept, images, failed in decode_batches(files, size, batch_size):
+def file_rows(files: Sequence[Path], shape: tuple[int, int, int], batch_size: int) -> Iterator[Rows]:
+    for kept, images, failed in decode_batches(files, shape[:2], shape[2], batch_size):
         skipped = [(str(files[index]), why) for index, why in failed.items()]
         yield Rows(images, [str(files[index]) for index in kept], [-1] * len(kept), skipped)
 
 
 def split_rows(config: Config, split: str, batch_size: int) -> tuple[int, tuple[str, ...], Iterator[Rows]]:
-    settings = config.dataset
-    found = datasets.load(
-        settings.dataset, split, size=settings.input_shape[:2], data_dir=config.data_dir, download=settings.download
-    )  # fmt: skip
+    found = load_split(config, split)
     paths = found.paths or [""] * len(found)
 
     def batches() -> Iterator[Rows]:

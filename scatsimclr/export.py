@@ -44,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", help="settings file, for weights that come without their settings")
     parser.add_argument(
         "--preprocess", action="store_true",
-        help="images are uint8 (N, H, W, 3), 0..255, as they come from a decoder, and are normalised inside; without "
-        "it they are float32 (N, 3, H, W), normalised",
+        help="images are uint8 (N, H, W, C), 0..255, as they come from a decoder (C: 3, RGB, or 1, grey, as "
+        "dataset.input_shape says), and are normalised inside; without it they are float32 (N, C, H, W), normalised",
     )  # fmt: skip
     return parser
 
@@ -100,9 +100,10 @@ def require_onnx() -> None:
 
 def example(config: Config, preprocess: bool, batch: int) -> Tensor:
     """Random images as the export takes them."""
-    height, width, _ = config.dataset.input_shape
     generator = torch.Generator().manual_seed(batch)
-    images = torch.randint(0, 256, (batch, height, width, 3), generator=generator, dtype=torch.uint8)
+    images = torch.randint(
+        0, 256, (batch, *config.dataset.input_shape), generator=generator, dtype=torch.uint8
+    )
     return images if preprocess else center_view(images, augment_spec(config))
 
 

@@ -140,8 +140,9 @@ def describe(trainer: Trainer) -> None:
         for op in (("scattering2d", "ntxent") if config.model.scattering else ("ntxent",))
     )
     amp = str(trainer.update.amp).removeprefix("torch.") if trainer.update.amp else "off"
-    height, width, _ = config.dataset.input_shape
-    print(f"data       {config.dataset.dataset}: {len(data.pretrain)} images of {height}×{width} to train on, "
+    height, width, channels = config.dataset.input_shape
+    kind = "grey images" if channels == 1 else "images"
+    print(f"data       {config.dataset.dataset}: {len(data.pretrain)} {kind} of {height}×{width} to train on, "
           f"{len(data.validation)} held out")  # fmt: skip
     if data.pretrain.skipped:
         path, reason = data.pretrain.skipped[0]
@@ -157,6 +158,9 @@ def describe(trainer: Trainer) -> None:
     print(
         f"machine    {trainer.device}, amp {amp}{graphs}; {operators}; augmentation {augmentation(trainer)}"
     )
+    if config.minutes is not None:
+        print(f"time       {config.epochs} epochs, about {config.minutes:g} minutes by the speed of the first steps"
+              f"{'' if config.epochs > 1 else ' (one at least)'}")  # fmt: skip
     print(f"run        {trainer.folder}" + (f", from step {trainer.step}" if trainer.step else ""))
 
 

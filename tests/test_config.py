@@ -110,7 +110,7 @@ def test_every_setting_can_be_named():
         ("lr=.nan", "setting lr: Input should be a finite number"),
         ("augment.flip=1.5", "setting augment.flip: Input should be less than or equal to 1"),
         ("dataset.input_shape=__import__('os').abort()", "setting dataset.input_shape"),
-        ("dataset.input_shape=(32, 32, 1)", "setting dataset.input_shape"),
+        ("dataset.input_shape=(32, 32, 2)", "setting dataset.input_shape"),
         ("mode=pretext", "exactly one of pretext.rotation=true and pretext.jigsaw=true"),
         ("epochs", "'epochs' is neither an option nor key=value"),
         ("epochs=[", "the value of 'epochs=[' is not valid YAML"),

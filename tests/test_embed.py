@@ -211,8 +211,10 @@ def test_a_run_that_breaks_leaves_the_output_before(encoder, tmp_path, capsys, m
 def test_the_next_batch_is_decoded_while_one_is_worked_on(tmp_path, monkeypatch):
     images = write_images(tmp_path / "in", 10)
     files, decoded, original = sorted(images.rglob("*.png")), [], decode.read_image
-    monkeypatch.setattr(decode, "read_image", lambda file, size: decoded.append(file) or original(file, size))
-    batches = decode.decode_batches(files, (16, 16), 3)
+    monkeypatch.setattr(
+        decode, "read_image", lambda file, *given: decoded.append(file) or original(file, *given)
+    )
+    batches = decode.decode_batches(files, (16, 16), 3, 3)
     first, *_ = next(batches)
     until = time.monotonic() + 10
     while len(decoded) < 6 and time.monotonic() < until:
@@ -221,7 +223,7 @@ def test_the_next_batch_is_decoded_while_one_is_worked_on(tmp_path, monkeypatch)
     assert [first, *(kept for kept, _, _ in batches)] == [
         list(range(start, min(start + 3, 20))) for start in range(0, 20, 3)
     ]
-    assert not list(decode.decode_batches([], (16, 16), 3))
+    assert not list(decode.decode_batches([], (16, 16), 3, 3))
 
 
 def mistakes(folder):

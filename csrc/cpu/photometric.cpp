@@ -47,21 +47,23 @@ Tensor checked(const Tensor& t, const char* name, ScalarType dtype, std::vector<
 
 Tensor photometric(const Tensor& images, const Tensor& mirror, const Tensor& order, const Tensor& factors,
                    const Tensor& grayscale, const Tensor& weights, const Tensor& table) {
-  const Tensor x = checked(images, "images", ScalarType::Byte, {-1, -1, -1, 3});
-  const int64_t batch = x.size(0), height = x.size(1), width = x.size(2);
+  const Tensor x = checked(images, "images", ScalarType::Byte, {-1, -1, -1, -1});
+  const int64_t batch = x.size(0), height = x.size(1), width = x.size(2), channels = x.size(3);
+  STD_TORCH_CHECK(channels == 1 || channels == 3, "photometric: images must have 1 or 3 channels");
   const Tensor m = checked(mirror, "mirror", ScalarType::Bool, {batch});
   const Tensor o = checked(order, "order", ScalarType::Long, {batch, kSteps});
   const Tensor f = checked(factors, "factors", ScalarType::Float, {batch, kSteps});
   const Tensor g = checked(grayscale, "grayscale", ScalarType::Bool, {batch});
   const Tensor w = checked(weights, "weights", ScalarType::Int, {batch, -1});
-  const Tensor t = checked(table, "table", table.scalar_type(), {3, 256});
+  const Tensor t = checked(table, "table", table.scalar_type(), {channels, 256});
   STD_TORCH_CHECK(w.size(1) > 0, "photometric: weights must have at least one column");
-  Tensor out = torch::stable::empty({batch, height, width, 3}, table.scalar_type());
+  Tensor out = torch::stable::empty({batch, height, width, channels}, table.scalar_type());
   Photometric job{
-      static_cast<const uint8_t*>(x.const_data_ptr()), height, width, static_cast<const bool*>(m.const_data_ptr()),
-      static_cast<const int64_t*>(o.const_data_ptr()), static_cast<const float*>(f.const_data_ptr()),
-      static_cast<const bool*>(g.const_data_ptr()), static_cast<const int32_t*>(w.const_data_ptr()), w.size(1) - 1,
-      t.const_data_ptr(), static_cast<int64_t>(t.element_size()), out.mutable_data_ptr()};
+      static_cast<const uint8_t*>(x.const_data_ptr()), height, width, channels,
+      static_cast<const bool*>(m.const_data_ptr()), static_cast<const int64_t*>(o.const_data_ptr()),
+      static_cast<const float*>(f.const_data_ptr()), static_cast<const bool*>(g.const_data_ptr()),
+      static_cast<const int32_t*>(w.const_data_ptr()), w.size(1) - 1, t.const_data_ptr(),
+      static_cast<int64_t>(t.element_size()), out.mutable_data_ptr()};
   const int64_t* steps = job.order;
   STD_TORCH_CHECK(std::all_of(steps, steps + kSteps * batch, [](int64_t s) { return s >= -1 && s < kSteps; }),
                   "photometric: order must be -1..3");
@@ -71,7 +73,7 @@ Tensor photometric(const Tensor& images, const Tensor& mirror, const Tensor& ord
     thread_local std::vector<uint8_t> planes, line;
     thread_local std::vector<uint16_t> middle;
     thread_local std::vector<const uint16_t*> rows;
-    planes.resize(3 * pixels), line.resize(width + 2 * job.half + kBlurPadding);
+    planes.resize(channels * pixels), line.resize(width + 2 * job.half + kBlurPadding);
     middle.resize(height * (width + kBlurPadding)), rows.resize(2 * job.half + 1);
     const PhotometricScratch scratch{planes.data(), middle.data(), line.data(), rows.data()};
     SCATSIMCLR_DISPATCH(photometric_views(job, begin, end, scratch));

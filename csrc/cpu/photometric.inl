@@ -4,7 +4,8 @@
 // loop that the compiler vectorises. Every rounding is the reference's own (no contraction: see photometric.cpp), so
 // that results are equal to the last bit. The only thing that needs the whole image is contrast, which is centred on
 // its mean: steps before it are one pass, contrast and what follows another. A mirrored sample is mirrored where it
-// is written: nothing before depends on left and right.
+// is written: nothing before depends on left and right. Images of one channel are grey: `kColours` is false, their
+// plane is `red`, and steps that leave grey as it is (saturation, hue, grey) are none.
 
 constexpr int kChunk = 512;
 
@@ -90,13 +91,23 @@ inline void shift_hue(Chunk& c, float shift, int n) {
   channel_of<1020>(c.blue, hues, chromas, values, n);
 }
 
+// Whether a step of this number does anything.
+template <bool kColours>
+inline bool acts(int64_t operation) {
+  return operation >= 0 && (kColours || operation < 2);
+}
+
+template <bool kColours>
 inline void step(Chunk& c, int64_t operation, float factor, float mean, int n) {
-  if (operation == 3) return shift_hue(c, factor, n);
-  if (operation == 2) {
+  const float level = operation == 1 ? mean : 0.0f;
+  if constexpr (!kColours) {
+    blend_level(c.red, level, factor, n);
+  } else if (operation == 3) {
+    shift_hue(c, factor, n);
+  } else if (operation == 2) {
     luma_of(c, c.first, n);
     for (float* plane : {c.red, c.green, c.blue}) blend(plane, c.first, factor, n);
   } else {
-    const float level = operation == 1 ? mean : 0.0f;
     for (float* plane : {c.red, c.green, c.blue}) blend_level(plane, level, factor, n);
   }
 }
@@ -110,14 +121,20 @@ inline void load(Chunk& c, const uint8_t* red, const uint8_t* green, const uint8
   }
 }
 
+inline void load_grey(Chunk& c, const uint8_t* level, int n) {
+  for (int i = 0; i < n; ++i) c.red[i] = level[i];
+}
+
 inline void store(const float* plane, uint8_t* out, int n) {
   for (int i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(static_cast<int32_t>(plane[i]));
 }
 
 // The colour steps and grey of one sample: interleaved levels -> planes.
+template <bool kColours>
 inline void colour(const Photometric& job, int64_t sample, const PhotometricScratch& scratch) {
   const int64_t pixels = job.height * job.width;
-  const uint8_t* image = job.images + 3 * pixels * sample;
+  const uint8_t* image = job.images + (kColours ? 3 : 1) * pixels * sample;
+  const bool grey = kColours && job.grayscale[sample];
   const int64_t* order = job.order + kSteps * sample;
   const float* factors = job.factors + kSteps * sample;
   uint8_t* planes = scratch.planes;
@@ -130,25 +147,30 @@ inline void colour(const Photometric& job, int64_t sample, const PhotometricScra
     int64_t sum = 0;
     for (int64_t at = 0; at < pixels; at += kChunk) {
       const int n = static_cast<int>(pixels - at < kChunk ? pixels - at : kChunk);
-      if (begin == 0) {
+      if constexpr (!kColours) {
+        load_grey(c, (begin == 0 ? image : planes) + at, n);
+      } else if (begin == 0) {
         load<3>(c, image + 3 * at, image + 3 * at + 1, image + 3 * at + 2, n);
       } else {
         load<1>(c, planes + at, planes + pixels + at, planes + 2 * pixels + at, n);
       }
       for (int s = begin; s < end; ++s) {
-        if (order[s] >= 0) step(c, order[s], factors[order[s]], mean, n);
+        if (acts<kColours>(order[s])) step<kColours>(c, order[s], factors[order[s]], mean, n);
       }
-      if (!part || job.grayscale[sample]) luma_of(c, c.first, n);
+      if (kColours && (!part || grey)) luma_of(c, c.first, n);
       if (!part) {
+        const float* level = kColours ? c.first : c.red;
         int32_t levels = 0;
-        for (int i = 0; i < n; ++i) levels += static_cast<int32_t>(c.first[i]);
+        for (int i = 0; i < n; ++i) levels += static_cast<int32_t>(level[i]);
         sum += levels;
         if (end == 0) continue;  // nothing has changed: the next pass reads the image again
       }
-      if (part && job.grayscale[sample]) {
+      if (part && grey) {
         store(c.first, planes + at, n);
-      } else {
-        store(c.red, planes + at, n);
+        continue;
+      }
+      store(c.red, planes + at, n);
+      if constexpr (kColours) {
         store(c.green, planes + pixels + at, n);
         store(c.blue, planes + 2 * pixels + at, n);
       }
@@ -260,19 +282,42 @@ inline void write(const Photometric& job, int64_t sample, const uint8_t* red, co
   }
 }
 
+// The same of grey levels.
 template <class E>
+inline void write_grey(const Photometric& job, int64_t sample, const uint8_t* levels) {
+  const E* table = static_cast<const E*>(job.table);
+  const int64_t width = job.width, rows = job.height;
+  E* out = static_cast<E*>(job.out) + rows * width * sample;
+  if (!job.mirror[sample]) {
+    for (int64_t i = 0; i < rows * width; ++i) out[i] = table[levels[i]];
+    return;
+  }
+  for (int64_t y = 0; y < rows; ++y, out += width, levels += width) {
+    for (int64_t x = 0; x < width; ++x) out[x] = table[levels[width - 1 - x]];
+  }
+}
+
+template <class E, bool kColours>
 inline void view(const Photometric& job, int64_t sample, const PhotometricScratch& scratch) {
   const int64_t pixels = job.height * job.width;
   const int64_t* order = job.order + kSteps * sample;
   const int32_t* weights = job.weights + (job.half + 1) * sample;
-  const bool grey = job.grayscale[sample], soft = weights[job.half] != 256;
+  const bool grey = kColours && job.grayscale[sample], soft = weights[job.half] != 256;
   bool jittered = false;
-  for (int s = 0; s < kSteps; ++s) jittered |= order[s] >= 0;
+  for (int s = 0; s < kSteps; ++s) jittered |= acts<kColours>(order[s]);
   if (!jittered && !grey && !soft) {
-    const uint8_t* image = job.images + 3 * pixels * sample;
-    return write<E, 3>(job, sample, image, image + 1, image + 2);
+    const uint8_t* image = job.images + (kColours ? 3 : 1) * pixels * sample;
+    if constexpr (kColours) {
+      return write<E, 3>(job, sample, image, image + 1, image + 2);
+    } else {
+      return write_grey<E>(job, sample, image);
+    }
   }
-  colour(job, sample, scratch);
+  colour<kColours>(job, sample, scratch);
+  if constexpr (!kColours) {
+    if (soft) blur(job, weights, scratch.planes, scratch);
+    return write_grey<E>(job, sample, scratch.planes);
+  }
   const int64_t apart = grey ? 0 : pixels;  // a grey view is one plane
   if (soft) {
     for (int plane = 0; plane < (grey ? 1 : 3); ++plane) blur(job, weights, scratch.planes + plane * pixels, scratch);
@@ -280,13 +325,19 @@ inline void view(const Photometric& job, int64_t sample, const PhotometricScratc
   write<E, 1>(job, sample, scratch.planes, scratch.planes + apart, scratch.planes + 2 * apart);
 }
 
-inline void photometric_views(const Photometric& job, int64_t begin, int64_t end, const PhotometricScratch& scratch) {
+template <bool kColours>
+inline void views(const Photometric& job, int64_t begin, int64_t end, const PhotometricScratch& scratch) {
   for (int64_t sample = begin; sample < end; ++sample) {
     switch (job.element) {
-      case 1: view<uint8_t>(job, sample, scratch); break;
-      case 2: view<uint16_t>(job, sample, scratch); break;
-      case 4: view<uint32_t>(job, sample, scratch); break;
-      default: view<uint64_t>(job, sample, scratch);
+      case 1: view<uint8_t, kColours>(job, sample, scratch); break;
+      case 2: view<uint16_t, kColours>(job, sample, scratch); break;
+      case 4: view<uint32_t, kColours>(job, sample, scratch); break;
+      default: view<uint64_t, kColours>(job, sample, scratch);
     }
   }
+}
+
+inline void photometric_views(const Photometric& job, int64_t begin, int64_t end, const PhotometricScratch& scratch) {
+  if (job.channels == 3) return views<true>(job, begin, end, scratch);
+  views<false>(job, begin, end, scratch);
 }

@@ -4,9 +4,10 @@
     first, second = (augment(images, indices, epoch, view) for view in (0, 1))
 
 Steps: Lanczos random resized crop, flip, (affine), and, as the one operator `photometric`, colour jitter, grey,
-Gaussian blur, [0, 1], normalisation. Between steps a picture is 8-bit levels, as it is in Pillow. All sums whose
-order a library may choose are exact and everything else is one rounding per call, so a view is bit-equal
-whatever batch it is made in and however many threads there are.
+Gaussian blur, [0, 1], normalisation. Images have three channels, RGB, or one, grey. Between steps a picture is 8-bit
+levels, as it is in Pillow. All sums whose order a library may choose are exact and everything else is one rounding per
+call, so a view is bit-equal whatever batch it is made in and however many threads there are; and a view of one channel
+is the first channel of that of three equal ones.
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ import torch
 
 from scatsimclr.ops.photometric import photometric
 from scatsimclr.reference.blur import gaussian_weights
-from scatsimclr.reference.color import HUE
+from scatsimclr.reference.color import HUE, SATURATION
 from scatsimclr.reference.photometric import SLICE_PIXELS
 
 from .recipe import AugmentSpec, Params, draw_params, still
@@ -60,12 +61,12 @@ class Augment:
         """Apply drawn parameters.
 
         Args:
-            images: uint8 (B, H, W, 3), (H, W) = spec.size.
+            images: uint8 (B, H, W, C), (H, W, C) = (*spec.size, spec.channels).
             params: B rows, on the CPU.
             normalize: subtract the mean and divide by the standard deviation.
 
         Returns:
-            (B, 3, H, W), channels_last, normalised in the dtype asked for; without `normalize` float32
+            (B, C, H, W), channels_last, normalised in the dtype asked for; without `normalize` float32
             k / 255 for levels k.
 
         Raises:
@@ -77,13 +78,13 @@ class Augment:
         return self._view(images, params, normalize, crop=self.spec.crop, affine=self.spec.affine)
 
     def resident(self, images: torch.Tensor) -> torch.Tensor:
-        """`images`, uint8 (n, H, W, 3), in the memory layout that batches are made from fastest."""
+        """`images`, uint8 (n, H, W, C), in the memory layout that batches are made from fastest."""
         return images
 
     def tiles(self, images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """A part of each image stretched to the whole size, nothing else: (B, 3, H, W) channels_last, normalised.
+        """A part of each image stretched to the whole size, nothing else: (B, C, H, W) channels_last, normalised.
 
-        images: uint8 (B, H, W, 3). boxes: int64 (B, 4), top, left, height, width in pixels.
+        images: uint8 (B, H, W, C). boxes: int64 (B, 4), top, left, height, width in pixels.
         """
         _check_images(images, self.spec)
         return self._view(images, still(boxes), True, crop=True, affine=False)
@@ -95,14 +96,14 @@ class Augment:
             return photometric(levels, *(a.to(levels.device) for a in arguments), backend=self.backend)
 
     def __call__(self, images: torch.Tensor, indices, epoch: int, view) -> torch.Tensor:
-        """Draw and apply: (B, 3, H, W) channels_last, normalised. view: of all images, or one for each (B,)."""
+        """Draw and apply: (B, C, H, W) channels_last, normalised. view: of all images, or one for each (B,)."""
         return self.apply(images, self.draw(indices, epoch, view))
 
     @contextmanager
     def _geometry(
         self, images: torch.Tensor, params: Params, crop: bool, affine: bool
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Crop, flip and affine map: uint8 (B, H, W, 3), and which samples are still to be mirrored, bool (B,)."""
+        """Crop, flip and affine map: uint8 (B, H, W, C), and which samples are still to be mirrored, bool (B,)."""
         height, width = self.spec.size
         params = params.to(images.device)
         rows = torch.arange(len(images), device=images.device)
@@ -117,6 +118,9 @@ class Augment:
 def photometric_arguments(spec: AugmentSpec, params: Params) -> tuple[torch.Tensor, ...]:
     """order, factors, grayscale and weights of `photometric`."""
     step = params.jitter[:, None] & ((params.order != HUE) | (spec.hue > 0))
+    grayscale = params.grayscale
+    if spec.channels == 1:
+        step, grayscale = step & (params.order < SATURATION), torch.zeros_like(grayscale)
     factors = params.factors.clone()
     factors[:, HUE] = torch.trunc(params.factors[:, HUE].to(torch.float64) * 255.0).to(torch.float32)
     taps = spec.blur_taps
@@ -125,13 +129,13 @@ def photometric_arguments(spec: AugmentSpec, params: Params) -> tuple[torch.Tens
     soft = params.blur.nonzero()[:, 0]
     if taps > 1 and len(soft):
         weights[soft] = torch.from_numpy(gaussian_weights(params.sigma[soft].numpy(), taps)).to(torch.int32)
-    return torch.where(step, params.order, -1), factors, params.grayscale, weights
+    return torch.where(step, params.order, -1), factors, grayscale, weights
 
 
 def _planes(images: torch.Tensor, params: Params, crop: bool, affine: bool) -> torch.Tensor:
-    """Crop, flip and affine map: uint8 (B, H, W, 3) -> float32 (3, B, H, W), whole numbers 0..255."""
-    height, width = images.shape[1:3]
-    planes = torch.empty((3, len(images), height, width), dtype=torch.float32, device=images.device)
+    """Crop, flip and affine map: uint8 (B, H, W, C) -> float32 (C, B, H, W), whole numbers 0..255."""
+    height, width, channels = images.shape[1:]
+    planes = torch.empty((channels, len(images), height, width), dtype=torch.float32, device=images.device)
     if crop:
         top, left, tall, wide = params.box.unbind(1)
         across = crop_taps(left, wide, width, params.flip)
@@ -146,26 +150,26 @@ def _planes(images: torch.Tensor, params: Params, crop: bool, affine: bool) -> t
 
 
 def _table(spec: AugmentSpec, normalised: bool) -> torch.Tensor:
-    """What every level of every channel becomes: float32 (3, 256)."""
-    levels = torch.arange(256, dtype=torch.float32).expand(3, 1, 1, 256)
-    return _scaled(levels.clone(), spec, normalised).view(3, 256)
+    """What every level of every channel becomes: float32 (C, 256)."""
+    levels = torch.arange(256, dtype=torch.float32).expand(spec.channels, 1, 1, 256)
+    return _scaled(levels.clone(), spec, normalised).view(-1, 256)
 
 
 def _check_images(images, spec: AugmentSpec) -> None:
     if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
         raise TypeError(f"images: expected a uint8 tensor, got {getattr(images, 'dtype', type(images))}")
-    expected = (*spec.size, 3)
+    expected = (*spec.size, spec.channels)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected:
         raise ValueError(f"images: expected shape (B, {', '.join(map(str, expected))}), "
                          f"got {tuple(images.shape)}")  # fmt: skip
 
 
 def _scaled(levels: torch.Tensor, spec: AugmentSpec, normalised: bool) -> torch.Tensor:
-    """Levels of (3, ...) planes to [0, 1] and normalised, in place, in torchvision's order of rounding."""
+    """Levels of (C, ...) planes to [0, 1] and normalised, in place, in torchvision's order of rounding."""
     levels.div_(255.0)
     if not normalised:
         return levels
-    mean, std = (torch.tensor(v, device=levels.device).view(3, 1, 1, 1) for v in (spec.mean, spec.std))
+    mean, std = (torch.tensor(v, device=levels.device).view(-1, 1, 1, 1) for v in (spec.mean, spec.std))
     return levels.sub_(mean).div_(std)
 
 
@@ -173,10 +177,10 @@ def center_view(images: torch.Tensor, spec: AugmentSpec, normalize: bool = True)
     """The view for evaluation: the whole image, no augmentation.
 
     Args:
-        images: uint8 (B, H, W, 3), (H, W) = spec.size.
+        images: uint8 (B, H, W, C), (H, W, C) = (*spec.size, spec.channels).
 
     Returns:
-        float32 (B, 3, H, W), channels_last.
+        float32 (B, C, H, W), channels_last.
 
     Raises:
         TypeError, ValueError: as `Augment.apply`.
@@ -187,20 +191,20 @@ def center_view(images: torch.Tensor, spec: AugmentSpec, normalize: bool = True)
 
 
 def _constants(images: torch.Tensor, spec: AugmentSpec) -> tuple[torch.Tensor, torch.Tensor]:
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise ValueError(f"images: expected floating point (B, 3, H, W), got {images.dtype} "
+    if images.ndim != 4 or images.shape[1] != spec.channels or not images.is_floating_point():
+        raise ValueError(f"images: expected floating point (B, {spec.channels}, H, W), got {images.dtype} "
                          f"{tuple(images.shape)}")  # fmt: skip
-    return tuple(images.new_tensor(value).view(1, 3, 1, 1) for value in (spec.mean, spec.std))
+    return tuple(images.new_tensor(value).view(1, -1, 1, 1) for value in (spec.mean, spec.std))
 
 
 def normalize(images: torch.Tensor, spec: AugmentSpec) -> torch.Tensor:
-    """(x - mean) / std of floating-point (B, 3, H, W) images in [0, 1]; a new tensor of their dtype."""
+    """(x - mean) / std of floating-point (B, C, H, W) images in [0, 1]; a new tensor of their dtype."""
     mean, std = _constants(images, spec)
     return (images - mean) / std
 
 
 def to_uint8(images: torch.Tensor, spec: AugmentSpec) -> torch.Tensor:
-    """Undo the normalisation, for showing: floating point (B, 3, H, W) -> uint8 (B, H, W, 3).
+    """Undo the normalisation, for showing: floating point (B, C, H, W) -> uint8 (B, H, W, C).
 
     Exact for float32 views: the levels that went in come out.
     """

@@ -117,7 +117,9 @@ def read(request: Request) -> ImageSet:
         raise DataError(f"{folder}: expected the names of {kind.count} classes, found {len(classes)}")
     parts = [reader(file, kind) for file in files]
     labels = np.concatenate([part[1] for part in parts])
-    images = pack(_chunks([part[0] for part in parts]), len(labels), request.size, request.progress)
+    images = pack(
+        _chunks([part[0] for part in parts]), len(labels), request.size, request.channels, request.progress
+    )
     return ImageSet(images, torch.from_numpy(labels), classes)
 
 

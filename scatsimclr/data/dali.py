@@ -5,7 +5,7 @@ they have no state, and batch, processes and resume cannot change what a sample 
 operation for, or only one that does not clip between steps, is the operator `photometric`, as in the torch twin.
 
 On a CPU DALI resamples rows (SSE) several times faster than columns, and resamples an axis that keeps its size like
-any other. So images come as rows of columns, (W, 3, H), are resampled, turned, and resampled again; the axis left
+any other. So images come as rows of columns, (W, C, H), are resampled, turned, and resampled again; the axis left
 alone is declared a hair larger than its result, which gives it the filter for shrinking, nearest neighbour, that is: a
 copy. 235 µs a 96×96 view became 153 (one thread, EPYC Zen 4, DALI 2.4, 2026-11-25), and turning bytes instead of pixels
 takes 16 less, in Pillow's order of passes and with its 8 bits between them.
@@ -27,7 +27,7 @@ from scatsimclr.data.augment import Augment, AugmentSpec, Params
 # Samples of one call of a pipeline at most; more are several calls.
 BATCH = 256
 _HAIR = 0.01  # pixels
-# (B, H, W, 3) to (B, W, 3, H), columns as rows, and back.
+# (B, H, W, C) to (B, W, C, H), columns as rows, and back.
 _COLUMNS, _UPRIGHT = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
@@ -92,7 +92,7 @@ class DaliAugment(Augment):
             pipeline = idle.pop()
         except IndexError:
             threads = self.threads or torch.get_num_threads()
-            pipeline = _build(self.spec.size, device, crop, affine, threads)
+            pipeline = _build(self.spec, device, crop, affine, threads)
         yield pipeline
         idle.append(pipeline)  # not where the block raised: DALI calls a pipeline that has failed invalid
 
@@ -106,7 +106,7 @@ class DaliAugment(Augment):
             inputs["shape"] = box[:, 2:][:, order].astype(np.int32)
         if crop and not gpu:
             wide, tall = inputs["shape"].astype(np.float32).T
-            inputs["end_x"] = np.stack((wide, np.full_like(wide, 3 + _HAIR)), 1)
+            inputs["end_x"] = np.stack((wide, np.full_like(wide, self.spec.channels + _HAIR)), 1)
             inputs["end_y"] = np.stack((tall, np.full_like(tall, self.spec.size[1] + _HAIR)), 1)
         if affine:
             inputs["matrix"] = _mirrored(params, self.spec.size[1])
@@ -121,10 +121,11 @@ def _mirrored(params: Params, width: int) -> np.ndarray:
     return np.where(flip[:, None], turned, params.affine.numpy()).astype(np.float32).reshape(-1, 2, 3)
 
 
-def _build(size: tuple[int, int], device: torch.device, crop: bool, affine: bool, threads: int):
-    """The pipeline for images of one size on one device; its inputs are those of `DaliAugment._inputs`."""
+def _build(spec: AugmentSpec, device: torch.device, crop: bool, affine: bool, threads: int):
+    """The pipeline for the images of a recipe on one device; its inputs are those of `DaliAugment._inputs`."""
     from nvidia.dali import Pipeline, fn, types
 
+    size, channels = spec.size, spec.channels
     height, width = size
     gpu = device.type == "cuda"
     filters = {"mag_filter": types.INTERP_LANCZOS3, "min_filter": types.INTERP_NN, "antialias": False}
@@ -146,9 +147,11 @@ def _build(size: tuple[int, int], device: torch.device, crop: bool, affine: bool
         if crop and gpu:
             view = fn.resize(view, size=size, interp_type=types.INTERP_LANCZOS3)
         elif crop:
-            # (wide, 3, tall) -> (width, 3, tall) -> (tall, width, 3) -> (height, width, 3).
+            # (wide, C, tall) -> (width, C, tall) -> (tall, width, C) -> (height, width, C).
             origin = [0.0, -_HAIR]
-            view = fn.resize(view, size=[width, 3], roi_start=origin, roi_end=given("end_x"), **filters)
+            view = fn.resize(
+                view, size=[width, channels], roi_start=origin, roi_end=given("end_x"), **filters
+            )
             view = fn.transpose(view, perm=[2, 0, 1], transpose_layout=False)
             view = fn.resize(view, size=size, roi_start=origin, roi_end=given("end_y"), **filters)
         if affine:
@@ -163,7 +166,7 @@ def _build(size: tuple[int, int], device: torch.device, crop: bool, affine: bool
 
 
 def _call(pipeline, images: torch.Tensor, inputs: dict[str, np.ndarray]) -> torch.Tensor:
-    """One run of a pipeline: uint8 (B, H, W, 3), valid until the next."""
+    """One run of a pipeline: uint8 (B, H, W, C), valid until the next."""
     images = (images.permute(_COLUMNS) if pipeline.columns else images).contiguous()
     if images.is_cuda:
         stream = torch.cuda.current_stream(images.device).cuda_stream

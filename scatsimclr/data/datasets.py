@@ -4,7 +4,7 @@
     images = load("stl10", "pretrain", size=(96, 96))
 
 Splits: "pretrain" is what self-supervised training sees, "train" and "test" are the labelled splits of the
-probe. Images of another size than asked for are resized with Pillow's Lanczos filter.
+probe. Images of another size than asked for are resized with Pillow's Lanczos filter. `channels=1` makes them grey.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import torch
 
-from scatsimclr.data import cifar, digits, folder, photos, stl10
+from scatsimclr.data import cifar, digits, folder, idx, photos, stl10
 from scatsimclr.data.imageset import DataError, ImageSet, Request
 
 __all__ = [
@@ -35,12 +35,17 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-Channels = tuple[float, float, float]
+Channels = tuple[float, ...]
 
 # The recipe's: ImageNet's for photographs, CIFAR's own; the digits' were measured on their train split.
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CIFAR = ((0.491, 0.482, 0.447), (0.247, 0.243, 0.261))
-_DIGITS = ((0.312, 0.312, 0.312), (0.357, 0.357, 0.357))
+_DIGITS = ((0.312,) * 3, (0.357,) * 3)
+# The ones in common use, of all pixels of the train split; EMNIST's parts differ by a hundredth.
+_MNIST = ((0.1307,) * 3, (0.3081,) * 3)
+_FASHION = ((0.2860,) * 3, (0.3530,) * 3)
+_KMNIST = ((0.1918,) * 3, (0.3483,) * 3)
+_EMNIST = ((0.1751,) * 3, (0.3332,) * 3)
 _SPLITS = ("pretrain", "train", "test")
 
 
@@ -58,6 +63,10 @@ class Dataset:
     read: Callable[[Request], ImageSet]
 
 
+def _idx(about: str, normalization: tuple[Channels, Channels]) -> Dataset:
+    return Dataset(about, (32, 32), _SPLITS, normalization, idx.read)
+
+
 DATASETS: Mapping[str, Dataset] = MappingProxyType(
     {
         "digits": Dataset(
@@ -73,6 +82,15 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
         "cifar10": Dataset("CIFAR-10", (32, 32), _SPLITS, _CIFAR, cifar.read),
         "cifar20": Dataset("CIFAR-100 with its 20 super-classes", (32, 32), _SPLITS, _CIFAR, cifar.read),
         "cifar100": Dataset("CIFAR-100", (32, 32), _SPLITS, _CIFAR, cifar.read),
+        "mnist": _idx("MNIST: 70,000 handwritten digits", _MNIST),
+        "fashion_mnist": _idx("Fashion-MNIST: 70,000 pieces of clothing", _FASHION),
+        "kmnist": _idx("KMNIST: 70,000 cursive Japanese characters", _KMNIST),
+        "emnist_balanced": _idx("EMNIST, 47 classes of equal size", _EMNIST),
+        "emnist_byclass": _idx("EMNIST, 62 classes: digits, upper and lower case", _EMNIST),
+        "emnist_bymerge": _idx("EMNIST, 47 classes as they occur", _EMNIST),
+        "emnist_letters": _idx("EMNIST, 26 letters in either case", _EMNIST),
+        "emnist_digits": _idx("EMNIST, 280,000 digits", _EMNIST),
+        "emnist_mnist": _idx("EMNIST, 70,000 digits prepared as MNIST", _EMNIST),
         "stl10": Dataset("STL-10", (96, 96), (*_SPLITS, "unlabeled"), _IMAGENET, stl10.read),
         "folder": Dataset("your own images", (96, 96), (*_SPLITS, "unlabeled"), _IMAGENET, folder.read),
     }
@@ -89,9 +107,13 @@ def splits(name: str) -> tuple[str, ...]:
     return _dataset(name).splits
 
 
-def normalization(name: str) -> tuple[Channels, Channels]:
-    """(mean, std) of the three channels, for pixels scaled to 0..1; DataError for an unknown name."""
-    return _dataset(name).normalization
+def normalization(name: str, channels: int = 3) -> tuple[Channels, Channels]:
+    """(mean, std) of the channels, for pixels scaled to 0..1; DataError for an unknown name.
+
+    One channel has the first of three: views of a grey image are the first channel of its views in colour.
+    """
+    mean, std = _dataset(name).normalization
+    return mean[:channels], std[:channels]
 
 
 def load(
@@ -99,14 +121,16 @@ def load(
     split: str,
     *,
     size: tuple[int, int],
+    channels: int = 3,
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = True,
     progress: bool = True,
 ) -> ImageSet:
-    """One split of a data set as images uint8 (n, H, W, 3) and labels int64 (n,).
+    """One split of a data set as images uint8 (n, H, W, channels) and labels int64 (n,).
 
     name: one of `names()`. split: one of `splits(name)`.
     size: (H, W) in pixels, positive; `DATASETS[name].size` is the usual one.
+    channels: 3, RGB, of a grey image three equal ones; or 1, grey, of a colour image Pillow's mode L.
     data_dir: where files are looked for and downloaded to, default pooch's cache folder for "scatsimclr";
         for "folder" the images themselves, required; not used by "digits" and "photos".
     download: whether archives that are not there may be fetched from their official source.
@@ -120,8 +144,11 @@ def load(
         raise DataError(f"{name} has no split {split!r}: {_choices(split, dataset.splits)}")
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise DataError(f"size must be two positive integers (H, W), got {size!r}")
+    if channels not in (1, 3):
+        raise DataError(f"channels must be 1 or 3, got {channels!r}")
     height, width = size
-    return _told(dataset.read, Request(name, split, (height, width), _path(data_dir), download, progress))
+    request = Request(name, split, (height, width), _path(data_dir), download, progress, channels)
+    return _told(dataset.read, request)
 
 
 def folds(

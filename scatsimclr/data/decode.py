@@ -1,4 +1,4 @@
-"""From any image that Pillow reads to uint8 RGB of one size, with Lanczos resampling."""
+"""From any image that Pillow reads to uint8 RGB or grey of one size, with Lanczos resampling."""
 
 from __future__ import annotations
 
@@ -101,14 +101,26 @@ def _grey_to_8_bits(image: Image.Image, source: str | None) -> Image.Image:
     return Image.fromarray(eight)
 
 
-def read_image(path: Path, size: tuple[int, int]) -> np.ndarray | str:
-    """The image file `path` (its first frame) as uint8 (H, W, 3), or the reason why it cannot be read."""
+def _in_channels(image: Image.Image, channels: int) -> Image.Image:
+    """`to_rgb`, or with one channel the mode L of that."""
+    if channels == 3:
+        return to_rgb(image)
+    if image.mode == "L" and not image.has_transparency_data:
+        return ImageOps.exif_transpose(image)  # what the way through RGB gives, to the bit
+    return to_rgb(image).convert("L")
+
+
+def read_image(path: Path, size: tuple[int, int], channels: int = 3) -> np.ndarray | str:
+    """The image file `path` (its first frame) as uint8 (H, W, channels), or the reason why it cannot be read.
+
+    channels: 3, RGB (a grey image has three equal ones), or 1, grey (of a colour image Pillow's mode L).
+    """
     try:
         if os.path.getsize(path) == 0:
             return "empty file"
         with Image.open(path, formats=_formats()) as image:
             image.draft(None, (_DRAFT * max(size), _DRAFT * max(size)))
-            return np.asarray(_resized(to_rgb(image), size))
+            return np.asarray(_resized(_in_channels(image, channels), size)).reshape(*size, channels)
     except UnidentifiedImageError:
         heic = path.suffix.lower() in {".heic", ".heif"}
         return "HEIC, which Pillow cannot read: convert it to JPEG or PNG" if heic else "not a readable image"
@@ -131,51 +143,62 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
 
 
-def pack(chunks: Iterable[np.ndarray], count: int, size: tuple[int, int], progress: bool) -> torch.Tensor:
-    """`count` images, given as chunks uint8 (k, h, w, 3) of any strides, as one uint8 (count, H, W, 3).
+def pack(
+    chunks: Iterable[np.ndarray], count: int, size: tuple[int, int], channels: int, progress: bool
+) -> torch.Tensor:
+    """`count` images, given as chunks uint8 (k, h, w, 1 or 3) of any strides, as one uint8 (count, H, W, channels).
 
-    Images of another size are resized (Lanczos). The chunks are consumed one by one, so memory holds the
-    result and one chunk.
+    Images of another size are resized (Lanczos), colours become Pillow's mode L where one channel is asked for, and
+    grey three equal channels where three are. The chunks are consumed one by one, so memory holds the result and one
+    chunk.
     """
-    images = allocate(count, size)
+    images = allocate(count, size, channels)
     out = images.numpy()
     start = 0
     with _bar(count, "reading", progress) as bar:
         for chunk in chunks:
             target = out[start : start + len(chunk)]
-            if chunk.shape[1:3] == size:
-                target[...] = chunk
+            found = _luma(chunk) if chunk.shape[3] > channels else chunk
+            if found.shape[1:3] == size:
+                target[...] = found
             else:
-                _resize_into(target, chunk)
+                _resize_into(target, found)
             start += len(chunk)
             bar.update(len(chunk))
     return images
 
 
+def _luma(rgb: np.ndarray) -> np.ndarray:
+    """Pillow's mode L: uint8 (k, h, w, 3) -> (k, h, w, 1)."""
+    return ((rgb @ np.array((19595, 38470, 7471), np.int32) + (1 << 15)) >> 16).astype(np.uint8)[..., None]
+
+
 def _resize_into(target: np.ndarray, source: np.ndarray) -> None:
     size = target.shape[1:3]
+    shape = source.shape[1:] if source.shape[3] == 3 else source.shape[1:3]
 
     def run(indices: np.ndarray) -> None:
         for i in indices:
-            target[i] = np.asarray(_resized(Image.fromarray(np.ascontiguousarray(source[i])), size))
+            picture = Image.fromarray(np.ascontiguousarray(source[i]).reshape(shape))
+            target[i] = np.asarray(_resized(picture, size)).reshape(*size, -1)
 
     _in_threads(run, np.array_split(np.arange(len(source)), _workers()), lambda: None)
 
 
 def read_files(
-    files: list[Path], size: tuple[int, int], progress: bool
+    files: list[Path], size: tuple[int, int], channels: int, progress: bool
 ) -> tuple[torch.Tensor, list[int], dict[int, str]]:
     """Decodes image files in threads (Pillow releases the GIL).
 
-    Returns the images that could be read, uint8 (k, H, W, 3), their k indices into `files`, ascending, and
+    Returns the images that could be read, uint8 (k, H, W, channels), their k indices into `files`, ascending, and
     the reason for each index that could not.
     """
-    images = allocate(len(files), size)
+    images = allocate(len(files), size, channels)
     out = images.numpy()
     failed: dict[int, str] = {}
 
     def run(index: int) -> None:
-        result = read_image(files[index], size)
+        result = read_image(files[index], size, channels)
         if isinstance(result, str):
             failed[index] = result
         else:
@@ -191,17 +214,17 @@ def read_files(
 
 
 def decode_batches(
-    files: Sequence[Path], size: tuple[int, int], batch_size: int
+    files: Sequence[Path], size: tuple[int, int], channels: int, batch_size: int
 ) -> Iterator[tuple[list[int], torch.Tensor, dict[int, str]]]:
     """Decodes files batch by batch, in order, while the caller works on the batch before.
 
     Yields, for every `batch_size` files, the indices of those that could be read, their images uint8
-    (k, H, W, 3), and the reason for each index that could not.
+    (k, H, W, channels), and the reason for each index that could not.
     """
     pool = ThreadPoolExecutor(_workers())
 
     def submit(start: int) -> list[Future]:
-        return [pool.submit(read_image, file, size) for file in files[start : start + batch_size]]
+        return [pool.submit(read_image, file, size, channels) for file in files[start : start + batch_size]]
 
     starts = range(0, len(files), batch_size)
     ahead = deque(submit(start) for start in starts[:2])
@@ -211,7 +234,7 @@ def decode_batches(
             ahead.extend(submit(later) for later in starts[number + 2 : number + 3])
             failed = {start + i: why for i, why in enumerate(results) if isinstance(why, str)}
             kept = [start + i for i in range(len(results)) if start + i not in failed]
-            images = np.empty((len(kept), *size, 3), np.uint8)
+            images = np.empty((len(kept), *size, channels), np.uint8)
             for row, index in enumerate(kept):
                 images[row] = results[index - start]
             yield kept, torch.from_numpy(images), failed

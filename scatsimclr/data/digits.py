@@ -25,6 +25,5 @@ def read(request: Request) -> ImageSet:
     train, test = stratified_split(labels.tolist(), [str(i) for i in range(len(labels))])
     index = test if request.split == "test" else train
     grey = np.rint(digits.images[index] * (255 / 16)).astype(np.uint8)
-    chunk = np.repeat(grey[..., None], 3, axis=3)
-    images = pack([chunk], len(chunk), request.size, request.progress)
+    images = pack([grey[..., None]], len(grey), request.size, request.channels, request.progress)
     return ImageSet(images, torch.from_numpy(labels[index]), CLASSES)

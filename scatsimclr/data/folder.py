@@ -58,7 +58,8 @@ def read(request: Request) -> ImageSet:
         raise DataError(
             f"{root}: no image for the split {request.split!r} in this folder{_first(listing.unreadable)}"
         )
-    images, kept, failed = read_files([path for path, _ in chosen], request.size, request.progress)
+    files = [path for path, _ in chosen]
+    images, kept, failed = read_files(files, request.size, request.channels, request.progress)
     skipped = [*listing.unreadable, *((listing.relative(chosen[i][0]), why) for i, why in failed.items())]
     if not kept:
         count = f"none of {len(chosen)} image files can be read"

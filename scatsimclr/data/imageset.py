@@ -26,13 +26,14 @@ class Request:
     data_dir: Path | None
     download: bool
     progress: bool
+    channels: int = 3
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images and labels of one split, resident in memory.
 
-    images: uint8 (n, H, W, 3), contiguous, RGB, 0..255.
+    images: uint8 (n, H, W, C), contiguous, 0..255: RGB with C = 3, grey with C = 1.
     labels: int64 (n,), indices into `classes`; -1 where an image has no label.
     classes: class names; () when there are no labels.
     paths: per image its file, relative to the data folder, with `/`; None for sets not made of files.
@@ -53,8 +54,10 @@ class ImageSet:
         images, labels = self.images, self.labels
         if images.dtype != torch.uint8 or labels.dtype != torch.int64:
             raise TypeError(f"expected uint8 images and int64 labels, got {images.dtype} and {labels.dtype}")
-        if images.ndim != 4 or images.shape[3] != 3 or not images.is_contiguous():
-            raise ValueError(f"images must be a contiguous (n, H, W, 3), got {tuple(images.shape)}")
+        if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.is_contiguous():
+            raise ValueError(
+                f"images must be a contiguous (n, H, W, 3) or (n, H, W, 1), got {tuple(images.shape)}"
+            )
         n = images.shape[0]
         if labels.shape != (n,):
             raise ValueError(f"labels must be ({n},) for {n} images, got {tuple(labels.shape)}")
@@ -86,13 +89,13 @@ class ImageSet:
         return replace(self, images=self.images[chosen], labels=self.labels[chosen], paths=paths)
 
 
-def allocate(count: int, size: tuple[int, int]) -> torch.Tensor:
-    """An uninitialised uint8 (count, H, W, 3); DataError naming the gigabytes if memory is too small."""
-    shape = (count, *size, 3)
+def allocate(count: int, size: tuple[int, int], channels: int = 3) -> torch.Tensor:
+    """An uninitialised uint8 (count, H, W, channels); DataError naming the gigabytes if memory is too small."""
+    shape = (count, *size, channels)
     try:
         return torch.empty(shape, dtype=torch.uint8)
     except RuntimeError as error:
-        gigabytes = count * size[0] * size[1] * 3 / 1e9
+        gigabytes = count * size[0] * size[1] * channels / 1e9
         raise DataError(
             f"{count} images of {size[0]}x{size[1]} need {gigabytes:.1f} GB of memory, more than there is"
         ) from error

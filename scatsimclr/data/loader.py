@@ -12,14 +12,18 @@ from torch import Tensor
 
 from scatsimclr.data.augment import Augment
 from scatsimclr.data.prefetch import ahead
+from scatsimclr.data.randomness import uniforms
 from scatsimclr.errors import UserError
+
+PARTNERS = 0.5  # of the second views are a neighbour's, where there are neighbours
+_PARTNER = 2**31  # use of a sample's random numbers, beside those of its views
 
 
 @dataclass(frozen=True)
 class Batch:
     """One step's data.
 
-    views: two (B, 3, H, W), channels-last, normalised. indices: int64 (B,).
+    views: two (B, C, H, W), channels-last, normalised. indices: int64 (B,).
     pretext: the pretext task's pictures and labels (see scatsimclr.data.pretext), None where it is not active.
     """
 
@@ -31,13 +35,15 @@ class Batch:
 class PairLoader:
     """Two augmented views of every image, in an order that depends on (seed, epoch) alone.
 
-    images: uint8 (n, H, W, 3), already on the device that trains. Every batch has `batch_size` images; the
+    images: uint8 (n, H, W, C), already on the device that trains. Every batch has `batch_size` images; the
     remainder of an epoch is left out (NT-Xent's value depends on the batch's size), another one each epoch.
     pretext: makes the pretext task's pictures of (images, indices, epoch).
     prefetch: batches made ahead, in up to that many threads at once, which share `threads` (None: as many as torch's
     in the caller) among them: on two cores two batches by one thread each take less than one after the other by both.
     rank, world_size: of several processes with `batch_size` images each; together they see what one process with
     `world_size * batch_size` would.
+
+    neighbours: int64 (n, k), images that are like each; with probability PARTNERS the second view is one of theirs.
 
     Nothing here has a state: the batches from step k of an epoch on are `epoch(..., start=k)`.
     """
@@ -50,6 +56,7 @@ class PairLoader:
         seed: int,
         pretext: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] | None = None,
         *,
+        neighbours: Tensor | None = None,
         prefetch: int = 0,
         threads: int | None = None,
         rank: int = 0,
@@ -65,6 +72,7 @@ class PairLoader:
             raise ValueError(f"rank: expected 0 <= rank < {world_size}, got {rank}")
         self.images = augment.resident(images)
         self.augment, self.batch_size, self.seed, self.pretext = augment, batch_size, seed, pretext
+        self.neighbours = neighbours
         self.prefetch, self.threads, self.rank, self.world_size = prefetch, threads, rank, world_size
 
     def __len__(self) -> int:
@@ -122,11 +130,21 @@ class PairLoader:
     def batch(self, indices: Tensor, epoch: int, *, pretext: bool = False) -> Batch:
         """The views of the images at `indices`."""
         # One call for both: half the overhead.
-        twice, view = indices.repeat(2), torch.arange(2).repeat_interleave(len(indices))
+        twice = torch.cat((indices, self.partners(indices, epoch)))
+        view = torch.arange(2).repeat_interleave(len(indices))
         images = _gather(self.images, twice.to(self.images.device))
         pair = self.augment(images, twice, epoch, view).chunk(2)
         extra = self.pretext(images[: len(indices)], indices, epoch) if pretext else None
         return Batch(pair, indices, extra)
+
+    def partners(self, indices: Tensor, epoch: int) -> Tensor:
+        """Whose the second views are, int64 (B,): a function of (seed, epoch, image) alone."""
+        if self.neighbours is None:
+            return indices
+        drawn = torch.from_numpy(uniforms(self.seed, indices.numpy(), epoch, _PARTNER, 2))
+        known = self.neighbours[indices]
+        pick = (drawn[:, 1] * known.shape[1]).long()[:, None]
+        return torch.where(drawn[:, 0] < PARTNERS, known.gather(1, pick)[:, 0], indices)
 
 
 def _gather(images: Tensor, rows: Tensor) -> Tensor:

@@ -77,5 +77,5 @@ def read(request: Request) -> ImageSet:
     chunk = np.stack(
         [photographs[p.photograph][p.top : p.top + PATCH, p.left : p.left + PATCH] for p in patches]
     )
-    images = pack([chunk], len(chunk), request.size, request.progress)
+    images = pack([chunk], len(chunk), request.size, request.channels, request.progress)
     return ImageSet(images, torch.tensor([p.label for p in patches]), CLASSES)

@@ -33,9 +33,9 @@ class Rotation:
         self.augment = augment
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Views and labels of images uint8 (B, H, W, 3) at `indices` (B,).
+        """Views and labels of images uint8 (B, H, W, C) at `indices` (B,).
 
-        Returns float32 (4B, 3, H, W), channels-last and normalised, the four of an image in a row, and their
+        Returns float32 (4B, C, H, W), channels-last and normalised, the four of an image in a row, and their
         classes int64 (4B,).
         """
         turned = torch.stack([torch.rot90(images, -label, (1, 2)) for label in range(4)], 1).flatten(0, 1)
@@ -63,9 +63,9 @@ class Jigsaw:
         self.boxes = torch.tensor([(y, x, v - y, w - x) for y, v in rows for x, w in columns])
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Tiles and labels of images uint8 (B, H, W, 3) at `indices` (B,).
+        """Tiles and labels of images uint8 (B, H, W, C) at `indices` (B,).
 
-        Returns float32 (9B, 3, H, W), channels-last and normalised, the nine of an image in a row, and the
+        Returns float32 (9B, C, H, W), channels-last and normalised, the nine of an image in a row, and the
         permutation of each image int64 (B,).
         """
         drawn = uniforms(self.augment.seed, indices.cpu().numpy(), epoch, _FIRST_VIEW, 1)[:, 0]

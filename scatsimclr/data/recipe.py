@@ -41,7 +41,8 @@ class AugmentSpec:
             of the image, zoom by `scale`, `shear` of up to as many degrees in x and y; nearest
             neighbour and black outside, torchvision's defaults. The ranges are ours: the paper
             gives none.
-        mean, std: normalisation per channel of levels in [0, 1] (default: ImageNet's).
+        mean, std: normalisation per channel of levels in [0, 1] (default: ImageNet's). As many as the images have
+            channels: three, RGB, or one, grey, on which saturation, hue and turning grey do nothing.
 
     Raises:
         ValueError, TypeError: a setting is out of its range or not a number, by name.
@@ -66,12 +67,13 @@ class AugmentSpec:
     translate: tuple[float, float] = (0.1, 0.1)
     scale: tuple[float, float] = (0.9, 1.1)
     shear: float = 5.0
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self):
-        for name, length in (("size", 2), ("crop_scale", 2), ("crop_ratio", 2), ("blur_sigma", 2),
-                             ("translate", 2), ("scale", 2), ("mean", 3), ("std", 3)):  # fmt: skip
+        channels = 1 if isinstance(self.mean, (tuple, list)) and len(self.mean) == 1 else 3
+        for name, length in (("size", 2), ("crop_scale", 2), ("crop_ratio", 2), ("blur_sigma", 2), ("translate", 2),
+                             ("scale", 2), ("mean", channels), ("std", channels)):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, (tuple, list)) or len(value) != length:
                 raise TypeError(f"{name}: expected {length} numbers, got {value!r}")
@@ -101,6 +103,11 @@ class AugmentSpec:
             raise TypeError(f"blur_kernel: expected an odd integer or None, got {taps!r}")
         if taps is not None and (taps < 1 or taps % 2 == 0):
             raise ValueError(f"blur_kernel: expected an odd integer >= 1 or None, got {taps}")
+
+    @property
+    def channels(self) -> int:
+        """Of the images, 3 or 1."""
+        return len(self.mean)
 
     @property
     def blur_taps(self) -> int:

@@ -96,35 +96,35 @@ def resample(images: torch.Tensor, across, down) -> torch.Tensor:
     """Both passes, horizontal first.
 
     Args:
-        images: uint8 (B, H, W, 3).
+        images: uint8 (B, H, W, C).
         across: taps (first, weights) of the B samples for W -> X, as from `crop_taps`.
         down: the same for H -> Y.
 
     Returns:
-        int32 (B, Y, 3, X), 0..255.
+        int32 (B, Y, C, X), 0..255.
     """
-    batch, height, width, _ = images.shape
-    columns = torch.empty((batch, width, 3, height), dtype=torch.int32, device=images.device)
+    batch, height, width, channels = images.shape
+    columns = torch.empty((batch, width, channels, height), dtype=torch.int32, device=images.device)
     columns.copy_(images.permute(0, 2, 3, 1))
-    wide = _pass(columns.view(batch, width, 3 * height), *across)
+    wide = _pass(columns.view(batch, width, channels * height), *across)
     out_width = wide.shape[1]
-    lines = wide.view(batch, out_width, 3, height).transpose(1, 3).contiguous()
-    tall = _pass(lines.view(batch, height, 3 * out_width), *down)
-    return tall.view(batch, tall.shape[1], 3, out_width)
+    lines = wide.view(batch, out_width, channels, height).transpose(1, 3).contiguous()
+    tall = _pass(lines.view(batch, height, channels * out_width), *down)
+    return tall.view(batch, tall.shape[1], channels, out_width)
 
 
 def affine_nearest(planes: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
     """`PIL.Image.transform(size, AFFINE, inverse, NEAREST)`: 16.16 fixed point, black outside.
 
     Args:
-        planes: float32 (3, B, H, W).
+        planes: float32 (C, B, H, W).
         inverse: float64 (B, 6), (a, b, c, d, e, f) per sample: a result pixel (x, y) shows the source
             point (a x + b y + c, d x + e y + f), in pixels with centres at halves.
 
     Returns:
-        float32 (3, B, H, W).
+        float32 (C, B, H, W).
     """
-    _, batch, height, width = planes.shape
+    channels, batch, height, width = planes.shape
     a, b, c, d, e, f = inverse.unbind(1)
     fixed = torch.stack((a, b, c + (a + b) * 0.5, d, e, f + (d + e) * 0.5), 1)
     fixed = (fixed * 65536.0 + 0.5).floor().to(torch.int64)[:, :, None, None]
@@ -133,6 +133,6 @@ def affine_nearest(planes: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
     column = (fixed[:, 2] + x * fixed[:, 0] + y * fixed[:, 1]) >> 16
     row = (fixed[:, 5] + x * fixed[:, 3] + y * fixed[:, 4]) >> 16
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    flat = torch.where(inside, row * width + column, 0).view(1, batch, -1).expand(3, -1, -1)
-    moved = planes.reshape(3, batch, -1).gather(2, flat).view(planes.shape)
+    flat = torch.where(inside, row * width + column, 0).view(1, batch, -1).expand(channels, -1, -1)
+    moved = planes.reshape(channels, batch, -1).gather(2, flat).view(planes.shape)
     return moved.mul_(inside)

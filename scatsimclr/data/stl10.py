@@ -55,7 +55,7 @@ def read(request: Request) -> ImageSet:
         for part, count in zip(parts, counts, strict=True)
     ]
     chunks = _chunks([folder / f"{part}_X.bin" for part in parts])
-    images = pack(chunks, sum(counts), request.size, request.progress)
+    images = pack(chunks, sum(counts), request.size, request.channels, request.progress)
     return ImageSet(images, torch.from_numpy(np.concatenate(labels)), classes)
 
 

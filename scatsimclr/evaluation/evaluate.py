@@ -84,8 +84,8 @@ class Evaluation:
         """Statistics of all train images."""
         for part in FEATURES[features]:
             if part not in self._standards:
-                self._standards[part] = Standard.of(self._part(part)[0])
-        return Standard.side_by_side([self._standards[part] for part in FEATURES[features]])
+                self._standards[part] = Standard.of_part(part, self._part(part)[0])
+        return Standard.side_by_side({part: self._standards[part] for part in FEATURES[features]})
 
     @property
     def features(self) -> tuple[Tensor, Tensor]:
@@ -223,6 +223,10 @@ class Evaluation:
         count, channels = len(self.train) + len(self.test), self.train.images.shape[3]
         return fits_memory(count, channels, self.spec, self.scattering)
 
+    @property
+    def _whitens(self) -> bool:
+        return getattr(self.model, "front", None) is not None and self._all_fit
+
     @cached_property
     def scattering_features(self) -> str:
         """What is the scattering alone: all coefficients, or pooled ones where these do as well or all are too many."""
@@ -234,10 +238,14 @@ class Evaluation:
     def recommended(self) -> str:
         """Of the scattering alone, h, and both, what does best on training labels, see `simplest_of_the_best`.
 
+        With the log front the whitened scattering is a candidate too, and both are h and the whitened scattering.
         With the largest number of labels of the settings' labels_per_class; both where that is one a class.
         """
         if not self.joint:
             return "h"
+        if self._whitens:
+            candidates = (self.scattering_features, "whitened", "h", "h_whitened")
+            return self._better(candidates) or candidates[-1]
         both = "both" if self.scattering_features == "scattering" else "both_pooled"
         return self._better((self.scattering_features, "h", both)) or both
 
@@ -250,6 +258,8 @@ class Evaluation:
         self.standard("h" if not self.joint else "both_pooled")
         if self.joint and self._all_fit:
             self.standard("both")
+        if self.joint and self._whitens:
+            self.standard("h_whitened")
         return Recommendation(self.recommended, reason, dict(self._standards))
 
     def confusion(self) -> Tensor:

@@ -11,7 +11,7 @@ from scatsimclr.models.folding import folded
 from scatsimclr.scattering import Scattering2D
 
 # name -> the parts that stand side by side. scattering: all coefficients, in their places; pooled: their means over
-# the parts of a grid of POOLED × POOLED.
+# the parts of a grid of POOLED × POOLED; whitened: of the log front, scatsimclr.models.front.
 FEATURES = {
     "h": ("h",),
     "z": ("z",),
@@ -19,13 +19,16 @@ FEATURES = {
     "pooled": ("pooled",),
     "both": ("h", "scattering"),
     "both_pooled": ("h", "pooled"),
+    "whitened": ("whitened",),
+    "h_whitened": ("h", "whitened"),
 }
 POOLED = 4
 
 # What a person reads.
 WORDS = {
     "h": "h", "z": "z", "scattering": "scattering", "pooled": "pooled scattering", "both": "h and scattering",
-    "both_pooled": "h and pooled scattering",
+    "both_pooled": "h and pooled scattering", "whitened": "whitened scattering",
+    "h_whitened": "h and whitened scattering",
 }  # fmt: skip
 
 
@@ -71,6 +74,8 @@ def batch_features(
             with torch.autocast(x.device.type, amp, enabled=amp is not None):
                 h = model.encode(x)
                 parts.append((model.project(h) if part == "z" else h).float())
+        elif part == "whitened":
+            parts.append(model.whitened(x))
         else:
             parts.append(scattering_features(scattering, x, pooled=part == "pooled"))
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

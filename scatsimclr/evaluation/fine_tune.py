@@ -26,7 +26,7 @@ def fine_tune_predict(
 ) -> Tensor:
     """Classes that a copy of the encoder, trained with labels, gives to images.
 
-    images uint8 (n, H, W, 3), labels int64 (n,), test uint8 (m, H, W, 3) → int64 (m,), on the model's device.
+    images uint8 (n, H, W, C), labels int64 (n,), test uint8 (m, H, W, C) → int64 (m,), on the model's device.
     Adam, the rate falling to 0 by half a cosine; views by `spec` without its changes of colour and sharpness.
     The encoder itself is left as it was. Deterministic for a seed.
     """

@@ -85,7 +85,7 @@ def collapse(figures: dict[str, float]) -> str | None:
 class Probe:
     """Two fixed views of fixed images, the same whenever an encoder is measured.
 
-    images: uint8 (n, H, W, 3), the same device as the encoder's or another; indices: int64 (n,), what their
+    images: uint8 (n, H, W, C), the same device as the encoder's or another; indices: int64 (n,), what their
     augmentation draws depend on.
     """
 

@@ -40,7 +40,7 @@ class Recommendation:
         missing = [part for part in FEATURES[features] if part not in self.standards]
         if missing:
             raise UserError(f"the run has no statistics of {WORDS[missing[0]]}, which {features} needs")
-        return Standard.side_by_side([self.standards[part] for part in FEATURES[features]])
+        return Standard.side_by_side({part: self.standards[part] for part in FEATURES[features]})
 
     def save(self, folder: Path) -> None:
         """Writes recommendation.json and features.safetensors (mean and scale of each part) to a run folder."""
@@ -116,7 +116,8 @@ def without_labels(
     batch_size: int = 256,
     amp: torch.dtype | None = None,
 ) -> Recommendation:
-    """Where nothing can be compared: h and scattering side by side, or h where not `joint` (a network without them)."""
+    """Where nothing can be compared: h and scattering side by side, whitened where the network has the log front, or h
+    where not `joint` (a network without a scattering front end)."""
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:POOL].sort().values
     images = images[chosen]
 
@@ -124,7 +125,7 @@ def without_labels(
         found = extract(
             model, images, spec, batch_size=batch_size, features=part, amp=amp, scattering=scattering
         )
-        return Standard.of(found)
+        return Standard.of_part(part, found)
 
     parts = ["h"]
     if joint:
@@ -134,6 +135,9 @@ def without_labels(
             else ["pooled"]
         )
     features = {1: "h", 2: "both_pooled", 3: "both"}[len(parts)]
+    if joint and getattr(model, "front", None) is not None:
+        parts.append("whitened")
+        features = "h_whitened"
     reason = "by rule: there are no labels to compare features with"
     return Recommendation(features, reason, {part: measure(part) for part in parts})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,12 @@ from torch import Tensor
 
 # Deviation, in parts of the feature's root mean square, below which a float32 feature counts as constant.
 CONSTANT = 1e-6
+# Parts whose features keep their scales among each other: whitening has given them, and they mean something.
+TOGETHER = frozenset({"whitened"})
+# Share of the total variance of parts that stand side by side, where it is not 1. Of h (12 epochs) beside whitened
+# scattering, 10 and 100 labels a class: 77.1 and 86.3 % with equal shares, 78.2 and 87.1 with these (held-out training
+# images of Fashion-MNIST).
+SHARES = {"whitened": 4.0}
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +42,24 @@ class Standard:
         return cls(mean, torch.where(varying, (variance * width).rsqrt(), 0))
 
     @classmethod
-    def side_by_side(cls, parts: Sequence[Standard]) -> Standard:
-        """Of features that stand side by side: each part with an equal share of the total variance."""
-        share = 1 / math.sqrt(len(parts))
-        return cls(
-            torch.cat([part.mean for part in parts]), torch.cat([share * part.scale for part in parts])
-        )
+    def of_part(cls, name: str, features: Tensor) -> Standard:
+        """Of one part (n ≥ 1, F) by its name: the features of those in TOGETHER have one scale."""
+        standard = cls.of(features)
+        if name not in TOGETHER:
+            return standard
+        variance = features.float().var(0, correction=0).sum()
+        scale = torch.where(variance > 0, variance.rsqrt(), 0)
+        return cls(standard.mean, torch.where(standard.scale > 0, scale, 0))
+
+    @classmethod
+    def side_by_side(cls, parts: Mapping[str, Standard]) -> Standard:
+        """Of features that stand side by side, by their names, each with its share of the total variance."""
+        shares = [SHARES.get(name, 1.0) for name in parts]
+        scales = [
+            math.sqrt(share / sum(shares)) * part.scale
+            for share, part in zip(shares, parts.values(), strict=True)
+        ]
+        return cls(torch.cat([part.mean for part in parts.values()]), torch.cat(scales))
 
     def __call__(self, features: Tensor) -> Tensor:
         """Standardised features, float32 (m, F) of (m, F)."""

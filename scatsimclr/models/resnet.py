@@ -61,23 +61,32 @@ class ResNetSimCLR(nn.Module):
     out_dim : width of z.
     cifar_stem : a 3×3 first convolution of stride 1 and no pooling, for images of 32×32, instead of 7×7 with
         stride 2 and pooling.
+    in_channels : of the images: 3, or 1 for grey ones.
     backend : of the 3×3 convolutions of stride 1, see `scatsimclr.models.convolution.Conv3x3`.
 
-    Calling it on images x (N, 3, H, W) gives h (N, 512 or 2048) and z (N, out_dim).
+    Calling it on images x (N, in_channels, H, W) gives h (N, 512 or 2048) and z (N, out_dim).
 
     Raises ValueError for settings out of range.
     """
 
-    def __init__(self, base_model: str, out_dim: int, *, cifar_stem: bool = False, backend: str = "auto"):
+    def __init__(
+        self,
+        base_model: str,
+        out_dim: int,
+        *,
+        cifar_stem: bool = False,
+        in_channels: int = 3,
+        backend: str = "auto",
+    ):
         super().__init__()
         if base_model not in DEPTHS:
             raise ValueError(f"base_model must be one of {sorted(DEPTHS)}, got {base_model!r}")
-        if out_dim < 1:
-            raise ValueError(f"out_dim must be positive, got {out_dim}")
+        if out_dim < 1 or in_channels < 1:
+            raise ValueError(f"out_dim and in_channels must be positive, got {out_dim} and {in_channels}")
         bottleneck, counts = DEPTHS[base_model]
-        stem, pool = _conv(3, 64, 7, 2), nn.MaxPool2d(3, stride=2, padding=1)
+        stem, pool = _conv(in_channels, 64, 7, 2), nn.MaxPool2d(3, stride=2, padding=1)
         if cifar_stem:
-            stem, pool = _conv(3, 64, 3, backend=backend), nn.Identity()
+            stem, pool = _conv(in_channels, 64, 3, backend=backend), nn.Identity()
         stages, before = [], 64
         for index, (width, count) in enumerate(zip(WIDTHS, counts, strict=True)):
             blocks = []
@@ -98,7 +107,7 @@ class ResNetSimCLR(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def encode(self, x: Tensor) -> Tensor:
-        """h (N, h_dim) of images x (N, 3, H, W)."""
+        """h (N, h_dim) of images x (N, in_channels, H, W)."""
         if self.activation_checkpointing and self.training:
             return run_checkpointed(self._features, x).flatten(1)
         return self._features(x).flatten(1)

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from scatsimclr.models.checkpointing import run_checkpointed
 from scatsimclr.models.convolution import Conv3x3
+from scatsimclr.models.front import LogFront
 from scatsimclr.reference.scattering2d import channels
 from scatsimclr.scattering import Scattering2D
 
@@ -65,6 +66,9 @@ class ScatSimCLR(nn.Module):
     res_blocks : 8, 12, 16, 30 or 45 residual blocks in the adapter.
     out_dim : width of z.
     stem : width of the first convolution; by default the original's (32 for 8 blocks, else 256).
+    front : "paper", coefficients go to the adapter as they are; or "log", see `scatsimclr.models.front`: the logarithm,
+        standardised by the images that the run is trained on, with `whitened` features beside h.
+    head : of z, "paper", Linear–ReLU–Linear; or "normalised", with a BatchNorm after each linear layer.
     backend : of the scattering operator; "auto" also has the adapter take `Conv3x3`'s where that is faster, any other
         name has it take PyTorch's convolutions.
 
@@ -83,9 +87,15 @@ class ScatSimCLR(nn.Module):
         out_dim: int,
         *,
         stem: int | None = None,
+        front: str = "paper",
+        head: str = "paper",
         backend: str = "auto",
     ):
         super().__init__()
+        if front not in ("paper", "log"):
+            raise ValueError(f"front must be 'paper' or 'log', got {front!r}")
+        if head not in ("paper", "normalised"):
+            raise ValueError(f"head must be 'paper' or 'normalised', got {head!r}")
         if len(input_size) != 3:
             raise ValueError(f"input_size must be (H, W, C), got {input_size!r}")
         if res_blocks not in ADAPTERS:
@@ -104,6 +114,8 @@ class ScatSimCLR(nn.Module):
         # The original constructs this normalisation and never calls it. Kept, frozen, so that state dicts load
         # strictly in both directions; frozen parameters do not disturb DistributedDataParallel.
         self._scatnet_bn = nn.BatchNorm2d(coefficients).requires_grad_(False)
+        grid = (height >> J, width >> J)
+        self.front = LogFront(colours, self._scatnet.channels, grid) if front == "log" else None
         convolution = "auto" if backend == "auto" else "reference"
         adapter = [
             Conv3x3(coefficients, stem, backend=convolution),
@@ -117,8 +129,11 @@ class ScatSimCLR(nn.Module):
             adapter.append(nn.Sequential(*blocks))
             before = block_width
         self._adapter_network = nn.Sequential(*adapter, nn.AdaptiveAvgPool2d(POOLED))
-        self.l1 = nn.Linear(self.h_dim, self.h_dim)
-        self.l2 = nn.Linear(self.h_dim, out_dim)
+        normalised = head == "normalised"
+        self.l1 = nn.Linear(self.h_dim, self.h_dim, bias=not normalised)
+        self.l2 = nn.Linear(self.h_dim, out_dim, bias=not normalised)
+        self.bn1 = nn.BatchNorm1d(self.h_dim) if normalised else nn.Identity()
+        self.bn2 = nn.BatchNorm1d(out_dim) if normalised else nn.Identity()
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, backend: str = "auto") -> ScatSimCLR:
@@ -138,6 +153,8 @@ class ScatSimCLR(nn.Module):
             int(name.removeprefix("scatsimclr")),
             settings["model"]["out_dim"],
             stem=settings["model"]["stem"],
+            front=settings["model"].get("front", "paper"),
+            head=settings["model"].get("head", "paper"),
             backend=backend,
         )
         model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
@@ -158,13 +175,21 @@ class ScatSimCLR(nn.Module):
 
     def adapt(self, coefficients: Tensor) -> Tensor:
         """h (N, 2048) of scattering coefficients (N, C·K, H/2^J, W/2^J)."""
+        if self.front is not None:
+            coefficients = self.front(coefficients)
         if self.activation_checkpointing and self.training:
             return run_checkpointed(self._adapter_network, coefficients).flatten(1)
         return self._adapter_network(coefficients).flatten(1)
 
+    def whitened(self, x: Tensor) -> Tensor:
+        """Whitened log-scattering (N, F), float32, of images x (N, C, H, W); ValueError without the log front."""
+        if self.front is None:
+            raise ValueError('whitened features need front="log"')
+        return self.front.whitened(self.scatter(x, dtype=torch.float32))
+
     def project(self, h: Tensor) -> Tensor:
         """z (N, out_dim) of h (N, 2048)."""
-        return self.l2(F.relu(self.l1(h)))
+        return self.bn2(self.l2(F.relu(self.bn1(self.l1(h)))))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = self.encode(x)

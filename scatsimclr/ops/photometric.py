@@ -17,7 +17,7 @@ from scatsimclr.ops.library import (
 )
 from scatsimclr.reference import photometric as reference
 
-# images (B, H, W, 3) -> (B, H, W, 3) of the table's dtype; the rest as in scatsimclr.reference.photometric.
+# images (B, H, W, C) -> (B, H, W, C) of the table's dtype, C 3 or 1; the rest as in scatsimclr.reference.photometric.
 LIBRARY.define(
     "photometric(Tensor images, Tensor mirror, Tensor order, Tensor factors, Tensor grayscale, Tensor weights, "
     "Tensor table) -> Tensor",
@@ -70,25 +70,26 @@ def photometric(
     *,
     backend: str = "auto",
 ) -> Tensor:
-    """Colour jitter, grey, blur and normalisation of uint8 images (B, H, W, 3).
+    """Colour jitter, grey, blur and normalisation of uint8 images (B, H, W, C), RGB or, with one channel, grey.
 
     The arguments are those of `scatsimclr.reference.photometric.photometric`, all on the images' device; the values
     are the same to the last bit in every implementation. Not differentiable.
 
-    Returns (B, 3, H, W), channels-last, of the table's dtype.
+    Returns (B, C, H, W), channels-last, of the table's dtype.
 
     Raises:
         ValueError, TypeError: an argument of the wrong shape or dtype, or the backend cannot serve the device.
     """
     batch = images.shape[0] if images.ndim else 0
+    channels = 1 if images.ndim == 4 and images.shape[3] == 1 else 3
     expected = {
-        "images": (images, torch.uint8, (batch, None, None, 3)),
+        "images": (images, torch.uint8, (batch, None, None, channels)),
         "mirror": (mirror, torch.bool, (batch,)),
         "order": (order, torch.int64, (batch, 4)),
         "factors": (factors, torch.float32, (batch, 4)),
         "grayscale": (grayscale, torch.bool, (batch,)),
         "weights": (weights, torch.int32, (batch, None)),
-        "table": (table, table.dtype, (3, 256)),
+        "table": (table, table.dtype, (channels, 256)),
     }
     for name, (tensor, dtype, shape) in expected.items():
         if tensor.dtype != dtype:

@@ -48,7 +48,7 @@ def _mirrored(length: int, half: int) -> tuple[list[int], list[int]]:
 
 
 def _pass(planes: torch.Tensor, weights: torch.Tensor, axis: int) -> torch.Tensor:
-    """Weighted sum along `axis` (2 or 3) of (3, B, H, W); weights (B, taps) float32. Exact integers."""
+    """Weighted sum along `axis` (2 or 3) of (C, B, H, W); weights (B, taps) float32. Exact integers."""
     half, length = weights.shape[1] - 1, planes.shape[axis]
     before, after = (
         planes.index_select(axis, torch.tensor(side, dtype=torch.int64, device=planes.device))
@@ -68,11 +68,11 @@ def gaussian_blur(planes: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """Blur with a square kernel, the image mirrored about its edge pixels (reflect 101).
 
     Args:
-        planes: float32 (3, B, H, W), whole numbers 0..255.
+        planes: float32 (C, B, H, W), whole numbers 0..255.
         weights: (B, half + 1) integers as from `gaussian_weights`.
 
     Returns:
-        float32 (3, B, H, W), whole numbers 0..255. Accumulated in float32, exactly.
+        float32 (C, B, H, W), whole numbers 0..255. Accumulated in float32, exactly.
     """
     weights = weights.to(planes)
     sums = _pass(_pass(planes, weights, 3), weights, 2)

@@ -1,6 +1,7 @@
 """Colour steps on batches of 8-bit levels with Pillow's arithmetic, level for level.
 
-Images are planes: float32 (3, B, H, W), whole numbers 0..255. Each step leaves whole numbers, as
+Images are planes: float32 (3, B, H, W), whole numbers 0..255, or (1, B, H, W) of grey images, which brightness and
+contrast alone change. Each step leaves whole numbers, as
 torchvision does by way of Pillow: brightness, contrast and saturation blend with a base image and
 truncate (Pillow's Blend.c), grey is L = (19595 R + 38470 G + 7471 B + 2**15) >> 16 and hue is a
 shift of Pillow's 8-bit HSV (Convert.c). Multiplications and additions whose rounding matters are
@@ -14,6 +15,8 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 def luma(planes: torch.Tensor) -> torch.Tensor:
     """Pillow's L: float32 (B, H, W), whole numbers. Every sum is below 2**24: exact in float32."""
+    if len(planes) == 1:
+        return planes[0].clone()  # what the sum of three equal levels is
     red, green, blue = planes
     level = red * (19595 / 65536)
     level.add_(green, alpha=38470 / 65536).add_(blue, alpha=7471 / 65536)
@@ -33,7 +36,7 @@ def blend_(planes: torch.Tensor, operation: torch.Tensor, factor: torch.Tensor) 
     grey image, or the grey image.
 
     Args:
-        planes: float32 (3, B, H, W), changed.
+        planes: float32 (C, B, H, W), changed; C is 3 or 1.
         operation: (B,) int64, BRIGHTNESS, CONTRAST or SATURATION.
         factor: (B,) float32, at least 0; 1 changes nothing.
     """
@@ -97,8 +100,8 @@ def jitter_(planes: torch.Tensor, order: torch.Tensor, factors: torch.Tensor) ->
     """The steps of each sample in its own order, in place.
 
     Args:
-        planes: float32 (3, B, H, W), changed; samples sorted by the position of HUE in their order, so that every
-            step finds its hue samples side by side; those without come last.
+        planes: float32 (C, B, H, W), changed; samples sorted by the position of HUE in their order, so that every
+            step finds its hue samples side by side; those without come last. With C = 1 there is no HUE.
         order: (B, 4) int64, the four steps of each sample, -1 for none.
         factors: (B, 4) float32: brightness, contrast, saturation factors, and the hue's shift in levels.
     """

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from scatsimclr.reference.blur import gaussian_blur
-from scatsimclr.reference.color import HUE, jitter_, luma
+from scatsimclr.reference.color import HUE, SATURATION, jitter_, luma
 
 # Pixels worked on at a time, so that the buffers of a slice stay in cache. Of 2**14 to 2**19, 2**18 took
 # the least CPU time at 32 x 32 and at 96 x 96 (AMD EPYC 9004, one thread, torch 2.13, 2026-11-24).
@@ -25,7 +25,7 @@ def photometric(
     """Mirror, jitter, grey, blur, and what each level becomes; between the steps a picture is 8-bit levels.
 
     Args:
-        images: uint8 (B, H, W, 3).
+        images: uint8 (B, H, W, C): RGB with C = 3; with C = 1 grey, which saturation, hue and grey leave as it is.
         mirror: bool (B,), which samples are turned left to right.
         order: int64 (B, 4), the colour steps of a sample in their order: 0 brightness, 1 contrast, 2 saturation,
             3 hue, each at most once; -1 is no step.
@@ -34,17 +34,20 @@ def photometric(
         grayscale: bool (B,).
         weights: int32 (B, half + 1), the blur's weights at distance half, …, 1, 0 along each axis; those of both
             sides add up to 256. (0, …, 0, 256) is no blur.
-        table: (3, 256), what each channel's levels become; any dtype.
+        table: (C, 256), what each channel's levels become; any dtype.
 
     Returns:
-        (B, H, W, 3), contiguous, of the table's dtype: table[c, level].
+        (B, H, W, C), contiguous, of the table's dtype: table[c, level].
     """
     result = torch.empty(images.shape, dtype=table.dtype, device=images.device)
+    channels = images.shape[3]
+    if channels == 1:
+        order, grayscale = torch.where(order >= SATURATION, -1, order), torch.zeros_like(grayscale)
     # `jitter_` wants the samples in the order of their hue step; the unjittered come last.
     hue, jittered = order == HUE, (order >= 0).any(1)
     position = torch.where(hue.any(1), hue.to(torch.int64).argmax(1), 4)
     rows = torch.where(jittered, position, 5).argsort(stable=True)
-    channel = torch.arange(3, device=images.device)
+    channel = torch.arange(channels, device=images.device)
     for part in rows.split(max(1, SLICE_PIXELS // max(1, images.shape[1] * images.shape[2]))):
         levels = images.index_select(0, part)
         turned = mirror[part].nonzero()[:, 0]
@@ -56,7 +59,7 @@ def photometric(
 
 
 def _steps(planes, jittered, order, factors, grayscale, weights) -> None:
-    """Jitter of the first `jittered` samples, grey and blur of float32 (3, B, H, W) levels, in place."""
+    """Jitter of the first `jittered` samples, grey and blur of float32 (C, B, H, W) levels, in place."""
     if jittered:
         jitter_(planes[:, :jittered], order[:jittered], factors[:jittered])
     grey = grayscale.nonzero()[:, 0]

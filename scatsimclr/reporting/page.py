@@ -303,7 +303,7 @@ def _front_end(subject: Subject, found: Findings, files: dict) -> dict | None:
     files.update(drawn)
     uris = {name: pictures.uri(content) for name, content in drawn.items()}
     return {
-        "J": scattering.J, "L": scattering.L, "channels": 3 * scattering.channels,
+        "J": scattering.J, "L": scattering.L, "channels": len(x) * scattering.channels, "grey": len(x) == 1,
         "sample": _picture(found.images, sample),
         "filters": [uris[f"filters-{j}.png"] for j in range(scattering.J)],
         "low_pass": uris["filters-low-pass.png"], "places": uris["scattering-places.png"],

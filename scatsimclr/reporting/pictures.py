@@ -30,27 +30,32 @@ def uri(content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
+def picture(image: np.ndarray) -> Image.Image:
+    """Of an image uint8 (H, W, 3) or (H, W, 1), mode RGB or L."""
+    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+
+
 def photo(image: np.ndarray, side: int = 96) -> str:
-    """data: URI of an image uint8 (H, W, 3), made smaller where it is larger than `side`.
+    """data: URI of an image uint8 (H, W, C), made smaller where it is larger than `side`.
 
     Small ones are PNG: exact, and smaller than a JPEG with its tables.
     """
-    picture = shrunk(Image.fromarray(image), side)
-    return uri(png(picture) if max(picture.size) <= 32 else jpeg(picture))
+    small = shrunk(picture(image), side)
+    return uri(png(small) if max(small.size) <= 32 else jpeg(small))
 
 
-def shrunk(picture: Image.Image, side: int) -> Image.Image:
-    """The picture with its longer side at most `side` pixels."""
-    scale = side / max(picture.size)
+def shrunk(image: Image.Image, side: int) -> Image.Image:
+    """The image with its longer side at most `side` pixels."""
+    scale = side / max(image.size)
     if scale >= 1:
-        return picture
-    size = [max(1, round(length * scale)) for length in picture.size]
-    return picture.resize(size, Image.Resampling.LANCZOS)
+        return image
+    size = [max(1, round(length * scale)) for length in image.size]
+    return image.resize(size, Image.Resampling.LANCZOS)
 
 
 def sheet(images: np.ndarray, columns: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
-    """Images uint8 (n, H, W, 3) in rows of `columns`, each at most `side` large; and the size (w, h) of a tile."""
-    tiles = [shrunk(Image.fromarray(image), side) for image in images]
+    """Images uint8 (n, H, W, C) in rows of `columns`, each at most `side` large; and the size (w, h) of a tile."""
+    tiles = [shrunk(picture(image), side) for image in images]
     width, height = tiles[0].size
     result = Image.new("RGB", (width * min(columns, len(tiles)), height * -(-len(tiles) // columns)))
     for index, tile in enumerate(tiles):
@@ -60,9 +65,9 @@ def sheet(images: np.ndarray, columns: int, side: int) -> tuple[Image.Image, tup
 
 def mask(values: np.ndarray) -> bytes:
     """PNG of one colour whose opacity is `values`, in [0, 1], (H, W): a byte a pixel, for any background."""
-    picture = Image.fromarray(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)).convert("P")
-    picture.putdata(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8).ravel().tolist())
-    picture.putpalette(list(MASK_COLOUR) * 256)
+    levels = Image.fromarray(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)).convert("P")
+    levels.putdata(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8).ravel().tolist())
+    levels.putpalette(list(MASK_COLOUR) * 256)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", transparency=bytes(range(256)), optimize=True)
+    levels.save(buffer, "PNG", transparency=bytes(range(256)), optimize=True)
     return buffer.getvalue()

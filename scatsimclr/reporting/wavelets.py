@@ -69,7 +69,7 @@ def _tiles(windows: list[np.ndarray]) -> bytes:
 
 
 def coefficients(scattering: Scattering2D, x: torch.Tensor) -> Coefficients:
-    """Of one image x (3, M, N), normalised."""
+    """Of one image x (C, M, N), normalised."""
     J, L = scattering.J, scattering.L
     transform = Scattering2D(J, scattering.shape, L, backend=scattering.backend, out_type="list").to(x.device)
     paths = transform(x)

@@ -31,9 +31,13 @@ from scatsimclr.models.pretext import HEADS
 from scatsimclr.reporting.page import write_report
 from scatsimclr.reporting.subject import Subject
 from scatsimclr.training import checkpoint
-from scatsimclr.training.metrics import Metrics, read_metrics
+from scatsimclr.training.duration import timed
+from scatsimclr.training.front import fit_front
+from scatsimclr.training.metrics import Metrics, Sums, read_metrics
+from scatsimclr.training.neighbours import nearest_images
 from scatsimclr.training.profile import WARM_UP, StepProfiler
 from scatsimclr.training.setup import (
+    build_augment,
     build_evaluation,
     build_loader,
     build_model,
@@ -41,7 +45,7 @@ from scatsimclr.training.setup import (
     pick_device,
     recommendation,
 )
-from scatsimclr.training.update import Losses, Update
+from scatsimclr.training.update import Update
 
 # First epochs after which quality is measured, whatever `eval_every_n_epochs`: a collapse comes early.
 WATCHED = 3
@@ -52,27 +56,6 @@ def learning_rate_factor(epoch: int, flat_epochs: int, epochs: int) -> float:
     if epoch < flat_epochs:
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (epoch - flat_epochs) / max(1, epochs - flat_epochs)))
-
-
-class _Sums:
-    """Sums of the figures of steps, on their device, so that no step waits for it."""
-
-    def __init__(self):
-        self.sums, self.count = {}, 0
-
-    def add(self, losses: Losses) -> None:
-        self.count += 1
-        for name, value in {"loss": losses.total.detach(), **losses.parts}.items():
-            self.sums[name] = self.sums.get(name, 0) + value.double()
-
-    def means(self) -> dict[str, float]:
-        return {name: (value / self.count).item() for name, value in self.sums.items()}
-
-    def state(self) -> dict:
-        return {"sums": dict(self.sums), "count": self.count}
-
-    def restore(self, state: dict, device: torch.device) -> None:
-        self.sums, self.count = {name: v.to(device) for name, v in state["sums"].items()}, state["count"]
 
 
 class Trainer:
@@ -100,6 +83,8 @@ class Trainer:
         if config.fine_tune_from:
             checkpoint.load_weights(config.fine_tune_from, self.model)
         self.model.to(self.device, memory_format=torch.channels_last)
+        if config.model.scattering and state is None and not config.fine_tune_from:
+            fit_front(self.model, self.data.pretrain.images, build_augment(config, config.seed + 3))
         # After the encoder: its weights are those of a run without a pretext task.
         self.head = self._build_head()
         self.update = Update(config, self.model, self.head, self.device)
@@ -112,6 +97,12 @@ class Trainer:
         self.seconds = 0.0
         if state is not None:
             self._restore(state)
+        if config.neighbours:
+            pretrain = self.data.pretrain.images
+            self.loader.neighbours = nearest_images(self.model, pretrain, self.data.spec, config.neighbours)
+        if state is None and config.minutes is not None:
+            held_out = len(self.data.validation) / len(self.data.pretrain)
+            self.config = config = timed(config, self.model, self.head, self.loader, self.device, held_out)
 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(config.to_yaml())
@@ -171,7 +162,7 @@ class Trainer:
         partial, self.partial = self.partial, None
         self.update.rate = config.lr * learning_rate_factor(self.epoch, config.flat_epochs, config.epochs)
         self.update.modules().train()
-        steps, sums, done = len(self.loader), _Sums(), 0
+        steps, sums, done = len(self.loader), Sums(), 0
         if partial:
             sums.restore(partial, self.device)
             done, start = sums.count, start - partial["seconds"]
@@ -245,7 +236,7 @@ class Trainer:
         if self.validation is None or self.epoch % self.config.validate_every_n_epochs:
             return {}
         self.update.modules().eval()
-        sums = _Sums()
+        sums = Sums()
         for batch in self.validation.epoch(0, pretext=self.pretext_in(self.epoch - 1)):
             sums.add(self.update.losses(batch))
         figures = sums.means()
@@ -326,7 +317,7 @@ class Trainer:
         if better or self.validation is None:
             checkpoint.save(self.folder / "checkpoints" / "best.pt", state)
 
-    def _save_partial(self, sums: _Sums, seconds: float) -> None:
+    def _save_partial(self, sums: Sums, seconds: float) -> None:
         """In the middle of an epoch. The views of a step depend on its number alone: nothing else is to be saved."""
         state = {**self._state(), "partial": {**sums.state(), "seconds": seconds}}
         checkpoint.save(self.folder / "checkpoints" / "last.pt", state)

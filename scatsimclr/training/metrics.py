@@ -6,7 +6,10 @@ import json
 import os
 from pathlib import Path
 
+import torch
 from torch.utils.tensorboard import SummaryWriter
+
+from scatsimclr.training.update import Losses
 
 
 class Metrics:
@@ -51,3 +54,24 @@ def read_metrics(path: Path) -> list[dict]:
         except json.JSONDecodeError:
             break
     return records
+
+
+class Sums:
+    """Sums of the figures of steps, on their device, so that no step waits for it."""
+
+    def __init__(self):
+        self.sums, self.count = {}, 0
+
+    def add(self, losses: Losses) -> None:
+        self.count += 1
+        for name, value in {"loss": losses.total.detach(), **losses.parts}.items():
+            self.sums[name] = self.sums.get(name, 0) + value.double()
+
+    def means(self) -> dict[str, float]:
+        return {name: (value / self.count).item() for name, value in self.sums.items()}
+
+    def state(self) -> dict:
+        return {"sums": dict(self.sums), "count": self.count}
+
+    def restore(self, state: dict, device: torch.device) -> None:
+        self.sums, self.count = {name: v.to(device) for name, v in state["sums"].items()}, state["count"]

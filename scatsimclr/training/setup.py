@@ -41,15 +41,17 @@ def load_labelled(
     """The labelled train and test images, or (None, None) where the data set has no labels."""
     if pretrain is not None and not pretrain.classes:
         return None, None
-    return tuple(_load(config, split) for split in ("train", "test"))
+    return tuple(load_split(config, split) for split in ("train", "test"))
 
 
-def _load(config: Config, split: str) -> ImageSet:
+def load_split(config: Config, split: str) -> ImageSet:
+    """One split of the data set of the settings."""
     settings = config.dataset
     return load(
         settings.dataset,
         split,
         size=settings.input_shape[:2],
+        channels=settings.input_shape[2],
         data_dir=config.data_dir,
         download=settings.download,
     )
@@ -57,7 +59,7 @@ def _load(config: Config, split: str) -> ImageSet:
 
 def load_data(config: Config) -> Data:
     """All images of a run; the validation images are a seeded random part of the pre-training images."""
-    images = _load(config, "pretrain")
+    images = load_split(config, "pretrain")
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
     order = order[: config.dataset.limit]
     held_out = round(config.dataset.valid_size * len(order))
@@ -73,8 +75,9 @@ def load_data(config: Config) -> Data:
 
 def augment_spec(config: Config) -> AugmentSpec:
     """The augmentation and normalisation of the settings."""
-    mean, std = normalization(config.dataset.dataset)
-    return AugmentSpec(config.dataset.input_shape[:2], mean=mean, std=std, **config.augment.model_dump())
+    *size, channels = config.dataset.input_shape
+    mean, std = normalization(config.dataset.dataset, channels)
+    return AugmentSpec(tuple(size), mean=mean, std=std, **config.augment.model_dump())
 
 
 def build_augment(config: Config, seed: int) -> Augment:
@@ -122,7 +125,11 @@ def build_model(config: Config) -> Encoder:
     backend = "auto" if config.fused else "reference"
     if not settings.scattering:
         return ResNetSimCLR(
-            settings.base_model, settings.out_dim, cifar_stem=settings.cifar_stem, backend=backend
+            settings.base_model,
+            settings.out_dim,
+            cifar_stem=settings.cifar_stem,
+            in_channels=config.dataset.input_shape[2],
+            backend=backend,
         )
     return ScatSimCLR(
         settings.J,
@@ -131,6 +138,8 @@ def build_model(config: Config) -> Encoder:
         settings.res_blocks,
         settings.out_dim,
         stem=settings.stem,
+        front=settings.front,
+        head=settings.head,
         backend=backend,
     )
 

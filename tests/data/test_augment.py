@@ -22,9 +22,9 @@ def _one_thread():
     torch.set_num_threads(threads)
 
 
-def noise(batch, height, width, seed=0):
+def noise(batch, height, width, seed=0, channels=3):
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (batch, height, width, channels), dtype=torch.uint8, generator=generator)
 
 
 @pytest.mark.parametrize(
@@ -147,11 +147,15 @@ def test_a_draw_belongs_to_seed_epoch_index_and_view_alone():
         assert (whole.box == other.box).all(1).sum() < 5
 
 
+GREY = {"mean": (0.3,), "std": (0.4,)}
+
+
 @pytest.mark.parametrize("size", [(32, 32), (19, 45)], ids=str)
 @pytest.mark.parametrize("affine", [False, True])
-def test_views_are_bit_equal_whatever_the_batch_and_the_threads(size, affine):
-    augment = Augment(AugmentSpec(size=size, affine=affine), 11)
-    images = noise(64, *size)
+@pytest.mark.parametrize("grey", [{}, GREY], ids=["colour", "grey"])
+def test_views_are_bit_equal_whatever_the_batch_and_the_threads(size, affine, grey):
+    augment = Augment(AugmentSpec(size=size, affine=affine, **grey), 11)
+    images = noise(64, *size, channels=augment.spec.channels)
     whole = augment(images, range(64), 1, 0)
     for step in (1, 7, 33):
         parts = [augment(images[k : k + step], range(k, min(k + step, 64)), 1, 0) for k in range(0, 64, step)]
@@ -160,6 +164,41 @@ def test_views_are_bit_equal_whatever_the_batch_and_the_threads(size, affine):
     assert torch.equal(augment(images[shuffled], shuffled, 1, 0), whole[shuffled])
     torch.set_num_threads(2)
     assert torch.equal(augment(images, range(64), 1, 0), whole)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("size", [(32, 32), (19, 45), (1, 1)], ids=str)
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize(
+    "colour", [{"saturation": 0.0, "hue": 0.0, "grayscale": 0.0}, {"saturation": 2.0}], ids=str
+)
+def test_a_grey_view_is_the_first_channel_of_the_view_of_three_equal_ones(backend, size, affine, colour):
+    """With colour steps too: they leave grey as it is."""
+    images = noise(200, *size, channels=1)
+    grey = AugmentSpec(size=size, affine=affine, blur_kernel=5, **colour, **GREY)
+    three = dataclasses.replace(grey, mean=(0.3, 0.1, 0.2), std=(0.4, 0.1, 0.2))
+    one = Augment(grey, 5, backend=backend)(images, range(200), 2, 1)
+    expected = Augment(three, 5, backend=backend)(images.expand(-1, -1, -1, 3), range(200), 2, 1)
+    assert one.shape == (200, 1, *size)
+    assert torch.equal(one, expected[:, :1])
+    assert torch.equal(center_view(images, grey), center_view(images.expand(-1, -1, -1, 3), three)[:, :1])
+
+
+def test_colour_steps_of_grey_images_are_not_computed(monkeypatch):
+    def refused(*args):
+        raise AssertionError("a step that cannot change a grey image")
+
+    monkeypatch.setattr("scatsimclr.reference.color.shift_hue_", refused)
+    given = []
+    monkeypatch.setattr(
+        "scatsimclr.data.augment.photometric",
+        lambda *args, **_: given.append(args) or args[0].permute(0, 3, 1, 2),
+    )
+    spec = AugmentSpec(size=(8, 8), jitter=1.0, grayscale=1.0, **GREY)
+    Augment(spec, 0)(noise(50, 8, 8, channels=1), range(50), 0, 0)
+    _, _, order, _, grayscale, *_ = given[0]
+    assert sorted(set(order.flatten().tolist())) == [-1, 0, 1]
+    assert not grayscale.any()
 
 
 def test_slicing_a_large_batch_changes_nothing(monkeypatch):
@@ -175,12 +214,13 @@ def test_slicing_a_large_batch_changes_nothing(monkeypatch):
 
 @pytest.mark.parametrize("batch", [0, 1, 5])
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (7, 20)], ids=str)
-def test_shape_type_and_layout(batch, size):
-    augment = Augment(AugmentSpec(size=size), 0)
-    images = noise(batch, *size)
+@pytest.mark.parametrize("grey", [{}, GREY], ids=["colour", "grey"])
+def test_shape_type_and_layout(batch, size, grey):
+    augment = Augment(AugmentSpec(size=size, **grey), 0)
+    images = noise(batch, *size, channels=augment.spec.channels)
     before = images.clone()
     for view in (augment(images, range(batch), 0, 0), center_view(images, augment.spec)):
-        assert view.shape == (batch, 3, *size)
+        assert view.shape == (batch, augment.spec.channels, *size)
         assert view.dtype == torch.float32
         assert view.is_contiguous(memory_format=torch.channels_last)
         assert view.isfinite().all()
@@ -254,6 +294,8 @@ def test_to_uint8_undoes_normalisation():
     plain = center_view(images, spec, normalize=False)
     assert torch.equal(plain.permute(0, 2, 3, 1), images / 255)
     assert torch.equal(normalize(plain, spec), center_view(images, spec))
+    grey = dataclasses.replace(spec, **GREY)
+    assert torch.equal(to_uint8(center_view(images[..., :1], grey), grey), images[..., :1])
 
 
 @pytest.mark.parametrize(
@@ -275,6 +317,7 @@ def test_to_uint8_undoes_normalisation():
         ("blur_kernel", 3.0, TypeError),
         ("std", (0.2, 0.0, 0.2), ValueError),
         ("mean", (0.2, 0.2), TypeError),
+        ("std", (0.2,), TypeError),
         ("translate", (0.1, 2.0), ValueError),
     ],
 )
@@ -283,12 +326,18 @@ def test_bad_settings_are_refused_by_name(name, value, error):
         AugmentSpec(**{"size": (8, 8), name: value})
 
 
+def test_mean_and_standard_deviation_have_as_many_channels():
+    with pytest.raises(TypeError, match=r"^std: expected 1 numbers, got"):
+        AugmentSpec(size=(8, 8), mean=(0.2,))
+
+
 @pytest.mark.parametrize(
     ("call", "name", "error"),
     [
         (lambda a: a.apply(noise(2, 8, 8).float(), a.draw([0, 1], 0, 0)), "images", TypeError),
         (lambda a: a.apply(noise(2, 8, 8).numpy(), a.draw([0, 1], 0, 0)), "images", TypeError),
         (lambda a: a.apply(noise(2, 8, 9), a.draw([0, 1], 0, 0)), "images", ValueError),
+        (lambda a: a.apply(noise(2, 8, 8, channels=1), a.draw([0, 1], 0, 0)), "images", ValueError),
         (lambda a: a.apply(noise(2, 8, 8)[0], a.draw([0, 1], 0, 0)), "images", ValueError),
         (lambda a: a.apply(noise(2, 8, 8), a.draw([0], 0, 0)), "params", ValueError),
         (lambda a: a.draw([0.5], 0, 0), "indices", TypeError),

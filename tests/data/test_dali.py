@@ -149,6 +149,22 @@ def test_shape_type_and_layout(dtype):
     assert augment(images[:0], [], 0, 0).shape == (0, 3, 12, 14)
 
 
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("affine", [False, True])
+def test_a_grey_view_is_the_first_channel_of_the_view_of_three_equal_ones(size, affine):
+    images = pictures(64, *size)[..., :1].contiguous()
+    grey = AugmentSpec(size, affine=affine, blur_kernel=5, mean=(0.3,), std=(0.4,))
+    three = dataclasses.replace(grey, mean=(0.3,) * 3, std=(0.4,) * 3)
+    augment = dali.DaliAugment(grey, 3)
+    one = augment(images, range(64), 1, 0)
+    expected = dali.DaliAugment(three, 3)(images.expand(-1, -1, -1, 3), range(64), 1, 0)
+    assert one.shape == (64, 1, *size)
+    assert torch.equal(one, expected[:, :1])
+    assert torch.equal(augment(augment.resident(images), range(64), 1, 0), one)
+    pair = PairLoader(images, augment, 16, 0).batch(torch.arange(16), 1).views
+    assert torch.equal(pair[0], one[:16])
+
+
 def test_a_result_outlives_the_next_call():
     augment = dali.DaliAugment(AugmentSpec((16, 16), **{**OFF, "crop": True}), 0)
     images = pictures(8, 16, 16)

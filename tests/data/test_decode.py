@@ -37,6 +37,38 @@ def test_grey_and_one_bit(tmp_path):
         assert rows(read(save(tmp_path / name, grey > 0))) == [(0, 0, 0), WHITE]
 
 
+@pytest.mark.parametrize("size", [(6, 8), (5, 11)])
+def test_one_channel_is_pillows_grey_and_of_a_grey_file_the_first_of_its_three(tmp_path, size):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 4), np.uint8)
+    colours = Image.fromarray(pixels[..., :3])
+    colours.save(tmp_path / "colour.png")
+    expected = np.asarray(colours.convert("L").resize(size[::-1], Image.Resampling.LANCZOS))
+    found = read_image(tmp_path / "colour.png", size, 1)
+    assert found.shape == (*size, 1)
+    np.testing.assert_array_equal(found[..., 0], expected)
+    save(tmp_path / "grey.png", pixels[..., 0])
+    save(tmp_path / "bits.png", pixels[..., 0] > 99)
+    save(tmp_path / "deep.png", pixels[..., 0].astype(np.uint16) * 257)
+    save(tmp_path / "alpha.png", pixels[..., 2:])
+    save(tmp_path / "grey.jpg", pixels[..., 0])
+    Image.fromarray(pixels[..., 0]).save(tmp_path / "hole.png", transparency=int(pixels[0, 0, 0]))
+    for name in ("grey.png", "bits.png", "deep.png", "alpha.png", "grey.jpg", "hole.png"):
+        three = read(tmp_path / name, size)
+        np.testing.assert_array_equal(
+            read_image(tmp_path / name, size, 1)[..., 0], three[..., 0], err_msg=name
+        )
+
+
+def test_packed_images_change_their_channels_as_pillow_does():
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 9, 7, 3), np.uint8)
+    grey = np.stack([np.asarray(Image.fromarray(p).convert("L")) for p in pixels])[..., None]
+    np.testing.assert_array_equal(decode.pack([pixels], 40, (9, 7), 1, False), grey)
+    for size in ((9, 7), (12, 5)):
+        one, three = (decode.pack([grey[:30], grey[30:]], 40, size, channels, False) for channels in (1, 3))
+        np.testing.assert_array_equal(three, one.expand(-1, -1, -1, 3))
+        np.testing.assert_array_equal(decode.pack([pixels], 40, size, 1, False), one)
+
+
 def test_transparency_is_laid_on_white(tmp_path):
     rgba = np.array([[[255, 0, 0, 255], [0, 0, 0, 0]]] * 2, np.uint8)
     for name in ("a.png", "a.tif", "a.gif"):

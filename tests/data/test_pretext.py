@@ -86,6 +86,19 @@ def test_views_depend_on_seed_epoch_and_sample_alone(task):
     assert not torch.equal(task(Augment(AugmentSpec((9, 9)), 3))(pictures, indices, 1)[0], views)
 
 
+@pytest.mark.parametrize("task", [Rotation, Jigsaw])
+def test_grey_views_are_the_first_channel_of_three_equal_ones(task):
+    one = images(4, (12, 12))[..., :1]
+    views = []
+    for channels in (1, 3):
+        spec = AugmentSpec(size=(12, 12), mean=(0.3,) * channels, std=(0.2,) * channels)
+        views.append(task(Augment(spec, 1))(one.expand(-1, -1, -1, channels), torch.arange(4), 0))
+    (grey, labels), (three, others) = views
+    assert grey.shape == (4 * task.copies, 1, 12, 12)
+    assert torch.equal(grey, three[:, :1])
+    assert torch.equal(labels, others)
+
+
 def test_tiles_are_normalised():
     spec = AugmentSpec((6, 6))
     views, _ = Jigsaw(Augment(spec, 0))(

@@ -221,7 +221,7 @@ def test_standardised_features_share_the_variance():
     generator = torch.Generator().manual_seed(0)
     wide, narrow = 7 * torch.randn(200, 50, generator=generator) + 3, torch.randn(200, 4, generator=generator)
     narrow[:, 3] = 2.5
-    both = Standard.side_by_side([Standard.of(wide), Standard.of(narrow)])
+    both = Standard.side_by_side({"h": Standard.of(wide), "z": Standard.of(narrow)})
     found = both(torch.cat((wide, narrow), 1))
     variance = found.var(0, correction=0)
     assert variance[:50].sum() == pytest.approx(0.5, rel=1e-4)

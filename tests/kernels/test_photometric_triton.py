@@ -24,12 +24,12 @@ torch.utils.deterministic.fill_uninitialized_memory = True
 torch.use_deterministic_algorithms(True)
 kernels.BLOCK = 64  # several blocks
 count = 0
-for shape, half, dtype in [
-    ((5, 1, 1), 4, torch.float32), ((9, 1, 13), 2, torch.float32), ((3, 50, 1), 4, torch.float32),
-    ((24, 7, 5), 0, torch.float16), ((24, 9, 11), 4, torch.float32), ((6, 23, 23), 9, torch.float64),
-    ((0, 4, 4), 1, torch.float32),
+for shape, half, dtype, channels in [
+    ((5, 1, 1), 4, torch.float32, 3), ((9, 1, 13), 2, torch.float32, 3), ((3, 50, 1), 4, torch.float32, 3),
+    ((24, 7, 5), 0, torch.float16, 3), ((24, 9, 11), 4, torch.float32, 3), ((6, 23, 23), 9, torch.float64, 3),
+    ((0, 4, 4), 1, torch.float32, 3), ((24, 9, 11), 4, torch.float32, 1), ((24, 7, 5), 0, torch.float16, 1),
 ]:
-    given = arguments(*shape, half=half, dtype=dtype)
+    given = arguments(*shape, half=half, dtype=dtype, channels=channels)
     got = kernels.photometric(*given)
     assert got.dtype == dtype and torch.equal(got, reference(*given)), (shape, half, dtype)
     count += 1
@@ -44,13 +44,14 @@ from tests.ops.test_photometric import arguments
 launches = []
 kernels.launch = lambda kernel, grid, *args, **options: launches.append(("", kernel, args, options, kernels.WARPS))
 for dtype in (torch.float32, torch.bfloat16):
-    kernels.photometric(*arguments(2, 96, 96, dtype=dtype))
+    for channels in (3, 1):
+        kernels.photometric(*arguments(2, 96, 96, dtype=dtype, channels=channels))
 ahead_of_time.report(launches, CC, enable_fp_fusion=False)
 """
 
 
 def test_the_interpreter_gives_the_references_bits():
-    assert int(run(INTERPRET, TRITON_INTERPRET="1")) == 7
+    assert int(run(INTERPRET, TRITON_INTERPRET="1")) == 9
 
 
 @pytest.mark.parametrize("cc", [80, 90, 100])

@@ -23,8 +23,8 @@ def isa(request):
         yield request.param
 
 
-def arguments(batch, height, width, half=4, dtype=torch.float32, seed=0):
-    """Samples with every combination of steps, some of few colours and some grey."""
+def arguments(batch, height, width, half=4, dtype=torch.float32, seed=0, channels=3):
+    """Samples with every combination of steps, some of few colours and some grey; or all of them grey, one channel."""
     g = torch.Generator().manual_seed(seed)
 
     def uniform(*shape):
@@ -33,6 +33,7 @@ def arguments(batch, height, width, half=4, dtype=torch.float32, seed=0):
     images = torch.randint(0, 256, (batch, height, width, 3), dtype=torch.uint8, generator=g)
     images[::3] = (images[::3].float() * 0.2 + 100).to(torch.uint8)
     images[::7] = images[::7, ..., :1]
+    images = images[..., :channels].contiguous()
     orders = torch.tensor(list(itertools.permutations(range(4))))
     order = orders[torch.randint(0, 24, (batch,), generator=g)].clone()
     order[uniform(batch, 4) < 0.2] = -1
@@ -41,18 +42,32 @@ def arguments(batch, height, width, half=4, dtype=torch.float32, seed=0):
     factors[:, 3] = ((uniform(batch) - 0.5) * 511).trunc()
     weights = torch.from_numpy(gaussian_weights((uniform(batch) * 2 + 0.1).numpy(), 2 * half + 1)).int()
     weights[uniform(batch) < 0.5] = torch.tensor([0] * half + [256], dtype=torch.int32)
-    table = (torch.arange(256) / 255 - torch.tensor([0.4, 0.5, 0.6])[:, None]).to(dtype)
+    table = (torch.arange(256) / 255 - torch.tensor([0.4, 0.5, 0.6][:channels])[:, None]).to(dtype)
     return images, uniform(batch) < 0.5, order, factors, uniform(batch) < 0.2, weights, table
 
 
+@pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_isa_gives_the_references_bits(isa, shape):
+def test_every_isa_gives_the_references_bits(isa, shape, channels):
     for half, dtype in ((0, torch.float32), (1, torch.bfloat16), (4, torch.float32), (9, torch.float64)):
-        given = arguments(*shape, half=half, dtype=dtype)
+        given = arguments(*shape, half=half, dtype=dtype, channels=channels)
         got, expected = photometric(*given), photometric(*given, backend="reference")
         assert got.dtype == dtype
-        assert got.shape == (shape[0], 3, *shape[1:])
+        assert got.shape == (shape[0], channels, *shape[1:])
         assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_grey_is_the_first_of_three_equal_channels_and_knows_no_colour_steps(shape, backend):
+    """Also where saturation, hue and grey are asked for: of grey levels they change nothing."""
+    images, *steps, table = arguments(*shape, channels=1)
+    three = photometric(images.expand(-1, -1, -1, 3), *steps, table.expand(3, 256), backend=backend)
+    grey = photometric(images, *steps, table, backend=backend)
+    assert torch.equal(grey, three[:, :1])
+    mirror, order, factors, grayscale, weights = steps
+    steps = mirror, torch.where(order > 1, -1, order), factors, torch.zeros_like(grayscale), weights
+    assert torch.equal(grey, photometric(images, *steps, table, backend=backend))
 
 
 def test_the_kernels_product_has_the_whole_part_of_the_quotient():
@@ -113,8 +128,9 @@ def test_nothing_to_do_is_the_table():
     assert got.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_opcheck():
-    torch.library.opcheck(torch.ops.scatsimclr.photometric.default, arguments(3, 5, 6))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_opcheck(channels):
+    torch.library.opcheck(torch.ops.scatsimclr.photometric.default, arguments(3, 5, 6, channels=channels))
 
 
 @pytest.mark.parametrize(
@@ -122,6 +138,8 @@ def test_opcheck():
     [
         (0, torch.zeros(4, 5, 6, 3), TypeError, "images"),
         (0, torch.zeros(4, 5, 6, dtype=torch.uint8), ValueError, "images"),
+        (0, torch.zeros(4, 5, 6, 2, dtype=torch.uint8), ValueError, "images"),
+        (0, torch.zeros(4, 5, 6, 1, dtype=torch.uint8), ValueError, "table"),
         (1, torch.zeros(3, dtype=torch.bool), ValueError, "mirror"),
         (2, torch.zeros(4, 3, dtype=torch.int64), ValueError, "order"),
         (3, torch.zeros(4, 4, dtype=torch.float64), TypeError, "factors"),
