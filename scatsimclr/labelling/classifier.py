@@ -100,9 +100,7 @@ class Space:
             alpha: propagate(self.graph, given.numpy(), labels.numpy(), classes, alpha) for alpha in ALPHAS
         }
         return {
-            name: a * logistic + (b * spread[alpha] if alpha else 0)
-            if a
-            else spread[alpha]
+            name: a * logistic + (b * spread[alpha] if alpha else 0) if a else spread[alpha]
             for name, (_, a, b, alpha) in CANDIDATES.items()
         }
 
@@ -116,7 +114,9 @@ def label(features: Tensor | Space, labels: Tensor, *, seed: int = 0) -> Labelli
     space = features if isinstance(features, Space) else Space(features, seed)
     labels = torch.as_tensor(labels).cpu()
     if labels.shape != space.vectors.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(f"labels must be int64 ({len(space.vectors)},), got {labels.dtype} {tuple(labels.shape)}")
+        raise ValueError(
+            f"labels must be int64 ({len(space.vectors)},), got {labels.dtype} {tuple(labels.shape)}"
+        )
     given = (labels >= 0).nonzero().flatten()
     own = labels[given]
     if len(own.unique()) < 2:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from scatsimclr.errors import UserError
 
-PATH_NAMES = frozenset(("path", "paths", "file", "files", "filename", "file name", "file_name", "image", "images"))
+PATH_NAMES = frozenset(
+    ("path", "paths", "file", "files", "filename", "file name", "file_name", "image", "images")
+)
 LABEL_NAMES = frozenset(("label", "labels", "class", "category", "target"))
 DELIMITERS = (",", ";", "\t")
 SHOWN = 3  # files and classes that a message names
@@ -208,7 +210,8 @@ class _Places:
             self.folded.setdefault(_plain(name).casefold(), []).append(index)
         # A path may begin where the command was started, or at the file system's root.
         self.prefixes = [
-            _plain(prefix).rstrip("/") + "/" for prefix in (str(root), str(root.resolve()), root.resolve().name)
+            _plain(prefix).rstrip("/") + "/"
+            for prefix in (str(root), str(root.resolve()), root.resolve().name)
         ]
 
     def find(self, text: str) -> int | None:
