@@ -34,7 +34,7 @@ def read_labels(path: Path, root: Path, files: Sequence[str]) -> Given:
 
     UTF-8 or UTF-16, or else Windows-1252; separated by commas, semicolons or tabs; with a header (`path` and `label`,
     in any order among others) or without (path first, label second). Rows without a label are left out, and so are rows
-    with a confidence below 1: what an earlier labelling has predicted. Of several labels of a file the most frequent one
+    with a confidence below 1, an earlier prediction. Of several labels of a file the most frequent one
     is taken. UserError for a file that cannot be read, without labels, or none of whose files is there.
     """
     lines = _lines(path)
