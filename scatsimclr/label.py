@@ -148,22 +148,23 @@ def label_features(
     skipped: Sequence[tuple[str, str]],
     changes: Sequence[str],
 ) -> tuple[Images, Tensor]:
-    """The images that can be read and their features float32 (n, F): of a run what it recommends, else h and scattering,
-    each part with an equal share of the variance over these images."""
+    """The images that can be read and their features float32 (n, F): of a run what it recommends, else h and
+    scattering, each part with its share of the variance over these images."""
     if checkpoint is None:
-        images = read(root, files, skipped, own_size(files))
+        images = read(root, files, skipped, (*own_size(files), 3))
         return images, scattering_features(images.pixels)
     config, model, _ = restore(checkpoint, None, ["fused=true", *changes])
     device = next(model.parameters()).device
     found = Recommendation.load(checkpoint, device)
     chosen = found.features if found else ("both" if config.model.scattering else "h")
-    images = read(root, files, skipped, config.dataset.input_shape[:2])
+    images = read(root, files, skipped, config.dataset.input_shape)
     spec, transform, amp = augment_spec(config), front_end(config, model), config.resolved_amp(device.type)
-    parts = []
-    for part in FEATURES[chosen]:
-        features = extract(model, images.pixels, spec, features=part, amp=amp, scattering=transform)
-        parts.append(Standard.of(features)(features).cpu())
-    return images, torch.cat(parts, 1)
+    parts = {
+        part: extract(model, images.pixels, spec, features=part, amp=amp, scattering=transform).cpu()
+        for part in FEATURES[chosen]
+    }
+    standard = Standard.side_by_side({part: Standard.of_part(part, rows) for part, rows in parts.items()})
+    return images, standard(torch.cat(list(parts.values()), 1))
 
 
 def own_size(files: Sequence[Path]) -> tuple[int, int]:

@@ -40,11 +40,13 @@ MANY = 500
 BINS = 15
 # What a prediction's confidence may be at most: 1 is for labels that were given.
 HIGHEST = 0.9999
+# Log-probability of a class without a label: finite, so that sums of them are.
+LEAST = -1e4
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Of the held-out labels whose confidence is in one interval: their number, mean confidence, share that is right."""
+    """Held-out labels whose confidence is in one interval: number, mean confidence, share that is right."""
 
     count: int
     confidence: float
@@ -95,12 +97,12 @@ class Space:
         fitted = logistic_fit(
             self.vectors[given], labels, standard=self.standard, classes=classes, seed=seed
         ).log_probabilities(self.vectors)
-        logistic = fitted.double().numpy()
+        logistic = fitted.double().clamp_min(LEAST).numpy()
         spread = {
             alpha: propagate(self.graph, given.numpy(), labels.numpy(), classes, alpha) for alpha in ALPHAS
         }
         return {
-            name: a * logistic + (b * spread[alpha] if alpha else 0) if a else spread[alpha]
+            name: a * logistic + (b * spread[alpha] if b else 0)
             for name, (_, a, b, alpha) in CANDIDATES.items()
         }
 
@@ -171,7 +173,7 @@ def probabilities(log_p: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def fit_temperature(log_p: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
-    """The temperature in [1/20, 20] of highest likelihood for log-probabilities (m, k) of classes (m,), and its loss."""
+    """The likeliest temperature in [1/20, 20] for log-probabilities (m, k) of classes (m,), and its loss."""
 
     def loss(logarithm: float) -> float:
         p = probabilities(log_p, np.exp(logarithm))[np.arange(len(truth)), truth]
@@ -189,7 +191,7 @@ def _top(p: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def reliability(
     confidence: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray
 ) -> tuple[tuple[Bin, ...], float]:
-    """Bins of equal width that are not empty, and Σ count/n · |accuracy − confidence|, the expected calibration error."""
+    """Bins that are not empty, and the expected calibration error, Σ count/n · |accuracy − confidence|."""
     confidence, right = np.asarray(confidence, float), np.asarray(right, float)
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = tuple(

@@ -131,7 +131,7 @@ def _columns(path: Path, rows: list[list[str]], places: _Places) -> tuple[int, i
     paths = [i for i, cell in enumerate(head) if cell in PATH_NAMES]
     labels = [i for i, cell in enumerate(head) if cell in LABEL_NAMES]
     header = (paths or labels) and places.find(rows[0][0]) is None
-    if header and not labels or max(map(len, rows)) < 2:
+    if (header and not labels) or max(map(len, rows)) < 2:
         raise UserError(f"{path} has no column of labels: expected path,label, got {','.join(rows[0])[:80]}")
     if not header:
         return 0, 1, None

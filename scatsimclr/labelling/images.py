@@ -20,7 +20,7 @@ UNLABELLED = ("unlabeled", "unlabelled")
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """files, relative to `root` with `/`; pixels uint8 (n, H, W, 3) of those that could be read; (path, reason) of the
+    """files, relative to `root` with `/`; pixels uint8 (n, H, W, C) of those that could be read; (path, reason) of the
     others."""
 
     root: Path
@@ -42,10 +42,10 @@ def find(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
 
 
 def read(
-    root: Path, files: Sequence[Path], skipped: Sequence[tuple[str, str]], size: tuple[int, int]
+    root: Path, files: Sequence[Path], skipped: Sequence[tuple[str, str]], shape: tuple[int, int, int]
 ) -> Images:
-    """Decodes the files. UserError where fewer than two can be read."""
-    pixels, kept, failed = read_files(list(files), size, progress=True)
+    """Decodes the files to (H, W, C) = `shape`. UserError where fewer than two can be read."""
+    pixels, kept, failed = read_files(list(files), shape[:2], shape[2], progress=True)
     names = [path.relative_to(root).as_posix() for path in files]
     left_out = [*skipped, *((names[index], why) for index, why in failed.items())]
     if len(kept) < 2:
@@ -95,7 +95,7 @@ def same_pixels(images: Images, labels: dict[int, str]) -> tuple[dict[int, str],
 
 
 def as_indices(labels: dict[int, str], count: int) -> tuple[Tensor, tuple[str, ...], list[str]]:
-    """Labels int64 (n,), −1 without, the names of the classes, and remarks. UserError for what nothing can be learnt from."""
+    """Labels int64 (n,), −1 without, the names of the classes, and remarks. UserError where there are too few."""
     classes = tuple(sorted(set(labels.values())))
     if len(labels) < 2:
         raise UserError(

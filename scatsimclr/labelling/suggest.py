@@ -93,7 +93,7 @@ def _typical(space: Space, clusters: Tensor, given: Tensor) -> list[int]:
 
 
 def _uncertain(clusters: Tensor, given: Tensor, probabilities: Tensor) -> list[int]:
-    """Unlabelled images by margin, the smallest first: the first of every cluster, then the second of each, and so on."""
+    """Unlabelled images by margin, the smallest first: first of every cluster, then the second of each."""
     top = probabilities.topk(2, 1).values
     order = (top[:, 0] - top[:, 1]).argsort(stable=True).tolist()
     seen: dict[int, int] = {}

@@ -57,6 +57,7 @@ def write_page(
     ]
     counts = torch.bincount(found.labels, minlength=len(classes)).tolist()
     told = known.nonzero().flatten().tolist()
+    told_counts = torch.bincount(given[known], minlength=len(classes)).tolist()
     context = {
         "title": images.root.resolve().name or str(images.root),
         "made": f"{datetime.now():%Y-%m-%d %H:%M}",
@@ -64,7 +65,7 @@ def write_page(
         "given": len(told),
         "shown": sum(len(cards) for _, _, cards in groups),
         "found": found,
-        "classes": list(zip(classes, counts, torch.bincount(given[known], minlength=len(classes)).tolist(), strict=True)),
+        "classes": list(zip(classes, counts, told_counts, strict=True)),
         "groups": groups,
         "notes": [*notes, *(f"{name} cannot be read: {why}" for name, why in images.skipped)],
         "pixelated": max(images.pixels.shape[1:3]) <= 32,
