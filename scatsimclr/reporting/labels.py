@@ -22,6 +22,7 @@ from scatsimclr.reporting.page import encoded, json_text, percent
 
 UNCERTAIN = 300  # images on the page, the least confident of all
 OF_EACH = 6  # and of each class, the most confident, so that a class that has gone wrong is seen
+SKIPPED = 20  # files that cannot be read that are named
 SIDE = 72  # pixels of a thumbnail
 
 
@@ -58,6 +59,9 @@ def write_page(
     counts = torch.bincount(found.labels, minlength=len(classes)).tolist()
     told = known.nonzero().flatten().tolist()
     told_counts = torch.bincount(given[known], minlength=len(classes)).tolist()
+    left_out = [f"{_text(name)} cannot be read: {why}" for name, why in images.skipped[:SKIPPED]]
+    if len(images.skipped) > SKIPPED:
+        left_out.append(f"{len(images.skipped) - SKIPPED} more files cannot be read")
     context = {
         "title": images.root.resolve().name or str(images.root),
         "made": f"{datetime.now():%Y-%m-%d %H:%M}",
@@ -67,7 +71,7 @@ def write_page(
         "found": found,
         "classes": list(zip(classes, counts, told_counts, strict=True)),
         "groups": groups,
-        "notes": [*notes, *(f"{name} cannot be read: {why}" for name, why in images.skipped)],
+        "notes": [*notes, *left_out],
         "pixelated": max(images.pixels.shape[1:3]) <= 32,
         "data": json_text(
             {
