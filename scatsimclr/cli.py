@@ -12,6 +12,7 @@ COMMANDS = {
     "train": "train an encoder on images without labels",
     "evaluate": "linear probe, few-label probe and kNN of a trained encoder",
     "report": "one HTML page of a run, or of several beside each other",
+    "label": "labels for all images of a folder from labels for a few, with confidences",
     "embed": "features of your own images, as .npy or .parquet",
     "export": "an encoder for other programs: safetensors, torch.export, ONNX",
     "reproduce": "the paper's sweeps, their tables and plots beside the published figures",

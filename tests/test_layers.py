@@ -27,10 +27,21 @@ LAYERS = [
     ("studies", set()),
     ("sweeps", {"studies", "config", "data", "errors"}),
     ("evaluation", {"evaluation", "models", "scattering", "data", "config", "errors"}),
+    ("labelling", {"labelling", "evaluation", "scattering", "data", "errors"}),
     ("environment", {"ops"}),
     (
         "reporting",
-        {"reporting", "evaluation", "models", "data", "scattering", "environment", "config", "errors"},
+        {
+            "reporting",
+            "labelling",
+            "evaluation",
+            "models",
+            "data",
+            "scattering",
+            "environment",
+            "config",
+            "errors",
+        },
     ),
     (
         "training",
@@ -38,6 +49,7 @@ LAYERS = [
             *(
                 "training",
                 "reporting",
+                "labelling",
                 "evaluation",
                 "models",
                 "loss",

@@ -1,0 +1,115 @@
+"""`python -m benchmarks.labelling`: what a few labels of 5,000 images of Fashion-MNIST make of the others.
+
+Scattering alone, no trained encoder. Accuracy and calibration error on the images without a label, with 10 and 100
+labels of each class, by candidate and by what `label` chooses; and the labels that suggested images need for the
+accuracy that 100 random ones have, in rounds of ten. Writes benchmarks/results/labelling.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scatsimclr.data.datasets import load
+from scatsimclr.environment import environment
+from scatsimclr.evaluation.probe import few_labels
+from scatsimclr.labelling import Space, label, suggest
+from scatsimclr.labelling.classifier import DEFAULT, probabilities, reliability
+from scatsimclr.labelling.features import scattering_features
+
+OUTPUT = Path(__file__).parent / "results" / "labelling.json"
+COUNT, ROUNDS, STEP = 5000, 10, 10
+
+
+def accuracies(space: Space, truth: Tensor, per_class: int, draws: int) -> dict[str, list[float]]:
+    """By candidate, of `label` ("chosen"), and its calibration error, one number a draw; shares."""
+    found: dict[str, list[float]] = {}
+    for draw in range(draws):
+        chosen = few_labels(truth, per_class, draw)
+        labels = torch.full_like(truth, -1)
+        labels[chosen] = truth[chosen]
+        rest = labels < 0
+        log_p = space.candidates(chosen, truth[chosen], int(truth.max()) + 1, draw)
+        for name, values in log_p.items():
+            right = torch.from_numpy(values.argmax(1)) == truth
+            found.setdefault(name, []).append(right[rest].float().mean().item())
+        result = label(space, labels, seed=draw)
+        right = (result.labels == truth)[rest]
+        found.setdefault("chosen", []).append(right.float().mean().item())
+        error = reliability(result.confidence[rest], right)[1]
+        found.setdefault("calibration error", []).append(error)
+    return found
+
+
+def course(space: Space, truth: Tensor, suggested: bool, seed: int) -> list[float]:
+    """Accuracy of all images after each round of STEP more labels, suggested or random ones."""
+    labels, p, reached = torch.full_like(truth, -1), None, []
+    order = torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed))
+    for number in range(ROUNDS):
+        new = order[number * STEP : (number + 1) * STEP].tolist()
+        if suggested:
+            new = [entry.index for entry in suggest(space, labels, STEP, probabilities=p, seed=seed)]
+        labels[new] = truth[new]
+        given = (labels >= 0).nonzero().flatten()
+        log_p = space.candidates(given, labels[given], int(truth.max()) + 1, seed)[DEFAULT]
+        p = torch.from_numpy(probabilities(log_p, 1.0)).float()
+        predicted = p.argmax(1)
+        predicted[given] = labels[given]
+        reached.append((predicted == truth).float().mean().item())
+    return reached
+
+
+def needed(mean: np.ndarray, target: float) -> float:
+    """Labels at which a course, interpolated between rounds, reaches `target`; infinite where it does not."""
+    above = np.flatnonzero(mean >= target)
+    if not len(above):
+        return float("inf")
+    number = int(above[0])
+    if number == 0:
+        return float(STEP)
+    return STEP * (number + (target - mean[number - 1]) / (mean[number] - mean[number - 1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data-dir", type=Path, required=True, help="where the files of Fashion-MNIST are")
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("-o", "--output", type=Path, default=OUTPUT)
+    options = parser.parse_args()
+    images = load("fashion_mnist", "train", size=(28, 28), channels=1, data_dir=options.data_dir)
+    images = images.subset(range(COUNT))
+    space, truth = Space(scattering_features(images.images)), images.labels
+    result = {
+        "date": f"{date.today()}",
+        "environment": environment(),
+        "images": COUNT,
+        "draws": options.draws,
+    }
+    for per_class in (10, 100):
+        found = accuracies(space, truth, per_class, options.draws)
+        result[f"{per_class} labels per class"] = found
+        for name, values in found.items():
+            print(
+                f"{per_class:4} per class  {name:20} {100 * np.mean(values):5.1f} ± {100 * np.std(values):.1f} %"
+            )
+    courses = {
+        name: [course(space, truth, name == "suggested", seed) for seed in range(options.draws)]
+        for name in ("random", "suggested")
+    }
+    target = float(np.mean(courses["random"], 0)[-1])
+    ratio = needed(np.mean(courses["suggested"], 0), target) / (ROUNDS * STEP)
+    result |= {"courses": courses, "target": target, "ratio of labels": ratio}
+    for name, rows in courses.items():
+        print(name, " ".join(f"{100 * value:.1f}" for value in np.mean(rows, 0)))
+    print(f"suggested images need {ratio:.2f} of the labels that random ones need for {100 * target:.1f} %")
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""`python -m scatsimclr.label RUN IMAGES --labels few.csv --output labels.csv`: labels for all images from a few."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scatsimclr.allocator import keep_freed_memory
+from scatsimclr.cli import run
+from scatsimclr.errors import UserError
+from scatsimclr.evaluation.features import FEATURES, extract
+from scatsimclr.evaluation.recommendation import Recommendation
+from scatsimclr.evaluation.standard import Standard
+from scatsimclr.labelling import Labelling, Space, Suggestion, label, suggest
+from scatsimclr.labelling.csvfile import named, read_labels
+from scatsimclr.labelling.features import LARGEST_SIDE, scattering_features
+from scatsimclr.labelling.images import Images, as_indices, class_folders, find, read, same_pixels
+from scatsimclr.reporting.labels import write_page
+from scatsimclr.training.setup import augment_spec, front_end, restore
+
+SIZED = 50  # files whose size is looked at where no run says how large images are
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m scatsimclr.label",
+        description="Labels for all images of a folder from labels for some: labels.csv with path, label, confidence "
+        "(1 where the label was given), and labels.html to check them, the uncertain ones first. --suggest N names the "
+        "images to label next in labels.suggest.csv, with no labels yet those to begin with.",
+        epilog="Examples: runs/RUN my/images --labels few.csv --output labels.csv | my/images --encoder scattering "
+        "--suggest 20",
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="RUN (checkpoint or run folder; not with --encoder scattering) IMAGES",
+    )
+    parser.add_argument(
+        "-l",
+        "--labels",
+        type=Path,
+        help="CSV file of path,label (default: the names of class folders in IMAGES)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("labels.csv"), help="NAME.csv (default: labels.csv)"
+    )
+    parser.add_argument("--suggest", type=int, metavar="N", help="name N images to label next")
+    parser.add_argument(
+        "--encoder", choices=("run", "scattering"), default="run",
+        help="features of the trained encoder, or of the scattering transform alone, which needs no run",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="key=value", help="a setting, such as device=cpu"
+    )
+    return parser
+
+
+def command(argv: list[str]) -> int:
+    options = parser().parse_intermixed_args(argv)
+    checkpoint, root = check(options)
+    start = time.perf_counter()
+    keep_freed_memory()
+    files, skipped = find(root)
+    names = [path.relative_to(root).as_posix() for path in files]
+    by_name, notes = given_labels(options.labels, root, names)
+    if not by_name and not options.suggest:
+        raise UserError(
+            f"no labels: {root} has no class folders; give --labels FILE, or --suggest N for images to begin with"
+        )
+    if by_name:
+        as_indices(by_name, len(names))  # what cannot end well is said before the images are read
+    images, features = label_features(checkpoint, root, files, skipped, options.set)
+    place = {name: index for index, name in enumerate(images.files)}
+    labels = {place[names[index]]: name for index, name in by_name.items() if names[index] in place}
+    if len(labels) < len(by_name):
+        lost = [names[index] for index in by_name if names[index] not in place]
+        notes.append(f"{len(lost)} labelled files cannot be read: {named(lost)}")
+    space = Space(features, options.seed)
+    if not labels:
+        report(images.skipped, notes)
+        cold_start(options, images, space)
+        return 0
+    labels, remarks = same_pixels(images, labels)
+    indices, classes, more = as_indices(labels, len(images.files))
+    notes += remarks + more
+    found = label(space, indices, seed=options.seed)
+    suggestions = []
+    if options.suggest:
+        suggestions = suggest(
+            space, indices, options.suggest, probabilities=found.probabilities, seed=options.seed
+        )
+    write(options.output, images, found, classes)
+    page = write_page(
+        options.output.with_suffix(".html"), images, found, classes, indices, suggestions, notes
+    )
+    report(images.skipped, notes)
+    summary(options.output, page, found, classes, indices, time.perf_counter() - start)
+    name_suggestions(options.output, images, suggestions)
+    return 0
+
+
+def check(options: argparse.Namespace) -> tuple[str | None, Path]:
+    """The run, None without one, and the folder of images. UserError for what could not end well."""
+    wanted = 1 if options.encoder == "scattering" else 2
+    if len(options.paths) != wanted:
+        expected = "IMAGES alone with --encoder scattering" if wanted == 1 else "RUN IMAGES"
+        raise UserError(f"expected {expected}, got {' '.join(options.paths)}")
+    if options.output.suffix != ".csv":
+        raise UserError(f"--output must end in .csv, got {options.output}")
+    if not options.output.parent.is_dir():
+        raise UserError(f"--output: the folder {options.output.parent} does not exist")
+    if options.suggest is not None and options.suggest < 1:
+        raise UserError(f"--suggest must be 1 or more, got {options.suggest}")
+    if options.labels and options.labels.resolve() == options.output.resolve():
+        raise UserError(f"--output would overwrite --labels: {options.output}")
+    return (options.paths[0] if wanted == 2 else None), Path(options.paths[-1])
+
+
+def given_labels(file: Path | None, root: Path, names: Sequence[str]) -> tuple[dict[int, str], list[str]]:
+    """Class names by index of the file, from the CSV file or the class folders, and remarks."""
+    folders = class_folders(names)
+    if file is None:
+        return folders, []
+    given = read_labels(file, root, names)
+    known, used = set(folders.values()), set(given.labels.values())
+    unknown = sorted(used - known)
+    if unknown and used & known:
+        given.notes.append(f"{file}: classes that {root} has no folder of: {named(unknown)}")
+    return given.labels, given.notes
+
+
+def label_features(
+    checkpoint: str | None,
+    root: Path,
+    files: Sequence[Path],
+    skipped: Sequence[tuple[str, str]],
+    changes: Sequence[str],
+) -> tuple[Images, Tensor]:
+    """The images that can be read and their features float32 (n, F): of a run what it recommends, else h and
+    scattering, each part with its share of the variance over these images."""
+    if checkpoint is None:
+        images = read(root, files, skipped, (*own_size(files), 3))
+        return images, scattering_features(images.pixels)
+    config, model, _ = restore(checkpoint, None, ["fused=true", *changes])
+    device = next(model.parameters()).device
+    found = Recommendation.load(checkpoint, device)
+    chosen = found.features if found else ("both" if config.model.scattering else "h")
+    images = read(root, files, skipped, config.dataset.input_shape)
+    spec, transform, amp = augment_spec(config), front_end(config, model), config.resolved_amp(device.type)
+    parts = {
+        part: extract(model, images.pixels, spec, features=part, amp=amp, scattering=transform).cpu()
+        for part in FEATURES[chosen]
+    }
+    standard = Standard.side_by_side({part: Standard.of_part(part, rows) for part, rows in parts.items()})
+    return images, standard(torch.cat(list(parts.values()), 1))
+
+
+def own_size(files: Sequence[Path]) -> tuple[int, int]:
+    """A square of the median shorter side of the first files, at most LARGEST_SIDE pixels and at least 8."""
+    sides = []
+    for path in files[:SIZED]:
+        try:
+            with Image.open(path) as image:
+                sides.append(min(image.size))
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue  # `read` says why
+    side = min(LARGEST_SIDE, max(8, int(statistics.median(sides)))) if sides else 8
+    return side, side
+
+
+def cold_start(options: argparse.Namespace, images: Images, space: Space) -> None:
+    """Images to begin with, where nothing has a label."""
+    chosen = suggest(space, torch.full((len(images.files),), -1), options.suggest, seed=options.seed)
+    name_suggestions(options.output, images, chosen)
+
+
+def write(output: Path, images: Images, found: Labelling, classes: Sequence[str]) -> None:
+    """labels.csv, whole or not at all."""
+    rows = (
+        (name, classes[index], f"{confidence:.4f}" if confidence < 1 else "1")
+        for name, index, confidence in zip(
+            images.files, found.labels.tolist(), found.confidence.tolist(), strict=True
+        )
+    )
+    write_rows(output, ("path", "label", "confidence"), rows)
+
+
+def write_rows(output: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    temporary = output.with_name(f".{output.name}.partial")
+    try:
+        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            writer.writerows(rows)
+        os.replace(temporary, output)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def name_suggestions(output: Path, images: Images, suggestions: Sequence[Suggestion]) -> None:
+    """Prints them and writes NAME.suggest.csv: path, an empty label to fill in, reason."""
+    if not suggestions:
+        return
+    path = output.with_suffix(".suggest.csv")
+    rows = [(images.files[entry.index], "", entry.reason) for entry in suggestions]
+    write_rows(path, ("path", "label", "reason"), rows)
+    print(f"{len(rows)} images to label next, in {path}; fill in its labels and give it as --labels:")
+    for name, _, reason in rows:
+        print(f"  {printable(name)}  ({reason})")
+
+
+def printable(name: str) -> str:
+    return name.encode(errors="replace").decode()
+
+
+def report(skipped: Sequence[tuple[str, str]], notes: Sequence[str]) -> None:
+    """What a person should know, as warnings."""
+    if skipped:
+        shown = named([f"{name} ({why})" for name, why in skipped])
+        notes = [*notes, f"{len(skipped)} files cannot be read and get no label: {shown}"]
+    for note in notes:
+        print(f"scatsimclr: warning: {printable(note)}", file=sys.stderr)
+
+
+def summary(
+    output: Path, page: Path, found: Labelling, classes: Sequence[str], given: Tensor, seconds: float
+) -> None:
+    count = int((given >= 0).sum())
+    print(f"{len(given)} images in {seconds:.1f} s, {count} labels given, {len(classes)} classes: {output}")
+    if found.accuracy is None:
+        print("expected accuracy: unknown, every class has one label; the confidences are not calibrated")
+    else:
+        print(f"expected accuracy: {found.accuracy:.1%} of given labels that were held out, by {found.words}")
+    print(f"to check them, the uncertain ones first: {page}")
+
+
+if __name__ == "__main__":
+    sys.exit(run(command))

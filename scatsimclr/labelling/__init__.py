@@ -1,0 +1,6 @@
+"""Labels for all images from labels for some: `label`, and `suggest`, which images to label next."""
+
+from scatsimclr.labelling.classifier import Labelling, Space, label
+from scatsimclr.labelling.suggest import Suggestion, suggest
+
+__all__ = ["Labelling", "Space", "Suggestion", "label", "suggest"]

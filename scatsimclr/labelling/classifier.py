@@ -1,0 +1,203 @@
+"""Labels for all images from labels for some: candidates, the choice among them, and calibrated confidences.
+
+Candidates are a logistic regression, label propagation, and their product (the sum of their log-probabilities). Chosen
+by repeated stratified cross-validation on the given labels, by the likelihood of the held-out ones at the temperature
+that suits each candidate best; that temperature makes the confidences (Guo et al., "On calibration of modern neural
+networks", ICML 2017).
+
+Both work on the directions of the principal components. Of whitened log-scattering of 5,000 images of Fashion-MNIST
+with 10 labels of each class, 5 draws, logistic regression has 75.3 ± 2.2 % on the features as they are, 78.8 ± 1.1 on
+the directions; propagation 80.6 ± 0.9, the product 80.9 ± 1.3; a logistic regression trained once more on all of the
+product's labels has 80.9 ± 1.4 and is left out (2026-11).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from scatsimclr.evaluation.logistic import logistic_fit, stratified_folds
+from scatsimclr.evaluation.standard import Standard
+from scatsimclr.labelling.propagation import directions, graph, nearest, propagate
+
+NEIGHBOURS = 10
+ALPHAS = (0.8, 0.95)
+# name -> (in words, weight of the logistic regression's log-probabilities, of the propagation's, its α)
+CANDIDATES = {
+    "logistic": ("logistic regression", 1.0, 0.0, None),
+    **{f"propagation-{a}": (f"label propagation, α = {a}", 0.0, 1.0, a) for a in ALPHAS},
+    **{f"both-{a}": (f"logistic regression and label propagation, α = {a}", 1.0, 1.0, a) for a in ALPHAS},
+}
+# Where nothing can be held out.
+DEFAULT = f"both-{ALPHAS[-1]}"
+REPEATED = 3  # cross-validations, of at most MANY labels; one of more
+MANY = 500
+BINS = 15
+# What a prediction's confidence may be at most: 1 is for labels that were given.
+HIGHEST = 0.9999
+# Log-probability of a class without a label: finite, so that sums of them are.
+LEAST = -1e4
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Held-out labels whose confidence is in one interval: number, mean confidence, share that is right."""
+
+    count: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True, eq=False)
+class Labelling:
+    """labels int64 (n,) and confidence float32 (n,): 1 where the label was given. probabilities float32 (n, k).
+
+    candidate: a name of CANDIDATES. temperature: of its log-probabilities. accuracy: share of held-out labels that were
+    predicted, None where none could be held out (confidences are uncalibrated then). accuracies: of every candidate.
+    bins, error: reliability of the held-out confidences, and expected calibration error, as a share.
+    """
+
+    labels: Tensor
+    confidence: Tensor
+    probabilities: Tensor
+    candidate: str
+    temperature: float
+    accuracy: float | None
+    accuracies: dict[str, float]
+    bins: tuple[Bin, ...]
+    error: float | None
+
+    @property
+    def words(self) -> str:
+        """The chosen candidate."""
+        return CANDIDATES[self.candidate][0]
+
+
+class Space:
+    """What labels are spread in: directions of features (n, F), their nearest neighbours, and the graph of these."""
+
+    def __init__(self, features: Tensor, seed: int = 0):
+        """Raises ValueError for fewer than two images or features that are not finite."""
+        if features.ndim != 2 or len(features) < 2:
+            raise ValueError(f"expected features (n, F) of two images or more, got {tuple(features.shape)}")
+        if not torch.isfinite(features).all():
+            raise ValueError("features must be finite")
+        self.vectors = directions(features.cpu(), seed=seed)
+        self.squared, self.index = nearest(self.vectors, NEIGHBOURS)
+        self.graph = graph(self.squared, self.index)
+        self.standard = Standard(self.vectors.mean(0), torch.ones(self.vectors.shape[1]))
+
+    def candidates(self, given: Tensor, labels: Tensor, classes: int, seed: int) -> dict[str, np.ndarray]:
+        """Log-probabilities (n, k) of all images, by candidate, from labels int64 (m,) of the images at `given`."""
+        fitted = logistic_fit(
+            self.vectors[given], labels, standard=self.standard, classes=classes, seed=seed
+        ).log_probabilities(self.vectors)
+        logistic = fitted.double().clamp_min(LEAST).numpy()
+        spread = {
+            alpha: propagate(self.graph, given.numpy(), labels.numpy(), classes, alpha) for alpha in ALPHAS
+        }
+        return {
+            name: a * logistic + (b * spread[alpha] if b else 0)
+            for name, (_, a, b, alpha) in CANDIDATES.items()
+        }
+
+
+def label(features: Tensor | Space, labels: Tensor, *, seed: int = 0) -> Labelling:
+    """Labels for all images: features (n, F), labels int64 (n,), 0.. where given and −1 where not.
+
+    Features of images that are near each other should be near each other; their scale and a shift do not matter. The
+    same for a seed. Raises ValueError for fewer than two given labels, or all of one class.
+    """
+    space = features if isinstance(features, Space) else Space(features, seed)
+    labels = torch.as_tensor(labels).cpu()
+    if labels.shape != space.vectors.shape[:1] or labels.dtype != torch.int64:
+        raise ValueError(
+            f"labels must be int64 ({len(space.vectors)},), got {labels.dtype} {tuple(labels.shape)}"
+        )
+    given = (labels >= 0).nonzero().flatten()
+    own = labels[given]
+    if len(own.unique()) < 2:
+        raise ValueError(f"labels of two classes or more are needed, got {len(own)} of {len(own.unique())}")
+    classes = int(own.max()) + 1
+    held, truth = _held_out(space, given, own, classes, seed)
+    candidate, temperature, accuracies = DEFAULT, 1.0, {}
+    if len(truth):
+        fits = {name: fit_temperature(log_p, truth) for name, log_p in held.items()}
+        candidate = min(fits, key=lambda name: fits[name][1])
+        temperature = fits[candidate][0]
+        accuracies = {name: float((log_p.argmax(1) == truth).mean()) for name, log_p in held.items()}
+    p = probabilities(space.candidates(given, own, classes, seed)[candidate], temperature)
+    bins, error = (), None
+    if len(truth):
+        bins, error = reliability(*_top(probabilities(held[candidate], temperature), truth))
+    predicted = torch.from_numpy(p.argmax(1))
+    confidence = torch.from_numpy(p.max(1)).float().clamp_max(HIGHEST)
+    predicted[given], confidence[given] = own, 1.0
+    return Labelling(
+        predicted, confidence, torch.from_numpy(p).float(), candidate, temperature, accuracies.get(candidate),
+        accuracies, bins, error,
+    )  # fmt: skip
+
+
+def _held_out(
+    space: Space, given: Tensor, labels: Tensor, classes: int, seed: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Log-probabilities of held-out labels by candidate, and these labels; all repetitions below each other."""
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in CANDIDATES}
+    truth: list[np.ndarray] = []
+    for repetition in range(REPEATED if len(given) <= MANY else 1):
+        folds = stratified_folds(labels, seed + repetition)
+        if folds is None:
+            break
+        for fold in folds[folds >= 0].unique():
+            out = folds == fold
+            found = space.candidates(given[~out], labels[~out], classes, seed)
+            truth.append(labels[out].numpy())
+            for name, log_p in found.items():
+                parts[name].append(log_p[given[out].numpy()])
+    if not truth:
+        return {}, np.zeros(0, np.int64)
+    return {name: np.concatenate(rows) for name, rows in parts.items()}, np.concatenate(truth)
+
+
+def probabilities(log_p: np.ndarray, temperature: float) -> np.ndarray:
+    """softmax(log p / T), float64 (n, k)."""
+    scaled = (log_p - log_p.max(1, keepdims=True)) / temperature
+    p = np.exp(scaled)
+    return p / p.sum(1, keepdims=True)
+
+
+def fit_temperature(log_p: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+    """The likeliest temperature in [1/20, 20] for log-probabilities (m, k) of classes (m,), and its loss."""
+
+    def loss(logarithm: float) -> float:
+        p = probabilities(log_p, np.exp(logarithm))[np.arange(len(truth)), truth]
+        return -np.log(np.maximum(p, 1e-12)).mean()
+
+    bound = np.log(20)
+    found = minimize_scalar(loss, bounds=(-bound, bound), method="bounded")
+    return float(np.exp(found.x)), float(found.fun)
+
+
+def _top(p: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return p.max(1), p.argmax(1) == truth
+
+
+def reliability(
+    confidence: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray
+) -> tuple[tuple[Bin, ...], float]:
+    """Bins that are not empty, and the expected calibration error, Σ count/n · |accuracy − confidence|."""
+    confidence, right = np.asarray(confidence, float), np.asarray(right, float)
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = tuple(
+        Bin(int(inside.sum()), float(confidence[inside].mean()), float(right[inside].mean()))
+        for inside in (place == number for number in range(BINS))
+        if inside.any()
+    )
+    total = sum(entry.count for entry in bins)
+    return bins, sum(entry.count / total * abs(entry.accuracy - entry.confidence) for entry in bins)

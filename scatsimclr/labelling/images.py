@@ -1,0 +1,113 @@
+"""The images to label: which files, which of them lie in class folders, and which are the same picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from scatsimclr.data.decode import read_files
+from scatsimclr.data.folder import image_files
+from scatsimclr.errors import UserError
+from scatsimclr.labelling.csvfile import decide, named
+
+UNLABELLED = ("unlabeled", "unlabelled")
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """files, relative to `root` with `/`; pixels uint8 (n, H, W, C) of those that could be read; (path, reason) of the
+    others."""
+
+    root: Path
+    files: tuple[str, ...]
+    pixels: Tensor
+    skipped: tuple[tuple[str, str], ...]
+
+
+def find(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
+    """The image files below a folder in natural order, and what could not be looked into. UserError without any."""
+    if not root.is_dir():
+        raise UserError(
+            f"{root} is {'not a folder' if root.exists() else 'not there'}: expected a folder of images"
+        )
+    files, skipped = image_files([root])
+    if not files:
+        raise UserError(f"no image file in {root}")
+    return files, skipped
+
+
+def read(
+    root: Path, files: Sequence[Path], skipped: Sequence[tuple[str, str]], shape: tuple[int, int, int]
+) -> Images:
+    """Decodes the files to (H, W, C) = `shape`. UserError where fewer than two can be read."""
+    pixels, kept, failed = read_files(list(files), shape[:2], shape[2], progress=True)
+    names = [path.relative_to(root).as_posix() for path in files]
+    left_out = [*skipped, *((names[index], why) for index, why in failed.items())]
+    if len(kept) < 2:
+        first = f", the first that cannot: {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
+        raise UserError(f"{root}: {len(kept)} of {len(files)} image files can be read, two are needed{first}")
+    return Images(root, tuple(names[index] for index in kept), pixels, tuple(left_out))
+
+
+def class_folders(files: Sequence[str]) -> dict[int, str]:
+    """The class of each file that lies in a folder: the first one of its path, unless that means "without a label"."""
+    return {
+        index: name.split("/")[0]
+        for index, name in enumerate(files)
+        if "/" in name and name.split("/")[0].casefold() not in UNLABELLED
+    }
+
+
+def same_pixels(images: Images, labels: dict[int, str]) -> tuple[dict[int, str], list[str]]:
+    """Labels in which every copy of a labelled picture has its label, and remarks on contradictory ones.
+
+    Copies with different labels get the most frequent one; where two are equally frequent, none.
+    """
+    groups: dict[bytes, list[int]] = {}
+    for index, picture in enumerate(images.pixels.numpy()):
+        groups.setdefault(picture.tobytes(), []).append(index)
+    result = dict(labels)
+    contradictory = []
+    for members in groups.values():
+        votes = Counter(labels[index] for index in members if index in labels)
+        if len(votes) > 1:
+            contradictory += [images.files[index] for index in members if index in labels]
+            decided, _ = decide({0: votes})
+            for index in members:
+                if index in labels:
+                    del result[index]
+                if decided:
+                    result[index] = decided[0]
+        elif votes:
+            result.update(dict.fromkeys(members, next(iter(votes))))
+    notes = []
+    if contradictory:
+        notes.append(
+            f"{len(contradictory)} files with the same pixels have different labels (the most frequent is taken, of "
+            f"equally frequent ones none): {named(contradictory)}"
+        )
+    return result, notes
+
+
+def as_indices(labels: dict[int, str], count: int) -> tuple[Tensor, tuple[str, ...], list[str]]:
+    """Labels int64 (n,), −1 without, the names of the classes, and remarks. UserError where there are too few."""
+    classes = tuple(sorted(set(labels.values())))
+    if len(labels) < 2:
+        raise UserError(
+            f"{len(labels)} labelled image{'' if labels else 's'}: at least two, of two classes, are needed"
+        )
+    if len(classes) < 2:
+        raise UserError(
+            f"all {len(labels)} labels are of one class, {classes[0]!r}: at least two classes are needed"
+        )
+    result = torch.full((count,), -1)
+    for index, name in labels.items():
+        result[index] = classes.index(name)
+    single = [name for name, number in Counter(labels.values()).items() if number == 1]
+    notes = [f"classes with one labelled image: {named(sorted(single))}"] if single else []
+    return result, classes, notes
