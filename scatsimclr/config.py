@@ -261,7 +261,8 @@ class Config(_Settings):
     @model_validator(mode="after")
     def _whitened_by_the_log_front(self) -> Config:
         features = self.evaluation.features
-        needs = [f"neighbours={self.neighbours}"] if self.neighbours else []
+        # neighbours are ScatSimCLR's, as J and L: of a ResNet they say nothing.
+        needs = [f"neighbours={self.neighbours}"] if self.neighbours and self.model.scattering else []
         needs += [f"evaluation.features={features}"] if "whitened" in features else []
         if needs and not (self.model.scattering and self.model.front == "log"):
             raise ValueError(f"{needs[0]} needs a ScatSimCLR with model.front=log")

@@ -17,7 +17,10 @@ def close(ours, theirs):
     assert ours.shape == theirs.shape
     assert ours.dtype == theirs.dtype
     assert ours.is_contiguous()
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+    # A difference below the largest coefficient's rounding is none: MKL's transforms, kymatio's, round differently on
+    # each CPU.
+    rounding = torch.finfo(theirs.dtype).eps * theirs.abs().max().item()
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=max(1e-7, rounding))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -61,8 +64,9 @@ def gradient(S, x):
 def test_gradient_is_as_close_to_the_truth_as_kymatios(backend, blank_rows):
     # Where a patch is blank, moduli near 0 turn rounding into 1e-6 of gradient, in kymatio as in ours: both are
     # judged against float64.
-    x = torch.randn(2, 20, 25)
-    x[0, 3 : 3 + blank_rows] = 0
+    # Eight pairs of images together: the largest of one pair's few moduli near 0 is a matter of luck.
+    x = torch.randn(16, 20, 25)
+    x[::2, 3 : 3 + blank_rows] = 0
     truth = gradient(Scattering2D(2, (20, 25), L=5, backend="reference").double(), x.double())
     ours = gradient(Scattering2D(2, (20, 25), L=5, backend=backend), x)
     kymatios = gradient(ScatteringTorch2D(2, (20, 25), L=5), x)

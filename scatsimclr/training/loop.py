@@ -99,7 +99,7 @@ class Trainer:
         self.seconds = 0.0
         if state is not None:
             self._restore(state)
-        if config.neighbours:
+        if config.neighbours and config.model.scattering:
             pretrain = self.data.pretrain.images
             self.loader.neighbours = nearest_images(self.model, pretrain, self.data.spec, config.neighbours)
         if state is None and config.minutes is not None:

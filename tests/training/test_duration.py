@@ -40,9 +40,18 @@ def slowed(monkeypatch, seconds):
 def test_the_epochs_fit_the_time(tmp_path, monkeypatch):
     monkeypatch.setattr(duration, "SECONDS", 0.3)
     slowed(monkeypatch, 0.1)
-    made = trainer(tmp_path / "run", "minutes=0.1", "flat_epochs=100")
+    measured = []
+
+    def measure(*args):
+        measured.append(seconds_per_epoch(*args))
+        return measured[0]
+
+    monkeypatch.setattr(duration, "seconds_per_epoch", measure)
+    made = trainer(tmp_path / "run", "minutes=1", "flat_epochs=100")
     assert len(made.loader) == 7
-    assert 2 <= made.config.epochs <= 8  # seven steps of 0.1 s and their own time, in 6 s
+    assert measured[0] >= 7 * 0.1
+    held_out = len(made.data.validation) / len(made.data.pretrain)
+    assert made.config.epochs == epochs_in(1, measured[0], held_out) < 60 / 0.7
     assert made.config.flat_epochs == made.config.epochs // 4
     assert f"epochs: {made.config.epochs}\n" in (tmp_path / "run" / "config.yaml").read_text()
 
