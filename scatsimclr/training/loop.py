@@ -99,9 +99,11 @@ class Trainer:
         self.seconds = 0.0
         if state is not None:
             self._restore(state)
-        if config.neighbours and config.model.scattering:
+        if config.neighbours and config.model.scattering and len(self.data.pretrain) > 1:
             pretrain = self.data.pretrain.images
-            self.loader.neighbours = nearest_images(self.model, pretrain, self.data.spec, config.neighbours)
+            self.loader.neighbours = nearest_images(
+                self.model, pretrain, self.data.spec, min(config.neighbours, len(pretrain) - 1)
+            )
         if state is None and config.minutes is not None:
             held_out = len(self.data.validation) / len(self.data.pretrain)
             self.config = config = timed(config, self.model, self.head, self.loader, self.device, held_out)
