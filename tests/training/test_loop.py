@@ -113,9 +113,12 @@ def test_a_finished_run_can_be_resumed_for_its_result(finished, capsys):
 
 
 def test_reference_path_gives_the_same_run(images, tmp_path):
-    """With the same views: DALI's differ by rounding."""
-    fused = run(images, tmp_path / "fused", "--fused", "data.pipeline=torch", "epochs=3", "amp=off")
-    reference = run(images, tmp_path / "reference", "epochs=3", "amp=off")
+    """With the same views: DALI's differ by rounding. Adam's first steps are of the rate's size whatever the gradient's,
+    so that a high rate makes steps of rounding: this one is low.
+    """
+    shared = ("epochs=3", "amp=off", "lr=1e-4")
+    fused = run(images, tmp_path / "fused", "--fused", "data.pipeline=torch", *shared)
+    reference = run(images, tmp_path / "reference", *shared)
     for own, other in zip(repeatable(reference), repeatable(fused), strict=True):
         if own["event"] in ("train", "epoch"):
             assert own["loss"] == pytest.approx(other["loss"], rel=0.02)
@@ -189,7 +192,7 @@ def test_fine_tuning_starts_from_the_weights(images, finished, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(images, tmp_path, monkeypatch):
     monkeypatch.setattr(Update, "contrastive", lambda self, _: self.model.l2.weight.sum() * math.nan)
-    with pytest.raises(UserError, match=r"became nan at step 1, learning rate 0.0003.*last.pt"):
+    with pytest.raises(UserError, match=r"became nan at step 1, learning rate 0.001.*last.pt"):
         trainer(images, tmp_path / "run").fit()
 
 
