@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 CSRC := $(shell find csrc -type f)
-# Test files are spread over this many processes; timing-sensitive work never runs in them.
+# Test files are spread over this many processes of one thread each: threads of one that wait for each other while the
+# other computes take up to fifty times as long. Timing-sensitive work never runs in them.
 JOBS ?= 2
 
 .PHONY: train test bench performance setup lint format sanitize clean
@@ -13,7 +14,7 @@ train: setup
 	$(BIN)/python -m scatsimclr.train --fused
 
 test: setup lint
-	$(BIN)/python -m pytest -n $(JOBS) tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) tests
 	$(BIN)/python -m pytest -q benchmarks
 
 # All figures on this machine, under 30 minutes on two cores; QUICK=1: fewer shapes and rounds, under 3.

@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from scatsimclr.ops.conv3x3 import conv3x3, serves
 
@@ -56,6 +57,25 @@ class Conv3x3(nn.Conv2d):
             if self._faster(x, dtype):
                 return conv3x3(x.to(dtype), self.weight, self.bias)
         return super().forward(x)
+
+
+class StridedConv3x3(nn.Conv2d):
+    """`nn.Conv2d(before, after, 3, stride, padding=1, bias=False)`, the same parameters and state dict.
+
+    Along an axis of one pixel only the filters' middle is multiplied. oneDNN's bfloat16 kernels for AMX leave the
+    gradient of the other rows or columns, which is zero, unwritten: whatever was in memory, NaN at times (torch 2.13,
+    stride 2, images one pixel wide).
+    """
+
+    def __init__(self, before: int, after: int, stride: int):
+        super().__init__(before, after, 3, stride, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, padding = self.weight, [1, 1]
+        for axis in (0, 1):
+            if x.shape[2 + axis] == 1:
+                weight, padding[axis] = weight.narrow(2 + axis, 1, 1), 0
+        return F.conv2d(x, weight, None, self.stride, padding)
 
 
 def plain_convolutions(model: nn.Module) -> nn.Module:

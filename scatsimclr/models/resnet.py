@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scatsimclr.models.checkpointing import run_checkpointed
-from scatsimclr.models.convolution import Conv3x3
+from scatsimclr.models.convolution import Conv3x3, StridedConv3x3
 
 # name -> (bottleneck blocks?, blocks of each stage)
 DEPTHS = {"resnet18": (False, (2, 2, 2, 2)), "resnet50": (True, (3, 4, 6, 3))}
@@ -23,6 +23,8 @@ TORCHVISION = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", 
 def _conv(before: int, after: int, size: int, stride: int = 1, backend: str = "auto") -> nn.Conv2d:
     if (size, stride) == (3, 1):
         return Conv3x3(before, after, backend=backend)
+    if size == 3:
+        return StridedConv3x3(before, after, stride)
     return nn.Conv2d(before, after, size, stride, padding=size // 2, bias=False)
 
 

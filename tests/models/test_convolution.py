@@ -8,7 +8,13 @@ from torch import nn
 
 from scatsimclr import ScatSimCLR
 from scatsimclr.models import convolution
-from scatsimclr.models.convolution import LEAST_CHANNELS, LEAST_TILES, Conv3x3, plain_convolutions
+from scatsimclr.models.convolution import (
+    LEAST_CHANNELS,
+    LEAST_TILES,
+    Conv3x3,
+    StridedConv3x3,
+    plain_convolutions,
+)
 from scatsimclr.models.folding import folded
 from scatsimclr.models.resnet import ResNetSimCLR
 from scatsimclr.ops.library import extension_missing
@@ -146,3 +152,26 @@ def test_encoders_take_it_unless_told_otherwise(calls, make):
             assert (found - expected).norm() < 1e-5 * expected.norm()
         assert calls == []
     assert layers[0].backend == "auto"
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 1), (1, 5), (3, 4)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_strided_convolution_is_conv2ds_also_of_one_pixel_and_in_dirty_memory(size, dtype):
+    layer = StridedConv3x3(128, 256, 2).to(memory_format=torch.channels_last)
+    x = torch.randn(16, 128, *size).to(memory_format=torch.channels_last)
+    weight = layer.weight.detach().to(dtype).double().requires_grad_()
+    expected = nn.functional.conv2d(x.to(dtype).double(), weight, stride=2, padding=1)
+    seed = torch.randn(expected.shape)
+    (expected * seed.to(dtype)).sum().backward()
+    allowed = {torch.float32: 1e-5, torch.bfloat16: 0.06}[dtype]
+    for _ in range(10):
+        dirty = [torch.full((n,), torch.nan) for n in (layer.weight.numel() // 2, layer.weight.numel()) * 3]
+        del dirty
+        layer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = layer(x)
+        (y * seed.to(dtype)).sum().backward()
+        torch.testing.assert_close(y.double(), expected, rtol=allowed, atol=allowed)
+        torch.testing.assert_close(
+            layer.weight.grad.double(), weight.grad, rtol=8 * allowed, atol=8 * allowed
+        )

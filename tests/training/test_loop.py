@@ -113,15 +113,15 @@ def test_a_finished_run_can_be_resumed_for_its_result(finished, capsys):
 
 
 def test_reference_path_gives_the_same_run(images, tmp_path):
-    """With the same views: DALI's differ by rounding. Adam's first steps are of the rate's size whatever the gradient's,
-    so that a high rate makes steps of rounding: this one is low.
+    """With the same views: DALI's differ by rounding. Adam's first steps have the rate's size whatever the gradient
+    has, and BatchNorm of eight rows enlarges them: a high rate and a small batch make large steps of rounding.
     """
-    shared = ("epochs=3", "amp=off", "lr=1e-4")
+    shared = ("epochs=3", "amp=off", "lr=1e-4", "batch_size=12")
     fused = run(images, tmp_path / "fused", "--fused", "data.pipeline=torch", *shared)
     reference = run(images, tmp_path / "reference", *shared)
     for own, other in zip(repeatable(reference), repeatable(fused), strict=True):
         if own["event"] in ("train", "epoch"):
-            assert own["loss"] == pytest.approx(other["loss"], rel=0.02)
+            assert own["loss"] == pytest.approx(other["loss"], rel=0.005)
 
 
 def test_every_training_step_is_in_training_mode_also_after_an_evaluation(images, tmp_path, monkeypatch):
