@@ -75,7 +75,7 @@ class StridedConv3x3(nn.Conv2d):
         for axis in (0, 1):
             if x.shape[2 + axis] == 1:
                 weight, padding[axis] = weight.narrow(2 + axis, 1, 1), 0
-        return F.conv2d(x, weight, None, self.stride, padding)
+        return F.conv2d(x, weight, self.bias, self.stride, padding)
 
 
 def plain_convolutions(model: nn.Module) -> nn.Module:

@@ -104,6 +104,8 @@ class LogFront(nn.Module):
             _, values, axes = torch.svd_lowrank(differences, q=oversampled, niter=2)
         values = values[:kept].square()
         beyond = (differences.square().sum() - values.sum()).clamp_min(0) / max(1, self.width - kept)
+        if kept == min(differences.shape):
+            beyond = 0.0  # not the rounding of both sums
         self.directions.zero_()
         self.shrink.zero_()
         self.directions[:, :kept] = axes[:, :kept]
