@@ -77,16 +77,16 @@ def command(argv: list[str]) -> int:
     by_name, notes = given_labels(options.labels, root, names)
     if not by_name and not options.suggest:
         raise UserError(
-            f"no labels: {root} has no class folders; give --labels FILE, or --suggest N for images to begin with"
+            f"no labels: {root} has no two class folders; give --labels FILE, or --suggest N for images to begin with"
         )
     if by_name:
         as_indices(by_name, len(names))  # what cannot end well is said before the images are read
-    images, features = label_features(checkpoint, root, files, skipped, options.set)
+    images, features = label_features(checkpoint, root, files, skipped, options.set, options.seed)
     place = {name: index for index, name in enumerate(images.files)}
     labels = {place[names[index]]: name for index, name in by_name.items() if names[index] in place}
     if len(labels) < len(by_name):
         lost = [names[index] for index in by_name if names[index] not in place]
-        notes.append(f"{len(lost)} labelled files cannot be read: {named(lost)}")
+        notes.append(f"labelled files that cannot be read ({len(lost)}): {named(lost)}")
     space = Space(features, options.seed)
     if not labels:
         report(images.skipped, notes)
@@ -147,12 +147,13 @@ def label_features(
     files: Sequence[Path],
     skipped: Sequence[tuple[str, str]],
     changes: Sequence[str],
+    seed: int = 0,
 ) -> tuple[Images, Tensor]:
     """The images that can be read and their features float32 (n, F): of a run what it recommends, else h and
     scattering, each part with its share of the variance over these images."""
     if checkpoint is None:
         images = read(root, files, skipped, (*own_size(files), 3))
-        return images, scattering_features(images.pixels)
+        return images, scattering_features(images.pixels, seed)
     config, model, _ = restore(checkpoint, None, ["fused=true", *changes])
     device = next(model.parameters()).device
     found = Recommendation.load(checkpoint, device)
@@ -216,7 +217,7 @@ def name_suggestions(output: Path, images: Images, suggestions: Sequence[Suggest
     path = output.with_suffix(".suggest.csv")
     rows = [(images.files[entry.index], "", entry.reason) for entry in suggestions]
     write_rows(path, ("path", "label", "reason"), rows)
-    print(f"{len(rows)} images to label next, in {path}; fill in its labels and give it as --labels:")
+    print(f"images to label next ({len(rows)}), in {path}; fill in its labels and give it as --labels:")
     for name, _, reason in rows:
         print(f"  {printable(name)}  ({reason})")
 
@@ -229,7 +230,7 @@ def report(skipped: Sequence[tuple[str, str]], notes: Sequence[str]) -> None:
     """What a person should know, as warnings."""
     if skipped:
         shown = named([f"{name} ({why})" for name, why in skipped])
-        notes = [*notes, f"{len(skipped)} files cannot be read and get no label: {shown}"]
+        notes = [*notes, f"files that cannot be read and get no label ({len(skipped)}): {shown}"]
     for note in notes:
         print(f"scatsimclr: warning: {printable(note)}", file=sys.stderr)
 

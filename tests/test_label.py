@@ -107,13 +107,24 @@ def test_images_to_begin_with(images, capsys):
     assert "out.suggest.csv" in out
 
 
+def test_a_folder_alone_is_not_a_class(tmp_path, capsys):
+    stripes(tmp_path / "in" / "photos", 12, "x")
+    status, out, _ = call([*scattering(tmp_path), "--suggest", "3"], capsys)
+    assert status == 0
+    assert "images to label next (3)" in out
+    status, _, err = call(scattering(tmp_path), capsys)
+    assert status == 2
+    assert "no two class folders" in err
+
+
 def test_contradictory_copies_and_unknown_classes_are_told(images, capsys):
     (images / "in" / "copy.png").write_bytes((images / "in" / "00.png").read_bytes())
     stripes(images / "in" / "a", 2, "x")
+    stripes(images / "in" / "b", 2, "y")
     (images / "few.csv").open("a").write("copy.png,d\ngone.png,a\n")
     status, _, err = call([*scattering(images), "--labels", images / "few.csv"], capsys)
     assert status == 0
-    assert "same pixels have different labels" in err
+    assert "same pixels and different labels" in err
     assert "gone.png" in err
     assert "no folder of: d" in err
 

@@ -175,19 +175,19 @@ def _remark(
 ) -> None:
     several = [files[index] for index, counts in votes.items() if len(counts) > 1 and index in given.labels]
     if missing:
-        given.notes.append(f"{path}: {len(missing)} labels are of files that are not there: {named(missing)}")
+        given.notes.append(f"{path}: labels of files that are not there ({len(missing)}): {named(missing)}")
     if several:
         given.notes.append(
-            f"{path}: {len(several)} files have several labels, the most frequent is taken: {named(several)}"
+            f"{path}: files with several labels, the most frequent is taken ({len(several)}): {named(several)}"
         )
     if tied:
         names = [files[index] for index in tied]
         given.notes.append(
-            f"{path}: {len(tied)} files have contradictory labels and are taken as unlabelled: {named(names)}"
+            f"{path}: files with contradictory labels, taken as unlabelled ({len(tied)}): {named(names)}"
         )
     if predicted:
         given.notes.append(
-            f"{path}: {predicted} labels with a confidence below 1 are predictions and are left out; empty the "
+            f"{path}: labels with a confidence below 1 are predictions and are left out ({predicted}); empty the "
             "confidence of those that you have corrected"
         )
     same: dict[str, set[str]] = {}

@@ -1,34 +1,53 @@
-"""Features of images to label: of a trained encoder, or of the scattering transform alone."""
+"""Features of images to label without a trained encoder: whitened scattering."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from scatsimclr.config import load_config
+from scatsimclr.data.augment import Augment, AugmentSpec, center_view
+from scatsimclr.data.datasets import normalization
 from scatsimclr.evaluation.standard import Standard
+from scatsimclr.models.front import PLACES, LogFront
 from scatsimclr.scattering import Scattering2D
+from scatsimclr.training.front import fit_front
 
 LARGEST_SIDE = 64  # pixels that images are made smaller to, without a run that says how large they are
-WIDTH = 16_384  # numbers of an image beyond which coefficients are averaged over parts of the image
+LARGE_SIDE = 48  # from which on the scale is 2³ pixels, not 2², and coefficients are averaged to fewer places
 BATCH = 256
 
 
-def scattering_features(pixels: Tensor) -> Tensor:
-    """log(1 + S / mean S) of the scattering coefficients S of pixels uint8 (n, H, W, 3), standardised, (n, F) float32.
+class _Front(nn.Module):
+    """Scattering transform and log front, of images (N, C, H, W)."""
 
-    The means are those of a path over all images. Grey pictures are transformed once and not three times.
+    def __init__(self, shape: tuple[int, int], colours: int):
+        super().__init__()
+        large = min(shape) >= LARGE_SIDE
+        J = 3 if large else 2
+        self.transform = Scattering2D(J, shape, L=8)
+        grid = (shape[0] >> J, shape[1] >> J)
+        self.front = LogFront(colours, self.transform.channels, grid, PLACES // 2 if large else PLACES)
+
+    def scatter(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        return self.transform.features(x, channels_last=True, dtype=dtype)
+
+
+@torch.inference_mode()
+def scattering_features(pixels: Tensor, seed: int = 0) -> Tensor:
+    """Whitened scattering (scatsimclr.models.front) of pixels uint8 (n, H, W, C), standardised: (n, F) float32.
+
+    Whitened by the views that the recipe for folders makes of them. Grey pictures are transformed once and not three
+    times.
     """
-    side = min(pixels.shape[1:3])
-    transform = Scattering2D(3 if side >= 48 else 2, tuple(pixels.shape[1:3]), L=8)
-    grey = bool((pixels == pixels[..., :1]).all())
-    parts = []
-    for chunk in pixels.split(BATCH):
-        x = chunk[..., :1] if grey else chunk
-        maps = transform.features(x.permute(0, 3, 1, 2).contiguous().float() / 255, dtype=torch.float32)
-        if maps[0].numel() > WIDTH:
-            maps = torch.nn.functional.adaptive_avg_pool2d(maps, 4)
-        parts.append(maps)
-    maps = torch.cat(parts)
-    mean = maps.mean((0, 2, 3), keepdim=True).clamp_min(1e-6)
-    features = torch.log1p(maps.clamp_min(0) / mean).flatten(1)
-    return Standard.of(features)(features)
+    if bool((pixels == pixels[..., :1]).all()):
+        pixels = pixels[..., :1]
+    *shape, colours = pixels.shape[1:]
+    mean, deviation = normalization("folder", colours)
+    settings = load_config(None, ["dataset.dataset=folder"]).augment.model_dump()
+    spec = AugmentSpec(tuple(shape), mean=mean, std=deviation, **settings)
+    model = _Front(tuple(shape), colours)
+    fit_front(model, pixels, Augment(spec, seed))
+    parts = [model.scatter(center_view(part, spec), torch.float32) for part in pixels.split(BATCH)]
+    features = torch.cat([model.front.whitened(part) for part in parts])
+    return Standard.of_part("whitened", features)(features)

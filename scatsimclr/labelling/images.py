@@ -55,12 +55,16 @@ def read(
 
 
 def class_folders(files: Sequence[str]) -> dict[int, str]:
-    """The class of each file that lies in a folder: the first one of its path, unless that means "without a label"."""
-    return {
+    """The class of each file that lies in a folder: the first one of its path, unless that means "without a label".
+
+    One folder alone is where the images are, not a class of theirs.
+    """
+    found = {
         index: name.split("/")[0]
         for index, name in enumerate(files)
         if "/" in name and name.split("/")[0].casefold() not in UNLABELLED
     }
+    return found if len(set(found.values())) > 1 else {}
 
 
 def same_pixels(images: Images, labels: dict[int, str]) -> tuple[dict[int, str], list[str]]:
@@ -88,8 +92,8 @@ def same_pixels(images: Images, labels: dict[int, str]) -> tuple[dict[int, str],
     notes = []
     if contradictory:
         notes.append(
-            f"{len(contradictory)} files with the same pixels have different labels (the most frequent is taken, of "
-            f"equally frequent ones none): {named(contradictory)}"
+            f"files with the same pixels and different labels, of which the most frequent is taken, of equally "
+            f"frequent ones none ({len(contradictory)}): {named(contradictory)}"
         )
     return result, notes
 

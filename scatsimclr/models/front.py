@@ -32,16 +32,16 @@ PLACES = 8  # coefficients are averaged to a grid of at most so many places a si
 class LogFront(nn.Module):
     """Coefficients (N, C·K, H, W) → the same shape and dtype, log-compressed and standardised channel by channel.
 
-    colours C, channels K of each, (H, W) the coefficients' grid. Holds statistics of images and nothing that is
-    trained; until `set_floor`, `set_channels` and `set_whitening` it only takes the logarithm. The coefficients of
-    order 0, which may be negative, are standardised alone.
+    colours C, channels K of each, (H, W) the coefficients' grid; places: most of the vectors' grid, a side. Holds
+    statistics of images and nothing that is trained; until `set_floor`, `set_channels` and `set_whitening` it only
+    takes the logarithm. The coefficients of order 0, which may be negative, are standardised alone.
     """
 
-    def __init__(self, colours: int, channels: int, grid: tuple[int, int]):
+    def __init__(self, colours: int, channels: int, grid: tuple[int, int], places: int = PLACES):
         super().__init__()
         count = colours * channels
         self.channels = channels
-        self.places = tuple(min(side, PLACES) for side in grid)
+        self.places = tuple(min(side, places) for side in grid)
         self.width = count * self.places[0] * self.places[1]
         directions = min(DIRECTIONS, self.width)
         for name, shape in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scatsimclr.data.augment import Augment, center_view
 from scatsimclr.models.scatsimclr import ScatSimCLR
@@ -16,10 +16,11 @@ BATCH = 256
 
 
 @torch.inference_mode()
-def fit_front(model: ScatSimCLR, images: Tensor, augment: Augment) -> None:
+def fit_front(model: ScatSimCLR | nn.Module, images: Tensor, augment: Augment) -> None:
     """Measures images uint8 (n ≥ 1, H, W, C) and their views, and sets the model's front. No label is needed.
 
-    Deterministic for the augmentation's seed. Without the log front there is nothing to do.
+    The model is an encoder or what has its `front` and `scatter`. Deterministic for the augmentation's seed. Without
+    the log front there is nothing to do.
     """
     front = model.front
     if front is None:
@@ -27,7 +28,7 @@ def fit_front(model: ScatSimCLR, images: Tensor, augment: Augment) -> None:
     most = max(2, NUMBERS // (VIEWS * front.width))
     generator = torch.Generator().manual_seed(augment.seed)
     chosen = torch.randperm(len(images), generator=generator)[:most].sort().values
-    device = next(model.parameters()).device
+    device = front.floor.device
 
     def coefficients(view: int | None) -> Iterator[Tensor]:
         for part in chosen.split(BATCH):

@@ -54,8 +54,8 @@ def test_contradictions_predictions_and_missing_files_are_told(tmp_path):
     assert given.labels == {0: "dog"}
     told = "\n".join(given.notes)
     assert "gone.png" in told
-    assert "1 files have several labels, the most frequent is taken: a.png" in told
-    assert "taken as unlabelled: sub/b.png" in told
+    assert "files with several labels, the most frequent is taken (1): a.png" in told
+    assert "taken as unlabelled (1): sub/b.png" in told
     given = read(tmp_path, "path,label,confidence\na.png,cat,1\nsub/b.png,dog,0.7312\n")
     assert given.labels == {0: "cat"}
     assert "predictions" in given.notes[0]
