@@ -113,8 +113,9 @@ class Evaluation:
 
         Keys: "knn", "linear", "logistic", "fine_tune"; for each n of labels_per_class "logistic_n", and "folds", both
         with their standard deviation as "…_sd". Of the probes in COMPARED also "scattering_…", of the scattering
-        alone, and with features=auto and `recommend` "recommended_…", of the recommended features, with the same draws
-        of labels; "scattering_features" and "recommended_features" name them.
+        alone, with the log front "whitened_…", and with features=auto and `recommend` "recommended_…", of the
+        recommended features, with the same draws of labels; "scattering_features", "whitened_features" and
+        "recommended_features" name them.
         """
         names = [name for name in self.settings.probes if not quick or name in ("knn", "linear")]
         results: Figures = {}
@@ -123,6 +124,8 @@ class Evaluation:
         if quick or self.scattering is None:
             return results
         others = {"scattering": self.scattering_features}
+        if self._whitens:
+            others["whitened"] = "whitened"
         if recommend and self.settings.features == "auto":
             others["recommended"] = self.recommended
         for prefix, features in others.items():

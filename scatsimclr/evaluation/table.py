@@ -1,4 +1,4 @@
-"""What was measured as a person reads it: the scattering alone, the network untrained and trained, side by side."""
+"""What was measured as a person reads it: what needs no network, the network untrained and trained, side by side."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from scatsimclr.evaluation.features import WORDS
 
 # Accuracies in [0, 1] by key, and the names of the features they are of.
 Figures = dict[str, float | str]
+FREE = ("scattering", "whitened")  # headings of what needs no network
+WIDTH = 80  # characters of a line
 
 
 def titles(settings: EvaluationSettings) -> dict[str, str]:
@@ -28,11 +30,11 @@ def titles(settings: EvaluationSettings) -> dict[str, str]:
 
 
 def columns(figures: Sequence[Figures], settings: EvaluationSettings) -> list[tuple[str, str]]:
-    """What the columns of a table of figures are: the scattering alone, the network untrained and trained, the trained
-    one's recommended features; (heading, features). figures: before and after training, or after alone."""
+    """What the columns of a table of figures are: the scattering alone and whitened, the network untrained and trained,
+    the trained one's recommended features; (heading, features). figures: before and after training, or after alone."""
     shown = "h" if settings.features == "auto" else settings.features
     last = figures[-1]
-    found = [("scattering", last["scattering_features"])] if "scattering_features" in last else []
+    found = [(name, last[f"{name}_features"]) for name in FREE if f"{name}_features" in last]
     found += [("untrained", shown)] if len(figures) > 1 else []
     found += [("trained", shown)]
     if "recommended_features" in last:
@@ -43,14 +45,14 @@ def columns(figures: Sequence[Figures], settings: EvaluationSettings) -> list[tu
 def entries(figures: Sequence[Figures], key: str) -> list[tuple[float | None, float | None]]:
     """(accuracy, its standard deviation) for each of `columns`, None where it was not measured."""
     last = figures[-1]
-    sources = [(last, f"scattering_{key}")] if "scattering_features" in last else []
+    sources = [(last, f"{name}_{key}") for name in FREE if f"{name}_features" in last]
     sources += [(record, key) for record in figures]
     sources += [(last, f"recommended_{key}")] if "recommended_features" in last else []
     return [(record.get(name), record.get(name + "_sd")) for record, name in sources]
 
 
 def accuracy_table(figures: Sequence[Figures], settings: EvaluationSettings) -> str:
-    """The figures in %, of up to 80 characters a line: what `columns` says, a line for each probe."""
+    """The figures in %, of up to WIDTH characters a line: what `columns` says, a line for each probe."""
     heads = columns(figures, settings)
     rows = [[heading for heading, _ in heads], [features for _, features in heads]]
     names = ["", "test accuracy in %"]
@@ -59,19 +61,30 @@ def accuracy_table(figures: Sequence[Figures], settings: EvaluationSettings) -> 
         if any(value is not None for value, _ in found):
             names.append(text)
             rows.append([_cell(value, spread) for value, spread in found])
-    width = max(map(len, names))
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    if max(map(len, names)) + sum(size + 2 for size in widths) > WIDTH:
+        names = [_short(name) for name in names]
+    width = max(map(len, names))
     lines = [
         f"{name:{width}}" + "".join(f"  {text:>{size}}" for text, size in zip(row, widths, strict=True))
         for name, row in zip(names, rows, strict=True)
     ]
     if heads[0][0] == "scattering":
         lines.append(f"scattering: {WORDS[heads[0][1]]} alone, without a network")
+    if any(heading == "whitened" for heading, _ in heads):
+        lines.append("whitened: scattering without the directions of the augmentation, without a network")
     if heads[-1][0] == "recommended":
         lines.append(
             f"recommended: {WORDS[heads[-1][1]]} of the trained network, by held-out training labels"
         )
     return "\n".join(lines)
+
+
+def _short(name: str) -> str:
+    """A probe's title in a wide table."""
+    for whole, part in ((" labels per class", "/class"), (" label per class", "/class"), (" probe", "")):
+        name = name.replace(whole, part)
+    return name.removesuffix(" in %")
 
 
 def _cell(value: float | None, spread: float | None) -> str:

@@ -16,8 +16,9 @@ from scatsimclr.reporting.charts import Line
 class Score:
     """Accuracies in [0, 1] of one probe, None where it was not measured.
 
-    before, after: of the untrained and of the trained network; scattering: of the transform alone; recommended: of the
-    trained network's recommended features. error: standard error of a difference, 0 where one draw was made.
+    before, after: of the untrained and of the trained network; scattering, whitened: of the transform alone and of the
+    log front's whitened one; recommended: of the trained network's recommended features. error: standard error of a
+    difference, 0 where one draw was made.
     """
 
     key: str
@@ -28,6 +29,8 @@ class Score:
     after_sd: float | None = None
     scattering: float | None = None
     scattering_sd: float | None = None
+    whitened: float | None = None
+    whitened_sd: float | None = None
     recommended: float | None = None
     recommended_sd: float | None = None
     error: float = 0.0
@@ -43,15 +46,23 @@ class Score:
 
     @property
     def gain(self) -> float | None:
-        """Points of accuracy, in [−1, 1], ahead of the better of what needs no training."""
-        free = [value for value in (self.before, self.scattering) if value is not None]
-        return None if self.reached is None or not free else self.reached - max(free)
+        """Points of accuracy, in [−1, 1], ahead of the best of what needs no training."""
+        return None if self.reached is None or not self.free else self.reached - max(self.free.values())
+
+    @property
+    def free(self) -> dict[str, float]:
+        """Accuracies of what needs no training, by its name."""
+        found = {
+            "scattering alone": self.scattering,
+            "whitened scattering": self.whitened,
+            "the untrained network": self.before,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     @property
     def enough(self) -> str:
         """What does as well where there is no gain."""
-        ahead = self.before is not None and (self.scattering is None or self.before > self.scattering)
-        return "the untrained network" if ahead else "scattering alone"
+        return max(self.free, key=self.free.__getitem__, default="scattering alone")
 
     @property
     def better(self) -> bool:
@@ -82,12 +93,12 @@ def scores(config: Config, records: Sequence[dict]) -> list[Score]:
     found = []
     for key, text in _titles(config).items():
         # The transform is the same before and after; a run that has not ended measured it at its beginning.
-        base = last if f"scattering_{key}" in last else first
+        base, white = (last if f"{name}_{key}" in last else first for name in ("scattering", "whitened"))
         values = {
             name: record.get(prefix + key + suffix)
             for name, record, prefix in (
                 ("before", first, ""), ("after", last, ""), ("scattering", base, "scattering_"),
-                ("recommended", last, "recommended_"),
+                ("whitened", white, "whitened_"), ("recommended", last, "recommended_"),
             )
             for name, suffix in ((name, ""), (name + "_sd", "_sd"))
         }  # fmt: skip
@@ -122,15 +133,17 @@ def verdict(found: Sequence[Score]) -> str:
         return ""
     ahead = f"{100 * score.gain:+.1f} points".replace("-", "−")
     if score.better:
-        return f"training gained {ahead} beyond scattering alone and the untrained network\n({score.title})"
+        names = list(score.free)
+        beyond = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+        return f"training gained {ahead} beyond {beyond}\n({score.title})"
     return (
         f"training is not better than what needs no training ({ahead}): use {score.enough}\n({score.title})"
     )
 
 
 def features_in_words(records: Sequence[dict]) -> dict[str, str | None]:
-    """What the last evaluations call "scattering" and "recommended" features, None where they name none."""
-    found = {"scattering": None, "recommended": None}
+    """What the last evaluations call their "scattering", "whitened" and "recommended" features, None for none."""
+    found = {"scattering": None, "whitened": None, "recommended": None}
     for record in of_event(records, "evaluation"):
         for name in found:
             if f"{name}_features" in record:

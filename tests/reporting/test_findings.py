@@ -120,7 +120,7 @@ def test_records_of_earlier_versions_are_read():
     records = [record("evaluation", n, knn=0.5, linear_10=0.4, linear_10_sd=0.1, linear=0.6) for n in (0, 6)]
     found = results.scores(config, records)
     assert [score.key for score in results.headline(found)] == ["linear_10", "linear"]
-    assert results.features_in_words(records) == {"scattering": None, "recommended": None}
+    assert results.features_in_words(records) == {"scattering": None, "whitened": None, "recommended": None}
     assert results.verdict(found) == ""
 
 
@@ -147,6 +147,13 @@ def test_where_nothing_was_gained_the_better_of_the_rest_is_named():
         assert words in results.verdict(results.scores(config, records))
 
 
+def test_no_gain_is_claimed_that_whitened_scattering_has_too():
+    config = load_config(None, [])
+    found = results.scores(config, run_of(recommended_logistic_10=0.7, whitened_logistic_10=0.72))
+    assert results.headline(found)[0].gain == pytest.approx(-0.02)
+    assert "use whitened scattering" in results.verdict(found)
+
+
 def test_a_gain_within_the_noise_of_the_draws_is_none():
     config = load_config(None, ["evaluation.seeds=4"])
     spreads = {"recommended_logistic_10_sd": 0.06, "scattering_logistic_10_sd": 0.08}
@@ -163,6 +170,7 @@ def test_a_run_that_goes_on_shows_the_scattering_of_its_beginning():
     assert (score.scattering, score.after) == (0.6, None)
     assert results.features_in_words(run_of()) == {
         "scattering": "pooled scattering",
+        "whitened": None,
         "recommended": "h and scattering",
     }
 

@@ -297,7 +297,7 @@ def test_a_report_that_fails_leaves_a_whole_run(hostile_run, tmp_path, capsys, m
     folder = trained(images, tmp_path / "run", "epochs=1")
     out = capsys.readouterr().out
     assert "warning: no report, MemoryError: too many images; `python -m scatsimclr.report" in out
-    assert "linear probe, all labels" in out
+    assert "kNN, all labels" in out
     assert (folder / "model.safetensors").exists()
     assert not (folder / "report.html").exists()
 

@@ -106,7 +106,7 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been(images, finished, tmp_path,
 def test_a_finished_run_can_be_resumed_for_its_result(finished, capsys):
     before = repeatable(finished)
     run(None, finished, resume=finished)
-    assert "linear probe, all labels" in capsys.readouterr().out
+    assert "kNN, all labels" in capsys.readouterr().out
     assert [r for r in repeatable(finished) if r["event"] == "epoch"] == [
         r for r in before if r["event"] == "epoch"
     ]
