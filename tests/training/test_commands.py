@@ -93,14 +93,14 @@ def test_a_longer_run_goes_on_from_a_finished_one(run_folder, images, tmp_path, 
 
 def test_evaluate_prints_what_training_printed(run_folder, images, capsys):
     status, out, _ = call(train, ["--resume", str(run_folder)], capsys)
-    rows = ("test accuracy", "kNN", "linear", "logistic, 2")
+    rows = ("test accuracy", "kNN", "linear, ", "linear probe, ", "logistic, 2")
     after = [line.split()[-1] for line in out.splitlines() if line.startswith(rows)]
     assert "scattering alone" in out
     status, out, _ = call(evaluate, [str(run_folder), "evaluation.batch_size=7"], capsys)
     assert status == 0
     assert [line.split()[-1] for line in out.splitlines() if line.startswith(rows)] == after
     assert len(after) == 4
-    assert out.splitlines()[1].split() == ["scattering", "trained", "recommended"]
+    assert out.splitlines()[1].split() == ["scattering", "whitened", "trained", "recommended"]
 
 
 def test_evaluate_refuses_what_does_not_fit(run_folder, capsys):

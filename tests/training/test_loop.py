@@ -168,9 +168,9 @@ def test_settings_that_change_the_step(images, tmp_path, setting):
     results = trainer(images, tmp_path / "run", setting, "epochs=1").fit()
     measured = {"knn", "linear", "logistic_2", "logistic_2_sd"}
     compared = {"features", "knn", "logistic_2", "logistic_2_sd"}
-    scattering = {f"scattering_{key}" for key in compared}
-    assert set(results["before"]) == measured | scattering
-    assert set(results["after"]) == measured | scattering | {f"recommended_{key}" for key in compared}
+    free = {f"{name}_{key}" for name in ("scattering", "whitened") for key in compared}
+    assert set(results["before"]) == measured | free
+    assert set(results["after"]) == measured | free | {f"recommended_{key}" for key in compared}
     assert (tmp_path / "run" / "checkpoints" / "best.pt").exists()
 
 
