@@ -27,7 +27,7 @@ LAYERS = [
     ("studies", set()),
     ("sweeps", {"studies", "config", "data", "errors"}),
     ("evaluation", {"evaluation", "models", "scattering", "data", "config", "errors"}),
-    ("labelling", {"labelling", "evaluation", "scattering", "data", "errors"}),
+    ("labelling", {"labelling", "evaluation", "models", "scattering", "data", "config", "errors"}),
     ("environment", {"ops"}),
     (
         "reporting",

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from scatsimclr.config import load_config
 from scatsimclr.data.augment import Augment, AugmentSpec, center_view
 from scatsimclr.data.datasets import normalization
+from scatsimclr.evaluation.front import fit_front
 from scatsimclr.evaluation.standard import Standard
 from scatsimclr.models.front import PLACES, LogFront
 from scatsimclr.scattering import Scattering2D
-from scatsimclr.training.front import fit_front
 
 LARGEST_SIDE = 64  # pixels that images are made smaller to, without a run that says how large they are
 LARGE_SIDE = 48  # from which on the scale is 2³ pixels, not 2², and coefficients are averaged to fewer places

@@ -25,6 +25,7 @@ from scatsimclr.environment import environment
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.evaluation.features import extract
+from scatsimclr.evaluation.front import fit_front
 from scatsimclr.evaluation.knn import knn_accuracy
 from scatsimclr.evaluation.quality import SETTLED, Probe, collapse
 from scatsimclr.evaluation.standard import Standard
@@ -33,7 +34,6 @@ from scatsimclr.reporting.page import write_report
 from scatsimclr.reporting.subject import Subject
 from scatsimclr.training import checkpoint
 from scatsimclr.training.duration import timed
-from scatsimclr.training.front import fit_front
 from scatsimclr.training.metrics import Metrics, Sums, read_metrics
 from scatsimclr.training.neighbours import nearest_images
 from scatsimclr.training.profile import WARM_UP, StepProfiler

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from scatsimclr.data.augment import Augment, AugmentSpec, center_view
+from scatsimclr.evaluation.front import fit_front
 from scatsimclr.models import front as module
 from scatsimclr.models.front import LogFront
 from scatsimclr.models.scatsimclr import ScatSimCLR
-from scatsimclr.training.front import fit_front
 
 SIZE = (16, 16)
 

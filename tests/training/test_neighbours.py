@@ -7,8 +7,8 @@ from scatsimclr.config import load_config
 from scatsimclr.data.augment import Augment, AugmentSpec
 from scatsimclr.data.loader import PARTNERS, PairLoader
 from scatsimclr.errors import UserError
+from scatsimclr.evaluation.front import fit_front
 from scatsimclr.models.scatsimclr import ScatSimCLR
-from scatsimclr.training.front import fit_front
 from scatsimclr.training.loop import Trainer
 from scatsimclr.training.neighbours import nearest_images
 
