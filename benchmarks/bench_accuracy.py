@@ -26,6 +26,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from benchmarks.accuracy import PER_CLASS, table
 from scatsimclr.data.datasets import load
 from scatsimclr.data.imageset import ImageSet
 from scatsimclr.environment import environment
@@ -33,10 +34,9 @@ from scatsimclr.evaluation.logistic import logistic_fit
 from scatsimclr.evaluation.probe import accuracy, few_labels
 from scatsimclr.evaluation.standard import Standard
 from scatsimclr.training.metrics import read_metrics
-from scatsimclr.training.setup import build_evaluation, load_labelled, restore
 
 OUTPUT = Path(__file__).parent / "results" / "accuracy-cpu.json"
-PER_CLASS, DRAWS = (10, 100), 5
+DRAWS = 5  # of labels
 TEST_IMAGES = 5000
 _RESNET = ("model.base_model=resnet18", "model.front=paper", "model.head=paper", "neighbours=0")
 # What each contender changes of the recipe configs/fashion_mnist.yaml. The ResNet keeps its augmentation, temperature,
@@ -46,16 +46,6 @@ CONTENDERS = {
     "paper": ("model.front=paper", "model.head=paper", "neighbours=0"),
     "resnet18": _RESNET,
     "resnet18_cifar_stem": (*_RESNET, "model.cifar_stem=true"),
-}
-TITLES = {
-    "pixels": "pixels",
-    "scattering": "scattering alone",
-    "whitened": "whitened scattering",
-    "ours": "ours, recommended features",
-    "ours h": "ours, h alone",
-    "paper h": "the paper's model, h",
-    "resnet18 h": "SimCLR, ResNet-18, h",
-    "resnet18_cifar_stem h": "SimCLR, ResNet-18 with 3×3 stem, h",
 }
 
 
@@ -100,66 +90,27 @@ def train(data: Path, folder: Path, contender: str, minutes: float, seed: int) -
     }
 
 
-def untrained(data: Path, run: Path) -> dict[str, dict[str, float]]:
-    """The figures of pixels and, by the front of a run, of whitened scattering, with the run's probe and draws."""
-    config, model, _ = restore(str(run), changes=[f"data_dir={data}"])
-    train_set, test_set = load_labelled(config)
-    labels, truth = train_set.labels, test_set.labels
-    evaluation = build_evaluation(config, model, train_set, test_set)
-    bank, queries = (images.images.flatten(1).float() / 255 for images in (train_set, test_set))
-    found = {"pixels": {}, "whitened": {}}
+def pixels(data: Path) -> dict[str, float]:
+    """The figures of pixels of the size that the encoders see, with the runs' probe and draws."""
+    bank, queries = (
+        load("fashion_mnist", split, size=(32, 32), channels=1, data_dir=data) for split in ("train", "test")
+    )
+    x, queried = (images.images.flatten(1).float() / 255 for images in (bank, queries))
+    standard, found = Standard.of(x), {}
     for n in PER_CLASS:
-        pixels = [
-            logistic_fit(bank[chosen], labels[chosen], standard=Standard.of(bank), classes=10, seed=seed)
-            for seed, chosen in enumerate(few_labels(labels, n, seed) for seed in range(DRAWS))
-        ]
-        whitened = evaluation.rows("whitened", 1)
-        scores = {
-            "pixels": [accuracy(fit.predict(queries), truth) for fit in pixels],
-            "whitened": [accuracy(fit.predict(whitened), truth) for fit in evaluation.fits("whitened", n)],
-        }
-        for name, values in scores.items():
-            found[name] |= {
-                f"logistic_{n}": statistics.fmean(values),
-                f"logistic_{n}_sd": statistics.stdev(values),
-            }
+        scores = []
+        for seed in range(DRAWS):
+            chosen = few_labels(bank.labels, n, seed)
+            fit = logistic_fit(x[chosen], bank.labels[chosen], standard=standard, classes=10, seed=seed)
+            scores.append(accuracy(fit.predict(queried), queries.labels))
+        found |= {f"logistic_{n}": statistics.fmean(scores), f"logistic_{n}_sd": statistics.stdev(scores)}
     return found
 
 
-def figures(run: dict, prefix: str = "") -> tuple[float, ...]:
-    """The mean over the draws for each number of labels in PER_CLASS."""
-    return tuple(run["after"][f"{prefix}logistic_{n}"] for n in PER_CLASS)
-
-
-def rows(result: dict) -> list[tuple[str, int, float, list[tuple[float, ...]]]]:
-    """(name, images, minutes, figures of each seed), of what needs no training with the spread of its draws aside."""
-    found = []
-    for count, plain in result["untrained"].items():
-        found += [(name, int(count), 0.0, [tuple(plain[name][f"logistic_{n}"] for n in PER_CLASS)])
-                  for name in ("pixels", "scattering", "whitened")]  # fmt: skip
-    groups: dict[tuple[str, int, float], list[dict]] = {}
-    for run in result["runs"]:
-        groups.setdefault((run["contender"], run["images"], run["minutes"]), []).append(run)
-    for (contender, count, minutes), runs in groups.items():
-        if contender == "ours":
-            found.append(("ours", count, minutes, [figures(run, "recommended_") for run in runs]))
-        found.append((f"{contender} h", count, minutes, [figures(run) for run in runs]))
-    order = list(TITLES)
-    return sorted(found, key=lambda row: (row[1], row[2], order.index(row[0])))
-
-
-def table(result: dict) -> str:
-    """Means and, over seeds of training, sample standard deviations in %."""
-    head = ["images", "minutes", "features", "seeds", *(f"{n} labels a class" for n in PER_CLASS)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for name, count, minutes, seeds in rows(result):
-        cells = []
-        for values in zip(*seeds, strict=True):
-            spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{100 * statistics.fmean(values):.1f}{spread}")
-        trained = [f"{minutes:g}", TITLES[name], str(len(seeds))] if minutes else ["0", TITLES[name], "–"]
-        lines.append("| " + " | ".join([f"{count:,}", *trained, *cells]) + " |")
-    return "\n".join(lines)
+def free(after: dict, name: str) -> dict[str, float]:
+    """The figures in a run's record of what needs no training."""
+    keys = [f"logistic_{n}{suffix}" for n in PER_CLASS for suffix in ("", "_sd")]
+    return {key: after[f"{name}_{key}"] for key in keys}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -202,12 +153,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
             result["runs"].append(run | found)
             if str(count) not in result["untrained"] and contender == "ours":
-                plain = {
-                    key.removeprefix("scattering_"): value
-                    for key, value in found["after"].items()
-                    if key.startswith("scattering_")
-                }
-                result["untrained"][str(count)] = untrained(data, run_folder) | {"scattering": plain}
+                own = {name: free(found["after"], name) for name in ("scattering", "whitened")}
+                result["untrained"][str(count)] = own | {"pixels": pixels(data)}
             result["environment"] = environment()
             options.output.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result))

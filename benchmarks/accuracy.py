@@ -1,0 +1,108 @@
+"""What `benchmarks.bench_accuracy` measured, as a table and a plot."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib import pyplot as plt
+
+PER_CLASS = (10, 100)  # labels
+TITLES = {
+    "pixels": "pixels",
+    "scattering": "scattering alone",
+    "whitened": "whitened scattering",
+    "ours": "ours, recommended features",
+    "ours h": "ours, h alone",
+    "paper h": "the paper's model, h",
+    "resnet18 h": "SimCLR, ResNet-18, h",
+    "resnet18_cifar_stem h": "SimCLR, ResNet-18 with 3×3 stem, h",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Accuracies in [0, 1] of one kind of features: for each seed of training, by PER_CLASS. minutes: 0 untrained.
+
+    spreads: over the draws of labels, of what has no seeds.
+    """
+
+    name: str
+    images: int
+    minutes: float
+    seeds: list[tuple[float, ...]]
+    spreads: tuple[float, ...] = ()
+
+    @property
+    def figures(self) -> list[tuple[float, float | None]]:
+        """Mean and sample standard deviation for each of PER_CLASS; over seeds, where there are several, else draws."""
+        columns = list(zip(*self.seeds, strict=True))
+        if len(self.seeds) > 1:
+            return [(statistics.fmean(values), statistics.stdev(values)) for values in columns]
+        return [(values[0], spread) for values, spread in zip(columns, self.spreads, strict=True)]
+
+
+def entries(result: dict) -> list[Entry]:
+    """By images and minutes, in the order of TITLES."""
+
+    def entry(name: str, images: int, minutes: float, records: Sequence[dict], prefix: str = "") -> Entry:
+        seeds = [tuple(record[f"{prefix}logistic_{n}"] for n in PER_CLASS) for record in records]
+        spreads = tuple(records[0][f"{prefix}logistic_{n}_sd"] for n in PER_CLASS)
+        return Entry(name, images, minutes, seeds, spreads)
+
+    found = [
+        entry(name, int(images), 0.0, [record])
+        for images, plain in result["untrained"].items()
+        for name, record in plain.items()
+    ]
+    groups: dict[tuple[str, int, float], list[dict]] = {}
+    for run in result["runs"]:
+        groups.setdefault((run["contender"], run["images"], run["minutes"]), []).append(run["after"])
+    for (contender, images, minutes), records in groups.items():
+        if contender == "ours":
+            found.append(entry("ours", images, minutes, records, "recommended_"))
+        found.append(entry(f"{contender} h", images, minutes, records))
+    order = list(TITLES)
+    return sorted(found, key=lambda e: (e.images, e.minutes, order.index(e.name)))
+
+
+def table(result: dict) -> str:
+    """Means and standard deviations in %."""
+    head = ["images", "minutes", "features", "seeds", *(f"{n} labels per class" for n in PER_CLASS)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for entry in entries(result):
+        seeds = str(len(entry.seeds)) if entry.minutes else "–"
+        cells = [f"{100 * mean:.1f} ± {100 * spread:.1f}" for mean, spread in entry.figures]
+        row = [f"{entry.images:,}", f"{entry.minutes:g}", TITLES[entry.name], seeds, *cells]
+        lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def plot(result: dict, colours: Sequence[str]):
+    """Accuracy over minutes of training on the number of images that has most runs; lines: what needs none."""
+    counts = [run["images"] for run in result["runs"]]
+    shown = [entry for entry in entries(result) if entry.images == statistics.mode(counts)]
+    names = [name for name in TITLES if any(entry.name == name for entry in shown)]
+    colour = {name: "black" if name == "ours" else colours[i % len(colours)] for i, name in enumerate(names)}
+    figure, panels = plt.subplots(1, len(PER_CLASS), figsize=(8, 3.8), layout="constrained")
+    for panel, axes in enumerate(panels):
+        for name in names:
+            own = [entry for entry in shown if entry.name == name]
+            means, spreads = zip(
+                *((100 * m, 100 * s) for m, s in (e.figures[panel] for e in own)), strict=True
+            )
+            label = TITLES[name] if panel == 0 else None
+            if own[0].minutes:
+                minutes = [entry.minutes for entry in own]
+                axes.errorbar(minutes, means, spreads, fmt="o-", color=colour[name], capsize=3, label=label)
+            else:
+                axes.axhline(means[0], color=colour[name], linestyle="--", label=label)
+        axes.set(
+            xlabel="minutes of training",
+            ylabel="test accuracy in %",
+            title=f"{PER_CLASS[panel]} labels per class",
+        )
+        axes.set_xlim(left=0)
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
