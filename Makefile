@@ -7,6 +7,7 @@ CSRC := $(shell find csrc -type f)
 # Test files are spread over this many processes of one thread each: threads of one that wait for each other while the
 # other computes take up to fifty times as long. Timing-sensitive work never runs in them.
 JOBS ?= 2
+ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: train test bench performance setup lint format sanitize clean
 
@@ -14,7 +15,7 @@ train: setup
 	$(BIN)/python -m scatsimclr.train --fused
 
 test: setup lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) tests
 	$(BIN)/python -m pytest -q benchmarks
 
 # All figures on this machine, under 30 minutes on two cores; QUICK=1: fewer shapes and rounds, under 3.
@@ -39,7 +40,7 @@ sanitize: setup
 	  $(BIN)/python setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
 	LD_PRELOAD="$$(for lib in asan ubsan stdc++; do $(CXX) -print-file-name=lib$$lib.so; done | xargs)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/lib \
-	  $(BIN)/pytest -n $(JOBS) -o pythonpath="$(SANITIZED)/lib ." -k "not little_memory" \
+	  $(ONE_THREAD) $(BIN)/pytest -n $(JOBS) -o pythonpath="$(SANITIZED)/lib ." -k "not little_memory" \
 	  tests/ops tests/test_scattering.py tests/test_loss.py
 
 lint: setup

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from scatsimclr.data.augment import Augment, center_view
-from scatsimclr.models.scatsimclr import ScatSimCLR
 
 VIEWS = 3  # of each image
 NUMBERS = 1 << 27  # in all views' coefficients, at most; of more images a seeded part is looked at
@@ -16,7 +15,7 @@ BATCH = 256
 
 
 @torch.inference_mode()
-def fit_front(model: ScatSimCLR | nn.Module, images: Tensor, augment: Augment) -> None:
+def fit_front(model: nn.Module, images: Tensor, augment: Augment) -> None:
     """Measures images uint8 (n ≥ 1, H, W, C) and their views, and sets the model's front. No label is needed.
 
     The model is an encoder or what has its `front` and `scatter`. Deterministic for the augmentation's seed. Without

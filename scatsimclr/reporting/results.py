@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from scatsimclr.config import Config
 from scatsimclr.evaluation.features import WORDS
@@ -17,8 +17,8 @@ class Score:
     """Accuracies in [0, 1] of one probe, None where it was not measured.
 
     before, after: of the untrained and of the trained network; scattering, whitened: of the transform alone and of the
-    log front's whitened one; recommended: of the trained network's recommended features. error: standard error of a
-    difference, 0 where one draw was made.
+    log front's whitened one; recommended: of the trained network's recommended features. draws: of labels, which the
+    deviations are over.
     """
 
     key: str
@@ -33,7 +33,7 @@ class Score:
     whitened_sd: float | None = None
     recommended: float | None = None
     recommended_sd: float | None = None
-    error: float = 0.0
+    draws: int = 1
 
     @property
     def reached(self) -> float | None:
@@ -47,22 +47,28 @@ class Score:
     @property
     def gain(self) -> float | None:
         """Points of accuracy, in [−1, 1], ahead of the best of what needs no training."""
-        return None if self.reached is None or not self.free else self.reached - max(self.free.values())
+        return None if self.reached is None or not self.free else self.reached - self.free[self.enough][0]
 
     @property
-    def free(self) -> dict[str, float]:
-        """Accuracies of what needs no training, by its name."""
+    def free(self) -> dict[str, tuple[float, float]]:
+        """Accuracies of what needs no training and their deviations, by its name."""
         found = {
-            "scattering alone": self.scattering,
-            "whitened scattering": self.whitened,
-            "the untrained network": self.before,
+            "scattering alone": (self.scattering, self.scattering_sd),
+            "whitened scattering": (self.whitened, self.whitened_sd),
+            "the untrained network": (self.before, self.before_sd),
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: (value, sd or 0.0) for name, (value, sd) in found.items() if value is not None}
 
     @property
-    def enough(self) -> str:
-        """What does as well where there is no gain."""
-        return max(self.free, key=self.free.__getitem__, default="scattering alone")
+    def enough(self) -> str | None:
+        """The best of what needs no training; None where none of it was measured."""
+        return max(self.free, key=lambda name: self.free[name][0], default=None)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the gain; 0 where one draw was made."""
+        ahead_of = self.free[self.enough][1] if self.enough else 0.0
+        return math.hypot(self.reached_sd or 0.0, ahead_of) / math.sqrt(self.draws)
 
     @property
     def better(self) -> bool:
@@ -102,9 +108,7 @@ def scores(config: Config, records: Sequence[dict]) -> list[Score]:
             )
             for name, suffix in ((name, ""), (name + "_sd", "_sd"))
         }  # fmt: skip
-        score = Score(key, text, **values)
-        spreads = [spread or 0.0 for spread in (score.reached_sd, score.scattering_sd or score.before_sd)]
-        found.append(replace(score, error=math.hypot(*spreads) / math.sqrt(config.evaluation.seeds)))
+        found.append(Score(key, text, draws=config.evaluation.seeds, **values))
     return [s for s in found if not (s.before is s.after is s.scattering is s.recommended is None)]
 
 

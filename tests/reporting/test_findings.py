@@ -164,6 +164,17 @@ def test_a_gain_within_the_noise_of_the_draws_is_none():
         assert score.better == better
 
 
+def test_the_noise_is_that_of_what_the_gain_is_ahead_of():
+    config = load_config(None, ["evaluation.seeds=4"])
+    records = run_of(
+        recommended_logistic_10=0.7, recommended_logistic_10_sd=0.06,
+        whitened_logistic_10=0.62, whitened_logistic_10_sd=0.08, scattering_logistic_10_sd=0.5,
+    )  # fmt: skip
+    score = results.headline(results.scores(config, records))[0]
+    assert score.enough == "whitened scattering"
+    assert score.error == pytest.approx(0.05)
+
+
 def test_a_run_that_goes_on_shows_the_scattering_of_its_beginning():
     config = load_config(None, [])
     score = next(s for s in results.scores(config, run_of()[:2]) if s.key == "logistic_10")
