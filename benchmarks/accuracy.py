@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from matplotlib import pyplot as plt
 
 PER_CLASS = (10, 100)  # labels
+TEST_IMAGES = 5000
 TITLES = {
     "pixels": "pixels",
     "scattering": "scattering alone",
@@ -19,6 +20,8 @@ TITLES = {
     "resnet18 h": "SimCLR, ResNet-18, h",
     "resnet18_cifar_stem h": "SimCLR, ResNet-18 with 3×3 stem, h",
 }
+
+FIXED = {"ours": "black", "pixels": "#999999"}  # colours
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,11 @@ def entries(result: dict) -> list[Entry]:
     return sorted(found, key=lambda e: (e.images, e.minutes, order.index(e.name)))
 
 
+def devices(result: dict) -> str:
+    """What the runs were made on."""
+    return "; ".join(dict.fromkeys(run["device"] for run in result["runs"]))
+
+
 def table(result: dict) -> str:
     """Means and standard deviations in %."""
     head = ["images", "minutes", "features", "seeds", *(f"{n} labels per class" for n in PER_CLASS)]
@@ -84,7 +92,8 @@ def plot(result: dict, colours: Sequence[str]):
     counts = [run["images"] for run in result["runs"]]
     shown = [entry for entry in entries(result) if entry.images == statistics.mode(counts)]
     names = [name for name in TITLES if any(entry.name == name for entry in shown)]
-    colour = {name: "black" if name == "ours" else colours[i % len(colours)] for i, name in enumerate(names)}
+    others = dict(zip((name for name in names if name not in FIXED), colours, strict=False))
+    colour = others | FIXED
     figure, panels = plt.subplots(1, len(PER_CLASS), figsize=(8, 3.8), layout="constrained")
     for panel, axes in enumerate(panels):
         for name in names:

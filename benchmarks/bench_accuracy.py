@@ -25,8 +25,9 @@ from pathlib import Path
 
 import torch
 import yaml
+from cpuinfo import get_cpu_info
 
-from benchmarks.accuracy import PER_CLASS, table
+from benchmarks.accuracy import PER_CLASS, TEST_IMAGES, table
 from scatsimclr.data.datasets import load
 from scatsimclr.data.imageset import ImageSet
 from scatsimclr.environment import environment
@@ -37,7 +38,6 @@ from scatsimclr.training.metrics import read_metrics
 
 OUTPUT = Path(__file__).parent / "results" / "accuracy-cpu.json"
 DRAWS = 5  # of labels
-TEST_IMAGES = 5000
 _RESNET = ("model.base_model=resnet18", "model.front=paper", "model.head=paper", "neighbours=0")
 # What each contender changes of the recipe configs/fashion_mnist.yaml. The ResNet keeps its augmentation, temperature,
 # batch and rate; with the stem of 7×7 and pooling an epoch takes a fraction of the time of the one of 3×3.
@@ -129,6 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.show:
         print(table(result))
         return 0
+    device = f"{get_cpu_info()['brand_raw']}, {torch.get_num_threads()} threads"
     done = {(run["contender"], run["images"], run["minutes"], run["seed"]) for run in result["runs"]}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
@@ -144,14 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             contender, count, minutes, seed = key
             run_folder = Path(folder) / f"run{number}"
             found = train(data, run_folder, contender, minutes, seed)
-            run = {
-                "contender": contender,
-                "images": count,
-                "minutes": minutes,
-                "seed": seed,
-                "date": f"{date.today()}",
-            }
-            result["runs"].append(run | found)
+            run = {"contender": contender, "images": count, "minutes": minutes, "seed": seed}
+            origin = {"date": f"{date.today()}", "device": device}
+            result["runs"].append(run | origin | found)
             if str(count) not in result["untrained"] and contender == "ours":
                 own = {name: free(found["after"], name) for name in ("scattering", "whitened")}
                 result["untrained"][str(count)] = own | {"pixels": pixels(data)}

@@ -1,6 +1,6 @@
 """The performance page with its plots, and the README's tables, from results files: `python -m benchmarks.page`.
 
-Without arguments: benchmarks/results/{filters,scattering2d,ntxent,conv3x3,augment,step}-cpu.json become
+Without arguments: benchmarks/results/{filters,scattering2d,ntxent,conv3x3,augment,step,accuracy}-cpu.json become
 docs/performance.md, docs/performance/*.svg and what stands in the README between `<!-- performance: NAME -->` and
 `<!-- end -->`. With files and `--output PAGE.md` their page alone, with its plots in a folder beside it.
 """
@@ -8,13 +8,15 @@ docs/performance.md, docs/performance/*.svg and what stands in the README betwee
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import accuracy
 from benchmarks.measure import OURS, ROOT, described
-from benchmarks.plots import draw
+from benchmarks.plots import PALETTE, draw, write
 from benchmarks.records import largest_share, load, losses, missing_peers, seconds, times, title, two_figures
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -22,6 +24,7 @@ COMMITTED = [
     RESULTS / f"{name}-cpu.json"
     for name in ("filters", "scattering2d", "ntxent", "conv3x3", "augment", "step")
 ]
+ACCURACY = RESULTS / "accuracy-cpu.json"
 PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
 FIGURES = {
     "ratios": "Time of each peer over ours, with the quartiles of that ratio over the rounds",
@@ -136,8 +139,30 @@ def origin(name: str, found: dict) -> str:
     )
 
 
-def page(files: dict[str, tuple[dict, list[dict]]], figures: Sequence[str], folder: str) -> str:
-    """The page's text; `files` by name, figures as `folder/NAME.svg`."""
+def worth(result: dict, folder: str) -> str:
+    """What training is worth, from `bench_accuracy`'s results."""
+    return f"""\
+## What training is worth
+
+Fashion-MNIST, {accuracy.TEST_IMAGES:,} of its test images, one logistic probe for all. Accuracy in %, mean ± standard
+deviation over seeds of training where there are several, else over five draws of labels.
+(`python -m benchmarks.bench_accuracy --data-dir DIR`, `benchmarks/results/{ACCURACY.name}`;
+{accuracy.devices(result)}.)
+
+{accuracy.table(result)}
+
+![Accuracy by minutes of training]({folder}/accuracy.svg)
+
+*Accuracy by minutes of training; broken lines need none.*"""
+
+
+def page(
+    files: dict[str, tuple[dict, list[dict]]],
+    figures: Sequence[str],
+    folder: str,
+    trained: dict | None = None,
+) -> str:
+    """The page's text; `files` by name, figures as `folder/NAME.svg`; trained: `bench_accuracy`'s results."""
     records = [record for _, found in files.values() for record in found]
     parts = [
         "# Performance",
@@ -151,6 +176,7 @@ def page(files: dict[str, tuple[dict, list[dict]]], figures: Sequence[str], fold
     parts.append("## All groups")
     for op in dict.fromkeys(record["op"] for record in records):
         parts += [f"### {op}", op_table([record for record in records if record["op"] == op])]
+    parts += [worth(trained, folder)] if trained else []
     parts += [
         "## Not compared with",
         "\n".join(f"- {line}" for line in missing_peers(records)) or "None is missing.",
@@ -159,9 +185,13 @@ def page(files: dict[str, tuple[dict, list[dict]]], figures: Sequence[str], fold
     return "\n\n".join(parts) + "\n"
 
 
-def blocks(records: Sequence[dict]) -> dict[str, str]:
+def blocks(records: Sequence[dict], trained: dict) -> dict[str, str]:
     """The README's marked tables by name."""
-    found = {"headline": headline(records)}
+    found = {
+        "headline": headline(records),
+        "accuracy": f"{accuracy.table(trained)}\n\n(`benchmarks/results/{ACCURACY.name}`; "
+        f"`python -m benchmarks.bench_accuracy --data-dir DIR`; {accuracy.devices(trained)})",
+    }
     for name, (ops, stem) in BLOCKS.items():
         chosen = [record for record in records if record["op"] in ops]
         found[name] = f"{op_table(chosen)}\n\n(`benchmarks/results/{stem}-cpu.json`; {command(stem)})"
@@ -192,10 +222,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits = next(iter(files.values()))[0]["machine_info"]["limits"]
     folder = options.output.with_suffix("")
     figures = draw(records, limits, folder)
-    options.output.write_text(page(files, figures, folder.name), encoding="utf-8")
-    print(f"page: {options.output}, {len(figures)} plots in {folder}")
+    trained = None
     if not options.files:
-        README.write_text(inserted(README.read_text(encoding="utf-8"), blocks(records)), encoding="utf-8")
+        trained = json.loads(ACCURACY.read_text(encoding="utf-8"))
+        write(lambda: accuracy.plot(trained, PALETTE), folder / "accuracy.svg", trained)
+        text = inserted(README.read_text(encoding="utf-8"), blocks(records, trained))
+        README.write_text(text, encoding="utf-8")
+    options.output.write_text(page(files, figures, folder.name, trained), encoding="utf-8")
+    print(f"page: {options.output}, {len(figures) + (trained is not None)} plots in {folder}")
     return 0
 
 

@@ -169,22 +169,28 @@ FIGURES: dict[str, Callable] = {
 }
 
 
-def digest(records: Sequence[dict]) -> str:
+def digest(records: Sequence[dict] | dict) -> str:
     """Says in a figure which records it shows."""
     return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def write(make: Callable, path: Path, shown: Sequence[dict] | dict) -> bool:
+    """Writes the figure that `make` makes of what is shown; False where that does not suffice for one."""
+    with plt.rc_context(STYLE):
+        figure = make()
+        if figure is None:
+            return False
+        metadata = {"Date": None, "Creator": None, "Description": digest(shown)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, metadata=metadata)
+        plt.close(figure)
+    return True
+
+
 def draw(records: Sequence[dict], limits: dict, folder: Path) -> list[str]:
     """Writes NAME.svg of every figure that the records suffice for; their names."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = []
-    with plt.rc_context(STYLE):
-        for name, make in FIGURES.items():
-            figure = make(records, limits)
-            if figure is None:
-                continue
-            metadata = {"Date": None, "Creator": None, "Description": digest(records)}
-            figure.savefig(folder / f"{name}.svg", metadata=metadata)
-            plt.close(figure)
-            drawn.append(name)
-    return drawn
+    return [
+        name
+        for name, make in FIGURES.items()
+        if write(lambda make=make: make(records, limits), folder / f"{name}.svg", records)
+    ]

@@ -26,22 +26,27 @@ def committed():
     return {path.name: load(path) for path in page.COMMITTED}
 
 
+def trained():
+    return json.loads(page.ACCURACY.read_text(encoding="utf-8"))
+
+
 def test_the_page_is_what_the_committed_results_say(committed):
     text = page.PAGE.read_text(encoding="utf-8")
     figures = re.findall(r"\(performance/(\w+)\.svg\)", text)
-    assert figures == list(FIGURES)
-    assert text == page.page(committed, figures, "performance")
+    assert figures == [*FIGURES, "accuracy"]
+    assert text == page.page(committed, list(FIGURES), "performance", trained())
 
 
 def test_the_readme_is_what_the_committed_results_say(committed):
     text = page.README.read_text(encoding="utf-8")
     records = [entry for _, found in committed.values() for entry in found]
-    tables = page.blocks(records)
+    tables = page.blocks(records, trained())
     assert re.findall(r"<!-- performance: (\w+) -->", text) == [
         "augment",
         "headline",
         "scattering2d",
         "ntxent",
+        "accuracy",
     ]
     assert text == page.inserted(text, tables)
     for op, case, peer in page.HEADLINE:
@@ -50,6 +55,8 @@ def test_the_readme_is_what_the_committed_results_say(committed):
 
 def test_the_plots_show_the_committed_results(committed):
     expected = digest([entry for _, found in committed.values() for entry in found])
+    plot = page.PAGE.parent / "performance" / "accuracy.svg"
+    assert digest(trained()) in plot.read_text(encoding="utf-8")
     for name in FIGURES:
         assert expected in (page.PAGE.parent / "performance" / f"{name}.svg").read_text(encoding="utf-8")
 
