@@ -121,7 +121,7 @@ def agreement(shape, J, L, dtype) -> dict:
     found = {}
     for name in on_gpu("scattering2d"):
         out = IMPLEMENTATIONS["scattering2d"][name].forward(
-            x, filters, module._packed, J, L, 2, False, dtype != torch.float32, dtype
+            x, filters, module._packed(module._filters()), J, L, 2, False, dtype != torch.float32, dtype
         )
         error = (out.double() - truth).abs()
         tolerance = (
@@ -141,7 +141,17 @@ def engine_case(size, dtype) -> dict:
 
     x = torch.rand(96, 1, size - 4, size - 4, device="cuda")
     module = Scattering2D(1, (size - 4, size - 4), 16).cuda()
-    args = x, module._filters(), module._packed, 1, 16, 1, False, dtype != torch.float32, dtype
+    args = (
+        x,
+        module._filters(),
+        module._packed(module._filters()),
+        1,
+        16,
+        1,
+        False,
+        dtype != torch.float32,
+        dtype,
+    )
     calls, missing = {}, {}
     engines = ["triton"] + (["c++"] if "cuda" in on_gpu("scattering2d") else [])
     for engine in engines:

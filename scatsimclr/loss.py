@@ -4,7 +4,8 @@
 
 The similarity matrix is never stored. Products, exponentials and sums are in float32 (float64 for float64
 rows); float16 and bfloat16 rows give a float32 loss and gradients in their own dtype. Under autocast the rows
-are taken as they come. Deterministic; differentiable once.
+are taken as they come. Deterministic. Differentiable any number of times; derivatives of the gradient come from plain
+PyTorch, which stores the matrix. With `gather_distributed` once: a second time raises RuntimeError.
 """
 
 from __future__ import annotations

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +13,31 @@ from scatsimclr.ops.scattering2d import scattering2d
 from scatsimclr.reference.scattering2d import channels
 
 _HALF = (torch.float16, torch.bfloat16)
+
+
+def _versions(filters: list[Tensor]) -> list[int] | None:
+    """How often each was changed in place; None where tensors of inference mode do not count that."""
+    try:
+        return [f._version for f in filters]
+    except RuntimeError:
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class _Pack:
+    """The kernel's own copy of the filters, and what it was made from."""
+
+    packed: Tensor
+    filters: list[Tensor]
+    versions: list[int] | None
+    settings: tuple[int, int, int]
+
+    def made_from(self, filters: list[Tensor], settings: tuple[int, int, int]) -> bool:
+        return (
+            self.settings == settings
+            and all(map(operator.is_, self.filters, filters))
+            and self.versions == _versions(filters)
+        )
 
 
 class Scattering2D(nn.Module):
@@ -29,11 +57,13 @@ class Scattering2D(nn.Module):
     Calling it on x (*batch, M, N), any number of batch dimensions, gives (*batch, K, M // 2^J, N // 2^J) with
     K = 1 + JL + L²J(J−1)/2 (81 for J=2, L=8; 289 for J=2, L=16), in kymatio's order and dtype. Float32 and,
     after `.double()`, float64; float16 and bfloat16 images are transformed in float32 and the result is
-    rounded to their dtype (on a GPU by half-precision products, see `features`). Differentiable once with
-    respect to x, with |z|' = 0 at z = 0.
+    rounded to their dtype (on a GPU by half-precision products, see `features`). Differentiable with respect to x
+    any number of times (the kernels have the first derivative, plain PyTorch the others), with |z|' = 0 at z = 0.
 
-    The filters are persistent buffers `tensor0…` as in kymatio, whose checkpoints load. Attributes: J, L, shape,
-    max_order, pre_pad, out_type, backend, phi, psi, M_padded, N_padded.
+    The filters are persistent buffers `tensor0…` as in kymatio, whose checkpoints load. They may be changed: in
+    place, replaced, averaged, swapped by `torch.func.functional_call`; filters that ask for a gradient get it, by plain
+    PyTorch. A change past PyTorch's version counters (`.data`, NumPy) of a few frequencies may go unnoticed, on a GPU
+    any such change. Attributes: J, L, shape, max_order, pre_pad, out_type, backend, phi, psi, M_padded, N_padded.
 
     Raises kymatio's errors: RuntimeError for sizes, TypeError for what is no tensor or has another dtype or
     device than the filters. Non-contiguous images are accepted, which kymatio refuses.
@@ -59,10 +89,11 @@ class Scattering2D(nn.Module):
         bank = filter_bank(self.M_padded, self.N_padded, self.J, self.L)
         self.phi, self.psi = bank.phi, bank.psi
         self._filter_names = [f"tensor{n}" for n in range(len(bank.tensors()))]
-        for name, level in zip(self._filter_names, bank.tensors(), strict=True):
-            self.register_buffer(name, torch.tensor(level).unsqueeze(-1))
-        self.register_buffer("_packed", torch.empty(0), persistent=False)
-        self._pack()
+        with torch.inference_mode(False):
+            for name, level in zip(self._filter_names, bank.tensors(), strict=True):
+                self.register_buffer(name, torch.tensor(level).unsqueeze(-1))
+        self._pack = None
+        self._packed(self._filters())
 
     @property
     def channels(self) -> int:
@@ -74,38 +105,44 @@ class Scattering2D(nn.Module):
         buffers = self._buffers
         return [buffers[name] for name in self._filter_names]
 
-    def _pack(self) -> None:
-        """Rebuilds the kernel's own copy of the filters; called whenever they may have changed."""
-        filters = self._filters()
-        if filters[0].is_meta:
-            self._packed = filters[0].new_empty(0)
-        else:
-            self._packed = torch.ops.scatsimclr.scattering2d_pack(filters, self.J, self.L, self.max_order)
+    def _packed(self, filters: list[Tensor]) -> Tensor:
+        """The filters as the kernel wants them, made again where anything that they were made from has changed.
+
+        Derived, so no buffer: whatever averages, casts or swaps buffers finds kymatio's filters alone. A change past
+        PyTorch's version counters (`.data`, NumPy) the CPU's kernel notices itself, see `scattering2d`.
+        """
+        pack, settings = self._pack, (self.J, self.L, self.max_order)
+        if pack is not None and (torch.compiler.is_compiling() or pack.made_from(filters, settings)):
+            return pack.packed
+        # Also in inference mode: a tensor made there could not be saved for a gradient later.
+        with torch.inference_mode(False), torch.no_grad():
+            packed = (
+                filters[0].new_empty(0, dtype=torch.uint8)
+                if filters[0].is_meta
+                else torch.ops.scatsimclr.scattering2d_pack([f.detach() for f in filters], *settings)
+            )
+        self._pack = _Pack(packed, filters, _versions(filters), settings)
+        return packed
 
     def _apply(self, fn, recurse=True):
         # `.half()` and `.bfloat16()` move the module but leave the filters exact: half precision happens at
         # the output alone.
         def keep_precision(tensor):
-            moved = fn(tensor)
-            return tensor.to(moved.device) if moved.dtype in _HALF else moved
+            with torch.inference_mode(False):
+                moved = fn(tensor)
+                return tensor.to(moved.device) if moved.dtype in _HALF else moved
 
         super()._apply(keep_precision, recurse)
-        self._pack()
+        self._packed(self._filters())
         return self
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        super()._load_from_state_dict(*args, **kwargs)
-        self._pack()
 
     def __getstate__(self):
         # The packed layout belongs to the build that made it: pickles carry the filters only.
-        state = self.__dict__.copy()
-        state["_buffers"] = {**state["_buffers"], "_packed": self._packed.new_empty(0)}
-        return state
+        return {**self.__dict__, "_pack": None}
 
     def __setstate__(self, state):
         super().__setstate__(state)
-        self._pack()
+        self._packed(self._filters())
 
     def forward(self, x: Tensor) -> Tensor | list[dict]:
         """Scattering coefficients of x (*batch, M, N): see the class."""
@@ -148,7 +185,7 @@ class Scattering2D(nn.Module):
         return scattering2d(
             planes.to(filters[0].dtype),
             filters,
-            self._packed,
+            self._packed(filters),
             self.J,
             self.L,
             self.max_order,

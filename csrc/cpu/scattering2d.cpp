@@ -46,32 +46,37 @@ Plane plane_of(const Tensor& t) {
   return {t.data_ptr(), element_of(t.scalar_type()), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
 }
 
+// The bank that the tensors hold; `kept` keeps copies of those that are not contiguous.
 template <class T>
-std::vector<char> pack_of(const std::vector<Tensor>& filters, int64_t J, int64_t L, int64_t max_order) {
-  const int64_t stored = std::max<int64_t>(J - 1, 1);
-  int64_t expected = J;
-  for (int64_t j = 0; j < J; ++j) expected += L * std::min(j + 1, stored);
+FilterBank<T> bank_of(const std::vector<Tensor>& filters, int64_t J, int64_t L, int64_t max_order,
+                      std::vector<Tensor>& kept) {
+  const int64_t expected = filter_count(J, L);
   STD_TORCH_CHECK(static_cast<int64_t>(filters.size()) == expected, "scattering2d: J=", J, ", L=", L, " take ",
                   expected, " filters, got ", filters.size());
   const int64_t ny = filters[0].size(0), nx = filters[0].size(1);
-  std::vector<Tensor> kept;
-  std::vector<const T*> data;
+  FilterBank<T> bank{{}, filter_levels(static_cast<int>(J), static_cast<int>(L)), static_cast<int>(J),
+                     static_cast<int>(L), static_cast<int>(max_order), static_cast<int>(ny), static_cast<int>(nx)};
+  const ScalarType type = filters[0].scalar_type();
+  bank.filters.reserve(filters.size());
   for (size_t i = 0; i < filters.size(); ++i) {
-    const int64_t level = static_cast<int64_t>(i) < J ? static_cast<int64_t>(i) : [&] {
-      int64_t rest = static_cast<int64_t>(i) - J, j = 0;
-      while (rest >= L * std::min(j + 1, stored)) rest -= L * std::min(j + 1, stored), ++j;
-      return rest % std::min(j + 1, stored);
-    }();
+    const int level = bank.levels[i];
     const Tensor& f = filters[i];
-    STD_TORCH_CHECK(f.dim() == 3 && f.size(0) == ny >> level && f.size(1) == nx >> level && f.size(2) == 1,
+    const auto size = f.sizes();
+    STD_TORCH_CHECK(size.size() == 3 && size[0] == ny >> level && size[1] == nx >> level && size[2] == 1,
                     "scattering2d: filter ", i, " must have shape (", ny >> level, ", ", nx >> level, ", 1)");
-    STD_TORCH_CHECK(f.is_cpu() && f.scalar_type() == filters[0].scalar_type(),
+    STD_TORCH_CHECK(f.is_cpu() && f.scalar_type() == type,
                     "scattering2d: filters must be on the CPU and of one dtype");
-    kept.push_back(torch::stable::contiguous(f));
-    data.push_back(static_cast<const T*>(kept.back().data_ptr()));
+    const bool dense = f.is_contiguous();
+    if (!dense) kept.push_back(torch::stable::contiguous(f));
+    bank.filters.push_back(static_cast<const T*>((dense ? f : kept.back()).const_data_ptr()));
   }
-  return pack_filters<T>(data, static_cast<int>(J), static_cast<int>(L), static_cast<int>(max_order),
-                         static_cast<int>(ny), static_cast<int>(nx));
+  return bank;
+}
+
+template <class T>
+std::vector<char> pack_of(const std::vector<Tensor>& filters, int64_t J, int64_t L, int64_t max_order) {
+  std::vector<Tensor> kept;
+  return pack_filters<T>(bank_of<T>(filters, J, L, max_order, kept));
 }
 
 void check_settings(const std::vector<Tensor>& filters, int64_t J, int64_t L) {
@@ -90,16 +95,24 @@ void check_settings(const std::vector<Tensor>& filters, int64_t J, int64_t L) {
 template <class T>
 Scattering<T> describe(const Tensor& x, const std::vector<Tensor>& filters, const Tensor& packed, int64_t J,
                        int64_t L, int64_t max_order, bool pre_pad, std::vector<char>& blob) {
-  const int ny = static_cast<int>(filters[0].size(0)), nx = static_cast<int>(filters[0].size(1));
-  const char* bytes = static_cast<const char*>(packed.data_ptr());
-  size_t size = packed.numel() * packed.element_size();
-  if (size == 0) {
-    blob = pack_of<T>(filters, J, L, max_order);
-    bytes = blob.data(), size = blob.size();
+  std::vector<Tensor> kept;
+  const FilterBank<T> bank = bank_of<T>(filters, J, L, max_order, kept);
+  const int ny = bank.ny, nx = bank.nx;
+  STD_TORCH_CHECK(packed.numel() == 0 ||
+                      (packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.is_contiguous()),
+                  "packed is not the result of scattering2d_pack");
+  const char* bytes = static_cast<const char*>(packed.numel() == 0 ? nullptr : packed.const_data_ptr());
+  if (bytes && reinterpret_cast<uintptr_t>(bytes) % 16 != 0) {
+    blob.assign(bytes, bytes + packed.numel());
+    bytes = blob.data();
   }
   Scattering<T> job{};
-  job.pack = read_pack<T>(bytes, size, static_cast<int>(J), static_cast<int>(L), static_cast<int>(max_order), ny,
-                          nx);
+  if (bytes) job.pack = read_pack<T>(bytes, packed.numel(), bank);
+  // The filters are the truth: a pack that was made before they were changed is made again.
+  if (!bytes || !made_from<T>(bytes, bank)) {
+    blob = pack_filters<T>(bank);
+    job.pack = read_pack<T>(blob.data(), blob.size(), bank);
+  }
   job.images = x.size(0);
   job.colours = static_cast<int>(x.size(1));
   job.coefficients = static_cast<int>(1 + J * L + (max_order >= 2 ? L * L * J * (J - 1) / 2 : 0));

@@ -10,7 +10,7 @@
 namespace scatsimclr {
 namespace {
 
-constexpr int64_t kMagic = 0x32304b4341505353;  // "SSPACK02"
+constexpr int64_t kMagic = 0x33304b4341505353;  // "SSPACK03"
 
 // Filter bins below this part of the filter's maximum are dropped. float32: changes S2 by 0.2 of the threshold
 // times its size, well under the rounding of an FFT (facts/scattering.md). float64: nothing is dropped.
@@ -34,19 +34,56 @@ struct Writer {
   }
 };
 
+// line_start, segments, weights, bands: offsets.
 struct ProductRecord {
-  int64_t lines, length, transposed, weight_stride, line_start, segments, weights;
+  int64_t transposed, line_start, segments, weights, n_segments, n_weights;
 };
 struct LowpassRecord {
-  int64_t inputs, outputs, parts, rows, bands, weights;
+  int64_t bands, weights;
 };
 struct Header {
   int64_t magic, bytes, scalar, J, L, max_order, ny, nx, separable;
+  uint64_t fingerprint;
   int64_t products, lowpasses;  // offsets of their records: first, second, phi; then y and x for each j
-  int64_t n_products, n_lowpasses;
 };
 
 int count_second(int J, int L, int max_order) { return max_order >= 2 ? L * J * (J - 1) / 2 : 0; }
+
+// Vectors of weights start at any θ of the L, cyclically.
+int orientation_stride(int L) { return L + 16 - std::gcd(L, 16); }
+
+// Of a low-pass: see Lowpass.
+struct LowpassSizes {
+  int inputs, periods, parts, period, rows, pairs;
+  LowpassSizes(int inputs_, int k)
+      : inputs(inputs_), periods(inputs / k), parts(periods % 2 == 0 ? 2 : 1), period(inputs / parts),
+        rows(periods / parts / 2 + 1), pairs(period / 2 + 1) {}
+  size_t weights() const { return static_cast<size_t>(pairs) * rows * parts * 2; }
+};
+
+// Of a filter's elements, so many are compared.
+constexpr int kSamples = 64;
+
+// Of samples of the filters' bits.
+template <class T>
+uint64_t fingerprint(const FilterBank<T>& bank) {
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  uint64_t hashes[4] = {};  // in turn, for multiplications that do not wait for each other
+  for (size_t f = 0; f < bank.filters.size(); ++f) {
+    const size_t count = static_cast<size_t>(bank.ny >> bank.levels[f]) * (bank.nx >> bank.levels[f]);
+    // An odd step, so that samples do not stand in one column.
+    const size_t step = count / kSamples | 1;
+    for (size_t i = 0, turn = 0; i < count; i += step, ++turn) {
+      Bits bits;
+      std::memcpy(&bits, bank.filters[f] + i, sizeof bits);
+      uint64_t& hash = hashes[turn % 4];
+      hash = ((hash << 7 | hash >> 57) ^ bits) * 0x9E3779B97F4A7C15u;
+    }
+  }
+  uint64_t hash = 0;
+  for (const uint64_t h : hashes) hash = (hash ^ (h ^ h >> 32)) * 0x9E3779B97F4A7C15u;
+  return hash;
+}
 
 template <class T>
 struct ProductBuilder {
@@ -124,8 +161,8 @@ struct ProductBuilder {
   }
 
   ProductRecord write(Writer& out) const {
-    ProductRecord r{static_cast<int64_t>(line_start.size()) - 1, (transposed ? ny : nx) / k, transposed,
-                    weight_stride, 0, 0, 0};
+    ProductRecord r{transposed, 0, 0, 0, static_cast<int64_t>(segments.size()),
+                    static_cast<int64_t>(weights.size())};
     r.line_start = out.put(line_start.data(), line_start.size());
     r.segments = out.put(segments.data(), segments.size());
     r.weights = out.put(weights.data(), weights.size());
@@ -180,7 +217,8 @@ bool separable(const T* phi, const Axes& axes) {
 // spectrum: one axis of φ̂.
 template <class T>
 LowpassRecord write_lowpass(Writer& out, const std::vector<double>& spectrum, int k) {
-  const int inputs = static_cast<int>(spectrum.size());
+  const LowpassSizes sizes(static_cast<int>(spectrum.size()), k);
+  const int inputs = sizes.inputs, parts = sizes.parts, period = sizes.period, rows = sizes.rows, pairs = sizes.pairs;
   std::vector<double> a(inputs);  // a(n) = (1/N) Σ_q φ̂(q) cos(2πqn/N)
   double peak = 0;
   for (int n = 0; n < inputs; ++n) {
@@ -190,9 +228,7 @@ LowpassRecord write_lowpass(Writer& out, const std::vector<double>& spectrum, in
     }
     peak = std::max(peak, std::abs(a[n]));
   }
-  const int periods = inputs / k, parts = periods % 2 == 0 ? 2 : 1;
-  const int period = inputs / parts, rows = periods / parts / 2 + 1, pairs = period / 2 + 1;
-  std::vector<T> weights(static_cast<size_t>(pairs) * rows * parts * 2);
+  std::vector<T> weights(sizes.weights());
   std::vector<Range> bands(rows, Range{pairs, 0});
   const auto tap = [&](long n) { return a[(n % inputs + inputs) % inputs]; };
   for (int t = 0; t < pairs; ++t) {
@@ -215,7 +251,7 @@ LowpassRecord write_lowpass(Writer& out, const std::vector<double>& spectrum, in
   for (int r = rows - 1; r-- > 0;) bands[r].begin = std::min(bands[r].begin, bands[r + 1].begin);
   for (int r = 1; r < rows; ++r) bands[r].end = std::max(bands[r].end, bands[r - 1].end);
   const int64_t bands_at = out.put(bands.data(), bands.size());
-  return {inputs, periods - 2, parts, rows, bands_at, out.put(weights.data(), weights.size())};
+  return {bands_at, out.put(weights.data(), weights.size())};
 }
 
 // The û of the kernel is twice the transform (its real FFT leaves out a factor ½): hence the ½ here.
@@ -225,13 +261,93 @@ double product_scale(int ny, int nx, int k) {
   return 0.5 / (static_cast<double>(k) * k) / folded;
 }
 
+// Reads what nobody vouches for.
+struct Reader {
+  const char* blob;
+  size_t bytes;
+
+  static void check(bool fits) {
+    if (!fits) throw std::runtime_error("packed is not the result of scattering2d_pack");
+  }
+
+  template <class V>
+  const V* array(int64_t offset, int64_t count) const {
+    check(offset >= 0 && offset % 64 == 0 && static_cast<size_t>(offset) <= bytes && count >= 0 &&
+          static_cast<size_t>(count) <= (bytes - offset) / sizeof(V));
+    return reinterpret_cast<const V*>(blob + offset);
+  }
+
+  // A product of spectra of (ny, nx), folded by k.
+  template <class T>
+  Product<T> product(const ProductRecord& r, int ny, int nx, int k, int stride) const {
+    check(r.transposed == 0 || r.transposed == 1);
+    Product<T> p{(r.transposed ? nx : ny) / k, (r.transposed ? ny : nx) / k, static_cast<int>(r.transposed), stride,
+                 nullptr, nullptr, nullptr};
+    p.line_start = array<int32_t>(r.line_start, int64_t{p.lines} + 1);
+    p.segments = array<Segment>(r.segments, r.n_segments);
+    p.weights = array<T>(r.weights, r.n_weights);
+    check(p.line_start[0] == 0 && p.line_start[p.lines] <= r.n_segments);
+    bool fits = true;
+    for (int line = 0; line < p.lines; ++line) fits &= p.line_start[line] <= p.line_start[line + 1];
+    const int64_t bins = int64_t{half_rows(ny)} * odd_stride(nx), rows = r.n_weights / stride;
+    for (int64_t i = 0; i < r.n_segments; ++i) {
+      const Segment& s = p.segments[i];
+      const int64_t last = s.source + (int64_t{s.length} - 1) * s.step;
+      fits &= s.length >= 1 && s.dst >= 0 && int64_t{s.dst} + s.length <= p.length;
+      fits &= s.source >= 0 && s.source < bins && last >= 0 && last < bins;
+      fits &= s.weight >= 0 && int64_t{s.weight} + s.length <= rows;
+    }
+    check(fits);
+    return p;
+  }
+
+  template <class T>
+  Lowpass<T> lowpass(const LowpassRecord& r, int inputs, int k) const {
+    const LowpassSizes sizes(inputs, k);
+    Lowpass<T> low{inputs, sizes.periods - 2, sizes.parts, sizes.rows, nullptr, nullptr};
+    low.bands = array<Range>(r.bands, sizes.rows);
+    low.weights = array<T>(r.weights, static_cast<int64_t>(sizes.weights()));
+    for (int row = 0; row < sizes.rows; ++row) {
+      const Range& band = low.bands[row];
+      check(band.begin >= 0 && band.begin <= sizes.pairs && band.end >= 0 && band.end <= sizes.pairs);
+    }
+    return low;
+  }
+};
+
+Header header_of(const char* blob, size_t bytes) {
+  Header h{};
+  Reader::check(bytes >= sizeof h);
+  std::memcpy(&h, blob, sizeof h);
+  return h;
+}
+
 }  // namespace
 
+int64_t filter_count(int64_t J, int64_t L) {
+  int64_t count = J;
+  for (int64_t j = 0; j < J; ++j) count += L * std::min(j + 1, std::max<int64_t>(J - 1, 1));
+  return count;
+}
+
+std::vector<int> filter_levels(int J, int L) {
+  std::vector<int> levels;
+  levels.reserve(filter_count(J, L));
+  for (int j = 0; j < J; ++j) levels.push_back(j);
+  for (int j = 0; j < J; ++j) {
+    for (int i = 0; i < L * std::min(j + 1, std::max(J - 1, 1)); ++i) {
+      levels.push_back(i % std::min(j + 1, std::max(J - 1, 1)));
+    }
+  }
+  return levels;
+}
+
 template <class T>
-std::vector<char> pack_filters(const std::vector<const T*>& filters, int J, int L, int max_order, int ny,
-                               int nx) {
+std::vector<char> pack_filters(const FilterBank<T>& bank) {
+  const std::vector<const T*>& filters = bank.filters;
+  const int J = bank.J, L = bank.L, max_order = bank.max_order, ny = bank.ny, nx = bank.nx;
   Writer out;
-  Header header{kMagic, 0, sizeof(T), J, L, max_order, ny, nx, 1, 0, 0, 0, 0};
+  Header header{kMagic, 0, sizeof(T), J, L, max_order, ny, nx, 1, fingerprint(bank), 0, 0};
   out.put(&header, 1);
   std::vector<Axes> axes;
   for (int j = 0; j < J; ++j) {
@@ -266,7 +382,7 @@ std::vector<char> pack_filters(const std::vector<const T*>& filters, int J, int 
   for (int j = 0; j < J; ++j) {
     std::vector<const T*> orientations;
     for (int theta = 0; theta < L; ++theta) orientations.push_back(psi(j, theta, 0));
-    add(std::move(orientations), 0, 1 << j, L + 16 - std::gcd(L, 16), false);
+    add(std::move(orientations), 0, 1 << j, orientation_stride(L), false);
   }
   if (max_order >= 2) {
     for (int j1 = 0; j1 + 1 < J; ++j1) {
@@ -286,8 +402,6 @@ std::vector<char> pack_filters(const std::vector<const T*>& filters, int J, int 
       add({filters[j]}, j, 1 << (J - j), 1, false);
     }
   }
-  header.n_products = static_cast<int64_t>(products.size());
-  header.n_lowpasses = static_cast<int64_t>(lowpasses.size());
   header.products = out.put(products.data(), products.size());
   header.lowpasses = out.put(lowpasses.data(), lowpasses.size());
   header.bytes = static_cast<int64_t>(out.bytes.size());
@@ -296,47 +410,60 @@ std::vector<char> pack_filters(const std::vector<const T*>& filters, int J, int 
 }
 
 template <class T>
-Pack<T> read_pack(const char* blob, size_t bytes, int J, int L, int max_order, int ny, int nx) {
-  Header h{};
-  if (bytes >= sizeof h) std::memcpy(&h, blob, sizeof h);
-  if (h.magic != kMagic || h.bytes != static_cast<int64_t>(bytes)) {
-    throw std::runtime_error("packed is not the result of scattering2d_pack");
-  }
+Pack<T> read_pack(const char* blob, size_t bytes, const FilterBank<T>& bank) {
+  const Header h = header_of(blob, bytes);
+  Reader::check(h.magic == kMagic && h.bytes == static_cast<int64_t>(bytes));
+  const int J = bank.J, L = bank.L, max_order = bank.max_order, ny = bank.ny, nx = bank.nx;
   if (h.scalar != sizeof(T) || h.J != J || h.L != L || (h.max_order >= 2) != (max_order >= 2) || h.ny != ny ||
       h.nx != nx) {
     const auto text = [](int64_t s, int64_t j, int64_t l, int64_t o, int64_t m, int64_t n) {
       return "J=" + std::to_string(j) + ", L=" + std::to_string(l) + ", max_order=" + std::to_string(o) +
-             ", padded size (" + std::to_string(m) + ", " + std::to_string(n) + "), float" +
-             std::to_string(8 * s);
+             ", padded size (" + std::to_string(m) + ", " + std::to_string(n) + "), " +
+             std::to_string(s) + " bytes a number";
     };
     throw std::runtime_error("packed was made for " + text(h.scalar, h.J, h.L, h.max_order, h.ny, h.nx) +
                              ", but the call has " + text(sizeof(T), J, L, max_order, ny, nx));
   }
-  Pack<T> pack{J, L, max_order, ny, nx, static_cast<int>(h.separable), {}, {}, {}, {}, {}};
-  const auto* products = reinterpret_cast<const ProductRecord*>(blob + h.products);
+  Reader::check(h.separable == 0 || h.separable == 1);
+  const Reader reader{blob, bytes};
   const int n_second = count_second(J, L, max_order);
-  for (int64_t i = 0; i < h.n_products; ++i) {
-    const ProductRecord& r = products[i];
-    auto& list = i < J ? pack.first : i < J + n_second ? pack.second : pack.phi;
-    list.push_back({static_cast<int>(r.lines), static_cast<int>(r.length), static_cast<int>(r.transposed),
-                    static_cast<int>(r.weight_stride), reinterpret_cast<const int32_t*>(blob + r.line_start),
-                    reinterpret_cast<const Segment*>(blob + r.segments),
-                    reinterpret_cast<const T*>(blob + r.weights)});
+  Pack<T> pack{J, L, max_order, ny, nx, static_cast<int>(h.separable), {}, {}, {}, {}, {}};
+  const auto* products = reader.array<ProductRecord>(h.products, J + n_second + (pack.separable ? 0 : J));
+  const auto* lowpasses = reader.array<LowpassRecord>(h.lowpasses, pack.separable ? 2 * J : 0);
+  for (int j = 0; j < J; ++j) {
+    Reader::check(products[j].transposed == 0);
+    pack.first.push_back(reader.product<T>(products[j], ny, nx, 1 << j, orientation_stride(L)));
   }
-  const auto* lowpasses = reinterpret_cast<const LowpassRecord*>(blob + h.lowpasses);
-  for (int64_t i = 0; i < h.n_lowpasses; ++i) {
-    const LowpassRecord& r = lowpasses[i];
-    (i % 2 ? pack.low_x : pack.low_y)
-        .push_back({static_cast<int>(r.inputs), static_cast<int>(r.outputs), static_cast<int>(r.parts),
-                    static_cast<int>(r.rows), reinterpret_cast<const Range*>(blob + r.bands),
-                    reinterpret_cast<const T*>(blob + r.weights)});
+  const ProductRecord* next = products + J;
+  for (int j1 = 0; max_order >= 2 && j1 + 1 < J; ++j1) {
+    for (int n2 = (j1 + 1) * L; n2 < J * L; ++n2, ++next) {
+      Reader::check(pack.separable || next->transposed == 0);
+      pack.second.push_back(reader.product<T>(*next, ny >> j1, nx >> j1, 1 << (n2 / L - j1), 1));
+    }
+  }
+  for (int j = 0; j < J; ++j) {
+    const int k = 1 << (J - j);
+    if (pack.separable) {
+      pack.low_y.push_back(reader.lowpass<T>(lowpasses[2 * j], ny >> j, k));
+      pack.low_x.push_back(reader.lowpass<T>(lowpasses[2 * j + 1], nx >> j, k));
+    } else {
+      Reader::check(next[j].transposed == 0);
+      pack.phi.push_back(reader.product<T>(next[j], ny >> j, nx >> j, k, 1));
+    }
   }
   return pack;
 }
 
-template std::vector<char> pack_filters<float>(const std::vector<const float*>&, int, int, int, int, int);
-template std::vector<char> pack_filters<double>(const std::vector<const double*>&, int, int, int, int, int);
-template Pack<float> read_pack<float>(const char*, size_t, int, int, int, int, int);
-template Pack<double> read_pack<double>(const char*, size_t, int, int, int, int, int);
+template <class T>
+bool made_from(const char* blob, const FilterBank<T>& bank) {
+  return header_of(blob, sizeof(Header)).fingerprint == fingerprint(bank);
+}
+
+template std::vector<char> pack_filters<float>(const FilterBank<float>&);
+template std::vector<char> pack_filters<double>(const FilterBank<double>&);
+template Pack<float> read_pack<float>(const char*, size_t, const FilterBank<float>&);
+template Pack<double> read_pack<double>(const char*, size_t, const FilterBank<double>&);
+template bool made_from<float>(const char*, const FilterBank<float>&);
+template bool made_from<double>(const char*, const FilterBank<double>&);
 
 }  // namespace scatsimclr

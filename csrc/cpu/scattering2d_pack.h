@@ -70,12 +70,30 @@ struct Pack {
   }
 };
 
-// filters[i]: contiguous buffers in kymatio's order. Throws std::runtime_error with a reason.
-template <class T>
-std::vector<char> pack_filters(const std::vector<const T*>& filters, int J, int L, int max_order, int ny, int nx);
+// How many filters a bank has, and the resolution at which each is stored, in kymatio's order: φ at each j, then the
+// levels of each ψ (j, θ) in turn.
+int64_t filter_count(int64_t J, int64_t L);
+std::vector<int> filter_levels(int J, int L);
 
-// A view into the blob; checks that it was made for these settings.
+// Filters, contiguous, and what they are for.
 template <class T>
-Pack<T> read_pack(const char* blob, size_t bytes, int J, int L, int max_order, int ny, int nx);
+struct FilterBank {
+  std::vector<const T*> filters;
+  std::vector<int> levels;
+  int J, L, max_order, ny, nx;
+};
+
+// Throws std::runtime_error with a reason.
+template <class T>
+std::vector<char> pack_filters(const FilterBank<T>& bank);
+
+// A view into the blob. Nothing in it is trusted: whatever the bytes, the view's offsets lie within the blob and the
+// spectra of this bank. Throws std::runtime_error for what is no pack, or one for other settings.
+template <class T>
+Pack<T> read_pack(const char* blob, size_t bytes, const FilterBank<T>& bank);
+
+// Whether the pack that `read_pack` accepted was made from these filters: samples of each are compared.
+template <class T>
+bool made_from(const char* blob, const FilterBank<T>& bank);
 
 }  // namespace scatsimclr

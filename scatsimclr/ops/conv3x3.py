@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -11,6 +14,7 @@ from scatsimclr.ops.library import (
     Implementation,
     differentiable,
     extension_missing,
+    forward_mode,
     key_call,
     select,
 )
@@ -77,16 +81,22 @@ def _setup_weight_context(ctx, inputs, output):
     ctx.save_for_backward(*inputs)
 
 
-def _weight_backward(ctx, dweight):
-    grad, x = ctx.saved_tensors
-    dweight = _channels_last(dweight)
-    dgrad = _forward(x, dweight, None, False) if ctx.needs_input_grad[0] else None
-    dx = _forward(grad, dweight, None, True) if ctx.needs_input_grad[1] else None
-    return dgrad, dx
+def _make_weight_backward(forward):
+    def run(ctx, dweight):
+        grad, x = ctx.saved_tensors
+        dweight = _channels_last(dweight)
+        dgrad = forward(x, dweight, None, False) if ctx.needs_input_grad[0] else None
+        dx = forward(grad, dweight, None, True) if ctx.needs_input_grad[1] else None
+        return dgrad, dx
+
+    return run
 
 
 torch.library.register_autograd(
-    "scatsimclr::conv3x3_weight", _weight_backward, setup_context=_setup_weight_context, lib=LIBRARY
+    "scatsimclr::conv3x3_weight",
+    _make_weight_backward(_forward),
+    setup_context=_setup_weight_context,
+    lib=LIBRARY,
 )
 
 
@@ -100,6 +110,23 @@ IMPLEMENTATIONS["conv3x3"] = {
     ),
     "reference": Implementation("reference", "any", reference.conv3x3, reference.conv3x3_weight),
 }
+
+
+@cache
+def _named(implementation: Implementation) -> Callable:
+    """The operator by one implementation, with its derivatives by the same, any number of times."""
+
+    def forward(*args):
+        return convolution(*args)
+
+    def weight(*args):
+        return weight_gradient(*args)
+
+    convolution = differentiable(implementation.forward, _setup_context, _make_backward(forward, weight))
+    weight_gradient = differentiable(
+        implementation.backward, _setup_weight_context, _make_weight_backward(forward)
+    )
+    return convolution
 
 
 _COMPILED = extension_missing() is None  # asked once: it looks into a folder
@@ -123,7 +150,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: s
         backend: "auto" or the name of one implementation.
 
     Returns:
-        (N, O, H, W), channels-last, of x's dtype. Sums are float32. Differentiable by all three, a named kernel once.
+        (N, O, H, W), channels-last, of x's dtype. Sums are float32. Differentiable by all three, any number of times.
 
     Raises:
         TypeError, ValueError: an argument of the wrong dtype or shape, or a backend that cannot serve x.
@@ -144,15 +171,12 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: s
         None if bias is None else bias.to(dtype),
         False,
     )
+    if forward_mode(x, weight, bias):
+        return reference.conv3x3(*args)
     # The CPU's kernel knows two dtypes.
     if backend == "auto" and (x.device.type != "cpu" or serves(x.device, x.dtype)):
         return _forward(*args)
     implementation = select("conv3x3", "reference" if backend == "auto" else backend, x.device)
     if implementation.name == "reference":
         return reference.conv3x3(*args)  # plain PyTorch, with its own derivatives
-    run = differentiable(
-        implementation.forward,
-        _setup_context,
-        _make_backward(implementation.forward, implementation.backward),
-    )
-    return run(*args)
+    return _named(implementation)(*args)

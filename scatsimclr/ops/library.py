@@ -9,12 +9,14 @@ device. Naming a backend looks the implementation up in `IMPLEMENTATIONS` and ca
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
 LIBRARY = torch.library.Library("scatsimclr", "DEF")
 LIBRARY.define("cpu_isa() -> str")
@@ -112,16 +114,63 @@ def select(op: str, backend: str, device: torch.device) -> Implementation:
 
 
 def differentiable(forward: Callable, setup_context: Callable, backward: Callable) -> Callable:
-    """A named implementation with the operator's own autograd formula, outside the dispatcher."""
+    """A callable of a named implementation with the operator's own autograd formula, outside the dispatcher.
+
+    What `backward` computes with PyTorch's operators or other such callables is differentiable in turn.
+    """
 
     class Named(torch.autograd.Function):
         @staticmethod
         def forward(*args):
             return forward(*args)
 
+        @staticmethod
+        def backward(ctx, *grads):
+            # Of a list of tensors the dispatcher's formula has a list, which is no input here.
+            return tuple(None if isinstance(g, list) else g for g in backward(ctx, *grads))
+
     Named.setup_context = staticmethod(setup_context)
-    Named.backward = staticmethod(torch.autograd.function.once_differentiable(backward))
     return Named.apply
+
+
+def called(op: torch._ops.OpOverload, args: Sequence, tensors: Sequence[Tensor | None]):
+    """op(*args), past the dispatcher's autograd, ten microseconds of Python, where none of `tensors` wants it."""
+    wanted = torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in tensors])
+    if wanted or torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
+        return op(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return op(*args)
+
+
+def forward_mode(*tensors: Tensor | None) -> bool:
+    """Whether a derivative of forward mode (`torch.func.jvp`, dual tensors) goes through one of the tensors.
+
+    The operators have none: where this is so, plain PyTorch has to compute the value.
+    """
+    if forward_ad._current_level < 0:
+        return False
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+
+
+def gradients_again(function: Callable[..., tuple], inputs: Sequence[Tensor], cotangents: Sequence) -> list:
+    """Products of cotangents with the derivative of a gradient, by PyTorch's own derivatives of plain PyTorch.
+
+    function: gets `inputs`, or copies of them that ask for a gradient, and returns tensors made with `create_graph`.
+    cotangents: one for each of these, or None. Returns a tensor or None for each input, differentiable in turn where a
+    graph is asked for.
+    """
+    higher = torch.is_grad_enabled()
+    with torch.enable_grad():
+        leaves = [
+            x if higher and x.requires_grad else x.detach().requires_grad_(x.is_floating_point())
+            for x in inputs
+        ]
+        found = function(*leaves)
+        pairs = [(y, g) for y, g in zip(found, cotangents, strict=True) if g is not None and y.requires_grad]
+        if not pairs:
+            return [None] * len(inputs)
+        outputs, weights = zip(*pairs, strict=True)
+        return list(torch.autograd.grad(outputs, leaves, weights, create_graph=higher, allow_unused=True))
 
 
 def default_implementation(op: str, device: str) -> Implementation:

@@ -15,8 +15,11 @@ from scatsimclr.ops.library import (
     LIBRARY,
     NO_GPU,
     Implementation,
+    called,
     differentiable,
     extension_missing,
+    forward_mode,
+    gradients_again,
     key_call,
     select,
 )
@@ -58,7 +61,9 @@ def _(grad, x, stats, labels, temperature, tau, normalize, views, first, rows):
 def _setup_context(ctx, inputs, output):
     x, labels, temperature, *ctx.settings = inputs
     if ctx.settings[-1] != x.shape[0]:
-        raise RuntimeError("ntxent of a share of the rows has no autograd formula: see ntxent_distributed")
+        raise RuntimeError(
+            "ntxent of a share of the rows has no autograd formula: see ntxent_loss_distributed"
+        )
     stats = output[1]
     ctx.mark_non_differentiable(stats)
     ctx.set_materialize_grads(False)
@@ -69,12 +74,40 @@ def _like(dtau, temperature):
     return None if temperature is None else dtau.to(temperature.dtype).reshape(temperature.shape)
 
 
+def _setup_backward_context(ctx, inputs, output):
+    grad, x, _, labels, temperature, *ctx.settings = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(grad, x, labels, temperature)
+
+
+def _second_derivative(ctx, *cotangents):
+    """Of the gradients in x and the temperature, by the reference."""
+    grad, x, labels, temperature = ctx.saved_tensors
+    tau, normalize, views, *_ = ctx.settings
+    # 0-d, as the second result is; a number where no tensor is.
+    inputs = (grad, x) if temperature is None else (grad, x, temperature)
+
+    def gradient(grad, x, temperature=None):
+        one = (
+            torch.tensor(tau, dtype=torch.float64, requires_grad=True) if temperature is None else temperature
+        )
+        loss = reference.ntxent_by_autograd(x, labels, one, 1.0, normalize, views)
+        dx, dtau = torch.autograd.grad(loss, (x, one), grad, create_graph=True, allow_unused=True)
+        return dx, dtau if dtau is None else dtau.reshape(())
+
+    found = gradients_again(gradient, inputs, cotangents)
+    return *found[:2], None, None, found[2] if len(found) > 2 else None, *[None] * 5
+
+
 def _make_backward(backward):
+    again = differentiable(backward, _setup_backward_context, _second_derivative)
+
     def run(ctx, grad, _=None):
         if grad is None:
             return (None,) * 8
         x, stats, labels, temperature = ctx.saved_tensors
-        dx, dtau = backward(grad, x, stats, labels, temperature, *ctx.settings)
+        gradient = again if torch.is_grad_enabled() else backward
+        dx, dtau = gradient(grad, x, stats, labels, temperature, *ctx.settings)
         return dx, None, _like(dtau, temperature), *[None] * 5
 
     return run
@@ -253,15 +286,18 @@ def ntxent_loss(
 
     Positives are the `views` views of an image (`stack_views` gives the layout) or, with labels (M,), the
     rows of the same label. Products, sums and loss in float32 (float64 for float64 rows); gradients in x's
-    dtype. Differentiable once, in x and in a tensor temperature. Raises ValueError, TypeError.
+    dtype. Differentiable in x and in a tensor temperature, any number of times: derivatives of the gradient are
+    the reference's, which stores all similarities. Raises ValueError, TypeError.
     """
     tensor, tau, chosen = _resolve(temperature, x, backend)
     if labels is not None:
         _check_labels(labels, x)
         labels = labels.to(torch.int64)
     args = (x, labels, tensor, tau, bool(normalize), views, 0, x.shape[0])
+    if forward_mode(x, tensor):
+        return reference.ntxent_by_autograd(*args[:6])
     if chosen is None:
-        return _forward(*args)[0]
+        return called(_forward, args, (x, tensor))[0]
     return differentiable(chosen.forward, _setup_context, _make_backward(chosen.backward))(*args)[0]
 
 
@@ -308,4 +344,6 @@ def ntxent_loss_distributed(
     if not (dist.is_available() and dist.is_initialized()):
         return ntxent_loss(x, temperature=temperature, normalize=normalize, views=views, backend=backend)
     tensor, tau, chosen = _resolve(temperature, x, backend)
+    if forward_mode(x, tensor):
+        raise NotImplementedError("gather_distributed has no derivative of forward mode")
     return _Distributed.apply(x, tensor, tau, bool(normalize), views, chosen)

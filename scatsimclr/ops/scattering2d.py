@@ -12,17 +12,21 @@ from scatsimclr.ops.library import (
     LIBRARY,
     NO_GPU,
     Implementation,
+    called,
     cuda_extension_missing,
     cuda_extension_path,
     differentiable,
     extension_missing,
+    forward_mode,
+    gradients_again,
     key_call,
     select,
 )
 from scatsimclr.reference import scattering2d as reference
 
 # x (N, C, M, N') -> (N, C*K, H, W). `filters` are kymatio's buffers in kymatio's order; `packed` holds the
-# same numbers as the device's kernel wants them, from scattering2d_pack (empty for the reference).
+# same numbers as the device's kernel wants them, from scattering2d_pack (empty for the reference, and where the kernel
+# is to make it). The CPU's kernel compares it with samples of the filters, and makes it anew where they have changed.
 LIBRARY.define(
     "scattering2d(Tensor x, Tensor[] filters, Tensor packed, int J, int L, int max_order, bool pre_pad, "
     "bool channels_last, ScalarType out_dtype) -> Tensor",
@@ -102,21 +106,64 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(x, packed, *filters)
 
 
-def _make_backward(backward, filters_gradient):
+def _setup_backward_context(ctx, inputs, output):
+    grad, x, filters, _, *ctx.settings = inputs
+    ctx.n_filters = len(filters)
+    ctx.save_for_backward(grad, x, *filters)
+
+
+def _second_derivative(ctx, cotangent):
+    """Of the gradient in x, by the reference."""
+    grad, x, *filters = ctx.saved_tensors
+    J, L, max_order, pre_pad = ctx.settings
+
+    def gradient(grad, x):
+        out = reference.scattering2d(x, filters, J, L, max_order, pre_pad).flatten(1, 2)
+        return torch.autograd.grad(out, x, grad.to(out.dtype), create_graph=True)
+
+    found = gradients_again(gradient, (grad, x), (cotangent,))
+    return *found, [None] * ctx.n_filters, *[None] * 5
+
+
+def _make_backward(backward):
+    again = differentiable(backward, _setup_backward_context, _second_derivative)
+
     def run(ctx, grad):
         x, packed, *filters = ctx.saved_tensors
-        dx = backward(grad, x, filters, packed, *ctx.settings[:4])
-        return dx, filters_gradient(ctx.n_filters), None, *[None] * 6
+        gradient = again if torch.is_grad_enabled() else backward
+        dx = gradient(grad, x, filters, packed, *ctx.settings[:4])
+        return dx, [None] * ctx.n_filters, None, *[None] * 6
 
     return run
 
 
 torch.library.register_autograd(
-    "scatsimclr::scattering2d",
-    _make_backward(_backward, lambda n: [None] * n),
-    setup_context=_setup_context,
-    lib=LIBRARY,
+    "scatsimclr::scattering2d", _make_backward(_backward), setup_context=_setup_context, lib=LIBRARY
 )
+
+
+def _batched(op, count, info, in_dims, args):
+    """`op` of its first `count` tensors (N, …) with one more dimension, by putting it beside N."""
+    if any(
+        dim is not None for dims in in_dims[count:] for dim in (dims if isinstance(dims, list) else [dims])
+    ):
+        raise ValueError("vmap over filters is not possible: over images alone")
+    tensors = [
+        x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        for x, dim in zip(args[:count], in_dims[:count], strict=True)
+    ]
+    out = op(*(x.flatten(0, 1) for x in tensors), *args[count:])
+    return out.unflatten(0, (info.batch_size, -1)), 0
+
+
+@torch.library.register_vmap("scatsimclr::scattering2d", lib=LIBRARY)
+def _(info, in_dims, *args):
+    return _batched(_forward, 1, info, in_dims, args)
+
+
+@torch.library.register_vmap("scatsimclr::scattering2d_backward", lib=LIBRARY)
+def _(info, in_dims, *args):
+    return _batched(_backward, 2, info, in_dims, args)
 
 
 def _triton_forward(*args):
@@ -212,12 +259,16 @@ def scattering2d(
     filters: kymatio's buffers `tensor0…` in order, each (M', N', 1), dtype of x. packed: the same from
     `torch.ops.scatsimclr.scattering2d_pack`. Arithmetic is in x's dtype (float32 or float64); out_dtype
     (default x's) only rounds the result, but on a GPU float16 and bfloat16 are also made from half-precision
-    products, with an error below 2e-3 of a channel's largest value. Differentiable once, in x alone.
+    products, with an error below 2e-3 of a channel's largest value. Differentiable in x, any number of times:
+    derivatives of the gradient are the reference's. Where filters ask for a gradient, and in forward mode, it
+    computes it all.
     """
-    args = (x, filters, packed, J, L, max_order, pre_pad, channels_last, out_dtype or x.dtype)
+    out_dtype = out_dtype or x.dtype
+    args = (x, filters, packed, J, L, max_order, pre_pad, channels_last, out_dtype)
+    learnt = torch.is_grad_enabled() and any([f.requires_grad for f in filters])
+    if learnt or forward_mode(x, *filters):
+        return _reference_forward(*args)
     if backend == "auto":
-        return _forward(*args)
+        return called(_forward, args, (x,))
     chosen = select("scattering2d", backend, x.device)
-    return differentiable(chosen.forward, _setup_context, _make_backward(chosen.backward, lambda n: None))(
-        *args
-    )
+    return differentiable(chosen.forward, _setup_context, _make_backward(chosen.backward))(*args)

@@ -79,6 +79,23 @@ def ntxent(
         return (w_row * anchors).sum().reshape(()), torch.stack((shift, total))
 
 
+def ntxent_by_autograd(
+    x: Tensor,
+    labels: Tensor | None,
+    temperature: Tensor | None,
+    tau: float,
+    normalize: bool,
+    views: int,
+) -> Tensor:
+    """The loss (0-d) of all rows, of operations that PyTorch differentiates any number of times; `ntxent` is not."""
+    with torch.autocast(x.device.type, enabled=False):
+        z, c, own, positive, w = _terms(x, labels, temperature, tau, normalize, views, 0, len(x))
+        anchor = w > 0  # a lone row has no others: its sum would have no derivative
+        s = c * (z[anchor] @ z.T)
+        pull = (s * positive[anchor]).sum(1) / positive[anchor].sum(1)
+        return (w[anchor] * (torch.logsumexp(s.masked_fill(own[anchor], -torch.inf), 1) - pull)).sum()
+
+
 def ntxent_backward(
     grad: Tensor,
     x: Tensor,

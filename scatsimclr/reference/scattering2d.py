@@ -47,16 +47,27 @@ def fold(spectrum: Tensor, k: int) -> Tensor:
 class _Modulus(torch.autograd.Function):
     """|z| of a complex tensor, with the subgradient 0 at 0."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, z):
-        modulus = (z.real * z.real + z.imag * z.imag).sqrt()
-        ctx.save_for_backward(z, modulus)
-        return modulus
+    def forward(z):
+        return (z.real * z.real + z.imag * z.imag).sqrt()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs, output)
+        ctx.save_for_forward(*inputs, output)
 
     @staticmethod
     def backward(ctx, grad):
         z, modulus = ctx.saved_tensors
         return torch.where(modulus == 0, 0, grad / modulus) * z
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        z, modulus = ctx.saved_tensors
+        along = z.real * tangent.real + z.imag * tangent.imag
+        return torch.where(modulus == 0, 0, along / modulus)
 
 
 def scattering2d(x: Tensor, filters: list[Tensor], J: int, L: int, max_order: int, pre_pad: bool) -> Tensor:
