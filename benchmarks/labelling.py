@@ -1,8 +1,9 @@
 """`python -m benchmarks.labelling`: what a few labels of 5,000 images of Fashion-MNIST make of the others.
 
 Scattering alone, no trained encoder. Accuracy and calibration error on the images without a label, with 10 and 100
-labels of each class, by candidate and by what `label` chooses; and the labels that suggested images need for the
-accuracy that 100 random ones have, in rounds of ten. Writes benchmarks/results/labelling.json.
+labels of each class, by candidate and by what `label` chooses, beside the accuracy that `label` expects; and the labels
+that suggested images need for the accuracy that 100 random ones have, in rounds of ten. Writes
+benchmarks/results/labelling.json.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ def accuracies(space: Space, truth: Tensor, per_class: int, draws: int) -> dict[
         found.setdefault("chosen", []).append(right.float().mean().item())
         error = reliability(result.confidence[rest], right)[1]
         found.setdefault("calibration error", []).append(error)
+        for name, value in zip(
+            ("expected", "at least", "at most"), (result.accuracy, *result.interval), strict=True
+        ):
+            found.setdefault(name, []).append(value)
     return found
 
 

@@ -243,7 +243,11 @@ def summary(
     if found.accuracy is None:
         print("expected accuracy: unknown, every class has one label; the confidences are not calibrated")
     else:
-        print(f"expected accuracy: {found.accuracy:.1%} of given labels that were held out, by {found.words}")
+        low, high = found.interval
+        print(
+            f"expected accuracy: {found.accuracy:.1%} (95 %: {low:.0%} to {high:.0%}) of {found.held} given labels "
+            f"that were held out, by {found.words}"
+        )
     print(f"to check them, the uncertain ones first: {page}")
 
 

@@ -1,5 +1,7 @@
 """The method on digits: better than logistic regression, honest confidences, useful suggestions."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,14 @@ from sklearn.datasets import load_digits
 from scatsimclr.evaluation.logistic import logistic_fit
 from scatsimclr.evaluation.probe import few_labels
 from scatsimclr.labelling import Space, label, suggest
-from scatsimclr.labelling.classifier import HIGHEST, fit_temperature, probabilities, reliability
+from scatsimclr.labelling.classifier import (
+    CANDIDATES,
+    HIGHEST,
+    TEMPERATURES,
+    fit_temperature,
+    probabilities,
+    reliability,
+)
 from scatsimclr.labelling.propagation import directions, graph, nearest, propagate, smooth
 
 
@@ -60,6 +69,8 @@ def test_one_label_of_each_class_is_uncalibrated_and_said_so(digits):
     found = label(space, some(truth, few_labels(truth, 1, 0)))
     assert found.accuracy is None
     assert found.error is None
+    with pytest.raises(ValueError, match="no label could be held out"):
+        _ = found.interval
     assert (found.labels == truth).float().mean() > 0.5
 
 
@@ -118,6 +129,34 @@ def test_temperature_undoes_overconfidence():
     truth = np.array([generator.choice(4, p=row) for row in np.exp(log_p)])
     temperature, _ = fit_temperature(3 * log_p, truth)
     assert temperature == pytest.approx(3, rel=0.05)
+
+
+def test_a_few_labels_move_the_temperature_little_from_what_is_usual():
+    log_p = np.log(probabilities(np.random.default_rng(0).normal(size=(10, 4)), 1.0))
+    truth = log_p.argmax(1)  # always right: the likeliest temperature is the least
+    assert fit_temperature(log_p, truth)[0] == pytest.approx(1 / 20, rel=0.01)
+    spread = 0.2
+    usual = fit_temperature(log_p, truth, prior=(1.5, 1 / (10 * spread**2)))[0]
+    assert 1.5 * np.exp(-3 * spread) < usual < 1.5
+    assert fit_temperature(log_p, truth, prior=(1.5, 1e6))[0] == pytest.approx(1.5, rel=1e-3)
+
+
+def test_the_expected_accuracy_comes_with_an_interval(digits):
+    """Of Wilson by hand, and it holds the accuracy of the images without a label."""
+    space, truth, _ = digits
+    assert set(TEMPERATURES) == set(CANDIDATES)
+    held = 0
+    for seed in range(3):
+        chosen = few_labels(truth, 5, seed)
+        found = label(space, some(truth, chosen))
+        rest = torch.ones(len(truth), dtype=torch.bool)
+        rest[chosen] = False
+        low, high = found.interval
+        assert found.held == 50
+        held += low <= (found.labels == truth)[rest].float().mean().item() <= high
+    assert held == 3
+    by_hand = replace(found, accuracy=0.84, held=100).interval
+    assert by_hand == pytest.approx((0.7558, 0.8990), abs=5e-4)
 
 
 def test_calibration_error_by_hand():
