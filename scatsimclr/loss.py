@@ -10,6 +10,7 @@ PyTorch, which stores the matrix. With `gather_distributed` once: a second time 
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -26,6 +27,7 @@ def nt_xent_loss(
     temperature: float | Tensor = 0.5,
     *,
     normalize: bool = True,
+    views_dim: int | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """NT-Xent (Chen et al. 2020, eq. 1), averaged over all V·N rows.
@@ -33,10 +35,12 @@ def nt_xent_loss(
     z_i, z_j: (N, D) two views of N images; or z_j None and z_i all V ≥ 2 views, a (V, N, D) tensor or a
     sequence of (N, D): every other view of an image is then a positive, with equal weight.
     temperature: τ > 0; a tensor of one element on the rows' device gets its gradient.
-    normalize: cosine similarities (F.normalize, eps 1e-12), else dot products.
+    normalize: cosine similarities (F.normalize, eps 1e-12), else dot products. A row of zeros has no direction: its
+    gradient is F.normalize's, 1e12 times as large as others, and 0 in float16, which cannot hold that.
+    views_dim: of a tensor of all views, 1 where it is (N, V, D); None is 0 with a warning where V ≥ N.
     Returns a 0-d tensor, float32 (float64 for float64 rows). Raises ValueError, TypeError.
     """
-    x, views = ops.stack_views(z_i, z_j)
+    x, views = ops.stack_views(z_i, z_j, views_dim)
     return ops.ntxent_loss(x, temperature=temperature, normalize=normalize, views=views, backend=backend)
 
 
@@ -46,6 +50,7 @@ def sup_con_loss(
     temperature: float | Tensor = 0.5,
     *,
     normalize: bool = True,
+    views_dim: int | None = None,
     backend: str = "auto",
 ) -> Tensor:
     """The supervised contrastive loss, "out" form (Khosla et al. 2020, eq. 2).
@@ -53,11 +58,14 @@ def sup_con_loss(
     z: (M, D) rows with labels (M,); or the V views of N images, (V, N, D) or a sequence of (N, D), with
     labels (N,). Any integer labels. A row without another one of its label is a negative only; the mean is
     over the other rows, and 0 where there is none. Otherwise as `nt_xent_loss`.
+
+    SupContrast's features are (N, V, D): give views_dim=1 for them. Its loss is this one times
+    temperature/base_temperature.
     """
     if isinstance(z, Tensor) and z.dim() == 2:
         x = ops.single_view(z, "z")
     else:
-        x, views = ops.stack_views(z)
+        x, views = ops.stack_views(z, None, views_dim)
         labels = ops.repeat_labels(labels, views, len(x) // views)
     return ops.ntxent_loss(x, temperature=temperature, normalize=normalize, labels=labels, backend=backend)
 
@@ -65,9 +73,12 @@ def sup_con_loss(
 class _ContrastiveLoss(nn.Module):
     """Keeps the temperature: a number, a parameter that is learnt, or a tensor that moves with the module."""
 
-    def __init__(self, temperature: float | Tensor, normalize: bool, backend: str):
+    def __init__(self, temperature: float | Tensor, normalize: bool, views_dim: int | None, backend: str):
         super().__init__()
         ops.check_temperature(temperature)
+        if not isinstance(temperature, Tensor):
+            temperature = float(temperature)
+        self.views_dim = views_dim
         if isinstance(temperature, Tensor) and not isinstance(temperature, nn.Parameter):
             self.register_buffer("temperature", temperature, persistent=False)
         else:
@@ -83,29 +94,49 @@ class NTXentLoss(_ContrastiveLoss):
     """NT-Xent as a module: `NTXentLoss(temperature=0.5)(z_i, z_j)` with z_i, z_j (N, D) gives a 0-d tensor.
 
     The original's call `NTXentLoss(device, batch_size, temperature, use_cosine_similarity)` works unchanged;
-    device and batch_size are accepted and restrict nothing. use_cosine_similarity False: dot products.
+    device and batch_size are accepted and restrict nothing. use_cosine_similarity False: dot products. A number or a
+    tensor alone, as in lightly's `NTXentLoss(0.1)`, is the temperature.
     lightly's keywords work too; memory_bank_size must be 0, negatives come from the batch alone.
-    gather_distributed: negatives from all processes of torch.distributed's default group, each with the
-    same N. Every process then gets the loss of the whole batch, and gradients that, averaged over the
+    gather_distributed: negatives from all processes of torch.distributed's default group, which may have
+    different N. Every process then gets the loss of the whole batch, and gradients that, averaged over the
     processes as DistributedDataParallel does, are those of one process with the whole batch.
-    Otherwise as `nt_xent_loss`.
+    Otherwise as `nt_xent_loss`. Arguments in another order raise TypeError or ValueError.
     """
 
     def __init__(
         self,
-        device: torch.device | str | int | None = None,
+        device: torch.device | str | int | float | Tensor | None = None,
         batch_size: int | None = None,
-        temperature: float | Tensor = 0.5,
+        temperature: float | Tensor | None = None,
         use_cosine_similarity: bool = True,
         *,
         memory_bank_size: int | Sequence[int] = 0,
         gather_distributed: bool = False,
+        views_dim: int | None = None,
         backend: str = "auto",
     ):
-        if isinstance(device, (float, Tensor)):
+        order = "the order is (device, batch_size, temperature, use_cosine_similarity)"
+        if isinstance(device, Tensor) or ops.is_number(device):
+            if temperature is None and batch_size is None:
+                device, temperature = None, device
+            elif isinstance(device, bool) or not isinstance(device, int):
+                raise TypeError(
+                    f"device must be a device, got {device!r}: {order}; give the temperature by name, temperature=..."
+                )
+        elif isinstance(device, str):
+            try:
+                torch.device(device)
+            except RuntimeError as error:
+                raise ValueError(f"device: {error}") from None
+        elif device is not None and not isinstance(device, torch.device):
+            raise TypeError(f"device must be a device, a string or None, got {device!r}: {order}")
+        if batch_size is not None and (
+            isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Integral) or batch_size < 1
+        ):
+            raise TypeError(f"batch_size must be a positive integer or None, got {batch_size!r}: {order}")
+        if use_cosine_similarity not in (True, False) or isinstance(use_cosine_similarity, float):
             raise TypeError(
-                f"device must be a device, a string or None, got {type(device).__name__}: "
-                "the temperature is the keyword temperature=..."
+                f"use_cosine_similarity must be True or False, got {use_cosine_similarity!r}: {order}"
             )
         bank = memory_bank_size if isinstance(memory_bank_size, int) else memory_bank_size[0]
         if bank != 0:
@@ -113,23 +144,49 @@ class NTXentLoss(_ContrastiveLoss):
                 f"memory_bank_size must be 0, got {memory_bank_size!r}: there is no memory bank, and batches "
                 "of any size fit in memory"
             )
-        super().__init__(temperature, use_cosine_similarity, backend)
+        temperature = 0.5 if temperature is None else temperature
+        super().__init__(temperature, use_cosine_similarity, views_dim, backend)
         self.gather_distributed = bool(gather_distributed)
 
     def forward(self, z_i: Tensor | Sequence[Tensor], z_j: Tensor | None = None) -> Tensor:
         if self.gather_distributed:
-            x, views = ops.stack_views(z_i, z_j)
             return ops.ntxent_loss_distributed(
-                x, temperature=self.temperature, normalize=self.normalize, views=views, backend=self.backend
+                z_i,
+                z_j,
+                temperature=self.temperature,
+                normalize=self.normalize,
+                views_dim=self.views_dim,
+                backend=self.backend,
             )
-        return nt_xent_loss(z_i, z_j, self.temperature, normalize=self.normalize, backend=self.backend)
+        return nt_xent_loss(
+            z_i,
+            z_j,
+            self.temperature,
+            normalize=self.normalize,
+            views_dim=self.views_dim,
+            backend=self.backend,
+        )
 
 
 class SupConLoss(_ContrastiveLoss):
     """`sup_con_loss` as a module: `SupConLoss(temperature=0.5)(z, labels)` gives a 0-d tensor."""
 
-    def __init__(self, temperature: float | Tensor = 0.5, *, normalize: bool = True, backend: str = "auto"):
-        super().__init__(temperature, normalize, backend)
+    def __init__(
+        self,
+        temperature: float | Tensor = 0.5,
+        *,
+        normalize: bool = True,
+        views_dim: int | None = None,
+        backend: str = "auto",
+    ):
+        super().__init__(temperature, normalize, views_dim, backend)
 
     def forward(self, z: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
-        return sup_con_loss(z, labels, self.temperature, normalize=self.normalize, backend=self.backend)
+        return sup_con_loss(
+            z,
+            labels,
+            self.temperature,
+            normalize=self.normalize,
+            views_dim=self.views_dim,
+            backend=self.backend,
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -58,3 +60,65 @@ def test_one_two_and_four_processes_agree_with_one_that_does_not_gather(tmp_path
                 for backend in ("auto", "reference"):
                     got = torch.load(tmp_path / f"{size}-{rank}-{cosine}-{backend}")
                     torch.testing.assert_close(got, want, rtol=2e-5, atol=1e-6)
+
+
+COUNTS = (4, 3, 1)
+# What a rank of three gives as its views, and what the others then say.
+REFUSED = {
+    "no rows": (lambda z: z[:, :0], "rank 1 cannot take its rows"),
+    "columns": (lambda z: z[:, :, :-1], r"rank 0: 2 × 2 × 5, torch.float32; rank 1: 2 × 2 × 4"),
+    "dtype": (lambda z: z.double(), r"rank 1: 2 × 2 × 5, torch.float64"),
+    "views": (lambda z: torch.cat((z, z)), r"rank 1: 2 × 4 × 5"),
+    "no tensor": (lambda z: 3.0, "rank 1 cannot take its rows"),
+}
+
+
+def unequal_process(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=len(COUNTS))
+    z, tau = uneven()
+    own = [part[sum(COUNTS[:rank]) : sum(COUNTS[: rank + 1])] for part in z]
+    for backend in ("auto", "reference"):
+        leaves = [part.clone().requires_grad_() for part in own]
+        t = tau.clone().requires_grad_()
+        loss = NTXentLoss(temperature=t, gather_distributed=True, backend=backend)(leaves)
+        loss.backward()
+        dist.all_reduce(t.grad)
+        gradient = [part.grad / len(COUNTS) for part in leaves]
+        torch.save((loss.detach(), gradient, t.grad / len(COUNTS)), f"{folder}/{rank}-{backend}")
+    for name, (spoil, _) in REFUSED.items():
+        views = torch.rand(2, 2, 5)
+        try:
+            NTXentLoss(gather_distributed=True, views_dim=0)(spoil(views) if rank == 1 else views)
+            said = "nothing"
+        except (TypeError, ValueError) as error:
+            said = str(error)
+        torch.save(said, f"{folder}/{rank}-{name}")
+    dist.destroy_process_group()
+
+
+def uneven():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(3, sum(COUNTS), DEPTH, generator=generator), torch.tensor(0.3)
+
+
+@pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
+def test_processes_with_different_numbers_of_images(tmp_path):
+    """The loss of the whole batch; what does not go together is an error everywhere, and none waits."""
+    mp.spawn(unequal_process, (str(tmp_path),), nprocs=len(COUNTS))
+    z, tau = uneven()
+    z.requires_grad_(), tau.requires_grad_()
+    loss = NTXentLoss(temperature=tau)(z)
+    loss.backward()
+    for rank in range(len(COUNTS)):
+        share = slice(sum(COUNTS[:rank]), sum(COUNTS[: rank + 1]))
+        for backend in ("auto", "reference"):
+            got, gradient, of_tau = torch.load(tmp_path / f"{rank}-{backend}")
+            torch.testing.assert_close(got, loss.detach())
+            torch.testing.assert_close(torch.stack(gradient), z.grad[:, share], rtol=2e-5, atol=1e-6)
+            torch.testing.assert_close(of_tau, tau.grad, rtol=2e-5, atol=1e-6)
+        for name, (_, told) in REFUSED.items():
+            said = torch.load(tmp_path / f"{rank}-{name}")
+            assert said != "nothing"
+            if rank != 1:
+                assert re.search(told, said), said

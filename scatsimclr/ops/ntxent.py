@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import numbers
+import warnings
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -70,6 +73,13 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(x, stats, labels, temperature)
 
 
+def _of_dead_rows(dx: Tensor, x: Tensor, normalize: bool) -> Tensor:
+    """The gradient, in float16 0 at rows of zeros: it cannot hold what F.normalize has there, 1e12 times the others."""
+    if x.dtype != torch.float16 or not normalize:
+        return dx
+    return dx.masked_fill((x == 0).all(1, keepdim=True), 0)
+
+
 def _like(dtau, temperature):
     return None if temperature is None else dtau.to(temperature.dtype).reshape(temperature.shape)
 
@@ -108,6 +118,7 @@ def _make_backward(backward):
         x, stats, labels, temperature = ctx.saved_tensors
         gradient = again if torch.is_grad_enabled() else backward
         dx, dtau = gradient(grad, x, stats, labels, temperature, *ctx.settings)
+        dx = _of_dead_rows(dx, x, ctx.settings[1])
         return dx, None, _like(dtau, temperature), *[None] * 5
 
     return run
@@ -188,19 +199,37 @@ def _check_view(z: Tensor, name: str, like: Tensor | None, like_name: str) -> No
         raise ValueError(f"{name} must be on the device of {like_name}, {like.device}, got {z.device}")
 
 
-def stack_views(z_i: Tensor | Sequence[Tensor], z_j: Tensor | None = None) -> tuple[Tensor, int]:
+def stack_views(
+    z_i: Tensor | Sequence[Tensor], z_j: Tensor | None = None, views_dim: int | None = None
+) -> tuple[Tensor, int]:
     """All views as one (V·N, D) tensor, view-major, and V.
 
-    Two (N, D) tensors; or, with z_j None, one (V, N, D) tensor or a sequence of V (N, D) tensors, V ≥ 2.
+    Two (N, D) tensors; or, with z_j None, one (V, N, D) tensor, (N, V, D) with `views_dim` 1, or a sequence of V (N, D)
+    tensors, V ≥ 2. Without `views_dim`, more views than images are said to be unlikely by a warning.
     """
+    if views_dim not in (None, 0, 1):
+        raise ValueError(f"views_dim must be 0, 1 or None, got {views_dim!r}")
+    if is_number(z_j):
+        raise TypeError(
+            f"z_j must be a tensor, got {type(z_j).__name__}: the temperature is the third argument, or "
+            f"temperature={z_j}"
+        )
     if z_j is not None:
         _check_view(z_i, "z_i", None, "")
         _check_view(z_j, "z_j", z_i, "z_i")
         return torch.cat((z_i, z_j)), 2
     if isinstance(z_i, Tensor):
-        if z_i.dim() != 3 or z_i.shape[0] < 2:
+        if z_i.dim() != 3 or z_i.shape[1 if views_dim == 1 else 0] < 2:
             raise ValueError(
                 f"z_i without z_j must hold all views as (V, N, D) with V ≥ 2, got shape {tuple(z_i.shape)}"
+            )
+        if views_dim == 1:
+            z_i = z_i.transpose(0, 1)
+        elif views_dim is None and z_i.shape[0] >= z_i.shape[1] > 1 and not torch.compiler.is_compiling():
+            warnings.warn(
+                f"a tensor of shape {tuple(z_i.shape)} is taken as {z_i.shape[0]} views of {z_i.shape[1]} images; "
+                "views_dim=1 takes it as (images, views, D), views_dim=0 is this without a warning",
+                stacklevel=4,
             )
         _check_view(z_i[0], "z_i", None, "")
         return z_i.flatten(0, 1), z_i.shape[0]
@@ -223,10 +252,24 @@ def single_view(z: Tensor, name: str) -> Tensor:
 def repeat_labels(labels: Tensor, views: int, images: int) -> Tensor:
     """Labels (N,) of images as those of their V·N rows, view-major."""
     if isinstance(labels, Tensor) and labels.shape != (images,):
+        other = (
+            f"; where the rows are (images, views, D), {views} images of {images} views, give views_dim=1"
+            if labels.shape == (views,)
+            else ""
+        )
         raise ValueError(
-            f"labels must hold one entry per image, ({images},), got shape {tuple(labels.shape)}"
+            f"labels must hold one entry per image, ({images},), got shape {tuple(labels.shape)}{other}"
         )
     return labels.repeat(views) if isinstance(labels, Tensor) else labels
+
+
+def is_number(value: object) -> bool:
+    """A real number: of Python, NumPy (a 0-d array too) or any type that registers as one; no bool."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    if isinstance(value, np.ndarray):
+        return value.ndim == 0 and value.dtype.kind in "iuf"
+    return isinstance(value, numbers.Real)
 
 
 def check_temperature(temperature: float | Tensor, device: torch.device | None = None) -> None:
@@ -247,8 +290,8 @@ def check_temperature(temperature: float | Tensor, device: torch.device | None =
         if temperature.device.type != "cpu" or torch.compiler.is_compiling():
             return
         value = float(temperature.detach())
-    elif isinstance(temperature, (int, float)) and not isinstance(temperature, bool):
-        value = temperature
+    elif is_number(temperature):
+        value = float(temperature)
     else:
         raise TypeError(f"temperature must be a number or a tensor, got {type(temperature).__name__}")
     if not (value > 0 and math.isfinite(value)):
@@ -301,49 +344,100 @@ def ntxent_loss(
     return differentiable(chosen.forward, _setup_context, _make_backward(chosen.backward))(*args)[0]
 
 
+def _gathered(t: Tensor, counts: Sequence[int]) -> Tensor:
+    """Rows (n, …) of all processes below each other, of which each has its count."""
+    most = max(counts)
+    own = t.contiguous()
+    if len(t) < most:  # what is gathered must have one shape everywhere
+        own = torch.cat((own, own.new_zeros((most - len(t), *t.shape[1:]))))
+    everyone = t.new_empty((len(counts) * most, *t.shape[1:]))
+    dist.all_gather_into_tensor(everyone, own)
+    if min(counts) == most:
+        return everyone
+    return torch.cat([part[:count] for part, count in zip(everyone.split(most), counts, strict=True)])
+
+
 class _Distributed(torch.autograd.Function):
-    """Local rows against the rows of all processes: two gathers and one sum forward, no message backward.
+    """Local rows against the rows of all processes: their numbers, rows, statistics and loss forward, no message
+    backward.
 
     The gradient of the local rows needs nothing of the others but their rows and their statistics, because
     s is symmetric (reference, G_ik).
     """
 
     @staticmethod
-    def forward(ctx, x, temperature, tau, normalize, views, chosen):
-        rank, size, rows = dist.get_rank(), dist.get_world_size(), len(x)
-        everyone = x.new_empty((size * rows, x.shape[1]))
-        dist.all_gather_into_tensor(everyone, x.contiguous())
-        settings = (tau, normalize, views, rank * rows, rows)
-        loss, stats = (chosen.forward if chosen else _forward)(everyone, None, temperature, *settings)
-        gathered = stats.new_empty((size * 2, rows))
-        dist.all_gather_into_tensor(gathered, stats.contiguous())
+    def forward(ctx, x, temperature, tau, normalize, views, counts, chosen):
+        rank, size = dist.get_rank(), len(counts)
+        everyone, labels = _gathered(x, counts), None
+        if len(set(counts)) > 1:  # blocks of different sizes: the images are counted through
+            blocks = [torch.arange(n // views, device=x.device).repeat(views) for n in counts]
+            offsets = [sum(counts[:i]) // views for i in range(size)]
+            labels = torch.cat([block + offset for block, offset in zip(blocks, offsets, strict=True)])
+        settings = (tau, normalize, views, sum(counts[:rank]), len(x))
+        loss, stats = (chosen.forward if chosen else _forward)(everyone, labels, temperature, *settings)
+        stats = _gathered(stats.T, counts).T.contiguous()
         dist.all_reduce(loss)
         ctx.settings, ctx.backward_op, ctx.size = settings, chosen.backward if chosen else _backward, size
-        stats = gathered.view(size, 2, rows).transpose(0, 1).reshape(2, -1)
-        ctx.save_for_backward(everyone, stats, temperature)
+        ctx.save_for_backward(everyone, stats, labels, temperature)
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        everyone, stats, temperature = ctx.saved_tensors
+        everyone, stats, labels, temperature = ctx.saved_tensors
         # Times the number of processes, over which DistributedDataParallel then averages.
-        dx, dtau = ctx.backward_op(grad * ctx.size, everyone, stats, None, temperature, *ctx.settings)
-        return dx, _like(dtau, temperature), None, None, None, None
+        dx, dtau = ctx.backward_op(grad * ctx.size, everyone, stats, labels, temperature, *ctx.settings)
+        _, normalize, _, first, rows = ctx.settings
+        dx = _of_dead_rows(dx, everyone[first : first + rows], normalize)
+        return dx, _like(dtau, temperature), *[None] * 5
+
+
+def _agreed(x: Tensor | None, views: int, device: torch.device) -> list[int]:
+    """How many rows each process has; ValueError on every process where they do not go together, or one has None."""
+    size = dist.get_world_size()
+    own = [0] * 4 if x is None else [len(x), x.shape[1], views, _FLOATING.index(x.dtype)]
+    told = torch.empty(size * 4, dtype=torch.int64, device=device)
+    dist.all_gather_into_tensor(told, torch.tensor(own, device=device))
+    shapes = told.view(size, 4).tolist()
+    refused = [rank for rank, shape in enumerate(shapes) if shape[0] == 0]
+    if refused and x is not None:
+        raise ValueError(f"rank {refused[0]} cannot take its rows: its own error says why")
+    if x is not None and any(shape[1:] != shapes[0][1:] for shape in shapes):
+        each = "; ".join(
+            f"rank {rank}: {rows // v} × {v} × {columns}, {_FLOATING[dtype]}"
+            for rank, (rows, columns, v, dtype) in enumerate(shapes)
+        )
+        raise ValueError(f"ranks differ in views, columns or dtype (images × views × columns): {each}")
+    return [rows for rows, *_ in shapes]
 
 
 def ntxent_loss_distributed(
-    x: Tensor, *, temperature: float | Tensor, normalize: bool, views: int, backend: str = "auto"
+    z_i: Tensor | Sequence[Tensor],
+    z_j: Tensor | None,
+    *,
+    temperature: float | Tensor,
+    normalize: bool,
+    views_dim: int | None,
+    backend: str = "auto",
 ) -> Tensor:
-    """`ntxent_loss` of the rows of all processes of the default group, each giving x of one shape.
+    """The loss (0-d) of the views of all processes of the default group, as `stack_views` takes them.
 
-    Every process gets the loss of the whole batch. Gradients of x and temperature, averaged over processes
-    after they reached the parameters, are those of a single process with all rows; the incoming gradient
-    must be the same everywhere. Without an initialised group: `ntxent_loss`.
+    How many images each process has may differ. Every process gets the loss of the whole batch. Gradients of the views
+    and of the temperature, averaged over processes after they reached the parameters, are those of a single process
+    with all rows; the incoming gradient must be the same everywhere. Without an initialised group: `ntxent_loss`.
+    ValueError on every process where the views of one cannot be taken, or they differ in columns, number or dtype.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    alone = not (dist.is_available() and dist.is_initialized())
+    try:
+        x, views = stack_views(z_i, z_j, views_dim)
+        tensor, tau, chosen = _resolve(temperature, x, backend)
+    except (TypeError, ValueError):
+        if not alone:  # the others wait for this one
+            _agreed(None, 0, z_i.device if isinstance(z_i, Tensor) else torch.get_default_device())
+        raise
+    if alone:
         return ntxent_loss(x, temperature=temperature, normalize=normalize, views=views, backend=backend)
-    tensor, tau, chosen = _resolve(temperature, x, backend)
+    counts = _agreed(x, views, x.device)
     if forward_mode(x, tensor):
         raise NotImplementedError("gather_distributed has no derivative of forward mode")
-    return _Distributed.apply(x, tensor, tau, bool(normalize), views, chosen)
+    return _Distributed.apply(x, tensor, tau, bool(normalize), views, counts, chosen)
