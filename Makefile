@@ -45,6 +45,7 @@ sanitize: $(SANITIZED)/built
 FUZZ_CALLS ?= 20000
 fuzz: $(SANITIZED)/built
 	$(IN_SANITIZED) $(BIN)/python -m tests.fuzz.operators --count $(FUZZ_CALLS)
+	$(BIN)/python -m tests.fuzz.images
 
 $(SANITIZED)/built: $(VENV)/installed
 	CFLAGS="$(SANITIZERS)" LDFLAGS="$(SANITIZERS)" \

@@ -17,10 +17,18 @@ TITLES = {
     "ours": "ours, recommended features",
     "ours h": "ours, h alone",
     "paper h": "the paper's model, h",
+    "blocks8": "eight blocks, recommended features",
+    "blocks8 h": "eight blocks, h alone",
+    "no_neighbours": "neighbours are negatives, recommended features",
+    "no_neighbours h": "neighbours are negatives, h alone",
+    "paper_head": "the paper's head, recommended features",
+    "paper_head h": "the paper's head, h alone",
     "resnet18 h": "SimCLR, ResNet-18, h",
     "resnet18_cifar_stem h": "SimCLR, ResNet-18 with 3×3 stem, h",
 }
 
+# What single parts of the recipe are worth: in the table alone.
+PARTS = ("blocks8", "no_neighbours", "paper_head")
 FIXED = {"ours": "black", "pixels": "#999999"}  # colours
 
 
@@ -63,8 +71,8 @@ def entries(result: dict) -> list[Entry]:
     for run in result["runs"]:
         groups.setdefault((run["contender"], run["images"], run["minutes"]), []).append(run["after"])
     for (contender, images, minutes), records in groups.items():
-        if contender == "ours":
-            found.append(entry("ours", images, minutes, records, "recommended_"))
+        if contender in TITLES:
+            found.append(entry(contender, images, minutes, records, "recommended_"))
         found.append(entry(f"{contender} h", images, minutes, records))
     order = list(TITLES)
     return sorted(found, key=lambda e: (e.images, e.minutes, order.index(e.name)))
@@ -91,6 +99,7 @@ def plot(result: dict, colours: Sequence[str]):
     """Accuracy over minutes of training on the number of images that has most runs; lines: what needs none."""
     counts = [run["images"] for run in result["runs"]]
     shown = [entry for entry in entries(result) if entry.images == statistics.mode(counts)]
+    shown = [entry for entry in shown if not entry.name.startswith(PARTS)]
     names = [name for name in TITLES if any(entry.name == name for entry in shown)]
     others = dict(zip((name for name in names if name not in FIXED), colours, strict=False))
     colour = others | FIXED

@@ -43,7 +43,10 @@ _RESNET = ("model.base_model=resnet18", "model.front=paper", "model.head=paper",
 # batch and rate; with the stem of 7×7 and pooling an epoch takes a fraction of the time of the one of 3×3.
 CONTENDERS = {
     "ours": (),
-    "paper": ("model.front=paper", "model.head=paper", "neighbours=0"),
+    "paper": ("model.base_model=scatsimclr8", "model.front=paper", "model.head=paper", "neighbours=0"),
+    "blocks8": ("model.base_model=scatsimclr8",),
+    "no_neighbours": ("neighbours=0",),
+    "paper_head": ("model.head=paper",),
     "resnet18": _RESNET,
     "resnet18_cifar_stem": (*_RESNET, "model.cifar_stem=true"),
 }

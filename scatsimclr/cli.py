@@ -21,7 +21,13 @@ COMMANDS = {
 
 
 def run(command: Callable[[list[str]], int | None], argv: list[str] | None = None) -> int:
-    """Exit status of a command: 0, 2 with one line for a user's mistake, 130 when interrupted."""
+    """Exit status of a command: 0, 2 with one line for a user's mistake, 130 when interrupted.
+
+    Names of files that the terminal cannot show are printed with escapes: no command fails on printing.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         return command(sys.argv[1:] if argv is None else argv) or 0
     except UserError as error:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 import torch
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,6 +26,7 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PlainSerializer,
+    PlainValidator,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -32,6 +34,7 @@ from pydantic import (
     model_validator,
 )
 
+from scatsimclr.data.levels import check_scale
 from scatsimclr.errors import UserError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -76,19 +79,41 @@ Shape = Annotated[
 Range = Annotated[tuple[float, float], BeforeValidator(_literal_tuple)]
 
 
+def _two_images(value: int) -> int:
+    if value < 2:
+        raise ValueError("must be 2 or more: the loss of one image, without another as negative, is always 0")
+    return value
+
+
+def _grey_scale(value: Any) -> Any:
+    try:
+        return check_scale(_literal_tuple(value))
+    except (TypeError, ValueError):
+        raise ValueError(f"must be auto, dtype, image or LOW:HIGH, such as 0:4095, got {value!r}") from None
+
+
 class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
 
 class ModelSettings(_Settings):
-    """The encoder. J, L, stem (width of the first convolution) and front are ScatSimCLR's, cifar_stem is ResNet's.
+    """The encoder. base_model: auto, scatsimclr4 for grey images and scatsimclr12 for others: a run's own settings hold
+    what came of it. J, L, stem (width of the first convolution) and front are ScatSimCLR's, cifar_stem is ResNet's.
 
     front: what the adapter sees of the coefficients: paper, as they are; log, their standardised logarithms, with
     whitened features beside h (scatsimclr.models.front). head: of z; normalised, with a BatchNorm after each layer.
     """
 
     base_model: Literal[
-        "scatsimclr8", "scatsimclr12", "scatsimclr16", "scatsimclr30", "scatsimclr45", "resnet18", "resnet50"
+        "auto",
+        "scatsimclr4",
+        "scatsimclr8",
+        "scatsimclr12",
+        "scatsimclr16",
+        "scatsimclr30",
+        "scatsimclr45",
+        "resnet18",
+        "resnet50",
     ] = "scatsimclr8"
     out_dim: PositiveInt = 128
     J: PositiveInt = 2
@@ -100,7 +125,7 @@ class ModelSettings(_Settings):
 
     @property
     def scattering(self) -> bool:
-        return self.base_model.startswith("scatsimclr")
+        return not self.base_model.startswith("resnet")
 
     @property
     def res_blocks(self) -> int:
@@ -127,13 +152,15 @@ class DataSettings(_Settings):
 
     pipeline: dali, torch, or auto: dali with `fused` where it is installed, else torch. prefetch: batches made ahead
     in threads, 0 for none. threads: in all that make them; none given: one per core, or one for eight where the CPU
-    trains, at most 4. dtype: of the views.
+    trains, at most 4. dtype: of the views. scale: of grey files of more than 8 bits, auto, dtype, image or LOW:HIGH,
+    see `scatsimclr.data.levels.Scale`; what a run was trained with holds for what it is given later.
     """
 
     pipeline: Literal["auto", "dali", "torch"] = "auto"
     prefetch: NonNegativeInt = 4
     threads: PositiveInt | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    scale: Annotated[Any, PlainValidator(_grey_scale)] = "auto"
 
 
 class AugmentSettings(_Settings):
@@ -224,7 +251,7 @@ class Config(_Settings):
     seed: NonNegativeInt = 0
     epochs: PositiveInt = 100
     minutes: PositiveFloat | None = None
-    batch_size: PositiveInt = 64
+    batch_size: Annotated[int, AfterValidator(_two_images)] = 64
     accumulate: PositiveInt = 1
     neighbours: NonNegativeInt = 0
     activation_checkpointing: bool = False
@@ -328,9 +355,14 @@ class Config(_Settings):
         return reason is None and (self.fused if self.graphs == "auto" else self.graphs)
 
     def with_input_shape(self, shape: tuple[int, int, int]) -> Config:
-        """The same settings for images of this shape; UserError where they do not go together."""
+        """The same settings for images of this shape, and the encoder that suits them where it is `auto`.
+
+        UserError where they do not go together.
+        """
         settings = self.model_dump(mode="json", by_alias=True)
         settings["dataset"]["input_shape"] = shape
+        if self.model.base_model == "auto":
+            settings["model"]["base_model"] = "scatsimclr4" if shape[2] == 1 else "scatsimclr12"
         return parse_config(settings)
 
     def to_yaml(self) -> str:

@@ -83,7 +83,7 @@ def command(argv: list[str]) -> int:
     else:
         files, skipped = image_files(options.images)
         count, classes = len(files), ()
-        batches = file_rows(files, config.dataset.input_shape, options.batch_size)
+        batches = file_rows(files, config, options.batch_size)
     if not count:
         raise UserError(f"no image file in {' '.join(map(str, options.images))}")
     writer = (ParquetWriter if options.output.suffix == ".parquet" else NpyWriter)(options.output, classes)
@@ -154,8 +154,9 @@ def embed(model: torch.nn.Module, config: Config, images: torch.Tensor, writes: 
     return (features if writes.standard is None else writes.standard(features)).cpu().numpy()
 
 
-def file_rows(files: Sequence[Path], shape: tuple[int, int, int], batch_size: int) -> Iterator[Rows]:
-    for kept, images, failed in decode_batches(files, shape[:2], shape[2], batch_size):
+def file_rows(files: Sequence[Path], config: Config, batch_size: int) -> Iterator[Rows]:
+    *size, channels = config.dataset.input_shape
+    for kept, images, failed in decode_batches(files, tuple(size), channels, batch_size, config.data.scale):
         skipped = [(str(files[index]), why) for index, why in failed.items()]
         yield Rows(images, [str(files[index]) for index in kept], [-1] * len(kept), skipped)
 

@@ -158,7 +158,7 @@ def label_features(
     device = next(model.parameters()).device
     found = Recommendation.load(checkpoint, device)
     chosen = found.features if found else ("both" if config.model.scattering else "h")
-    images = read(root, files, skipped, config.dataset.input_shape)
+    images = read(root, files, skipped, config.dataset.input_shape, config.data.scale)
     spec, transform, amp = augment_spec(config), front_end(config, model), config.resolved_amp(device.type)
     parts = {
         part: extract(model, images.pixels, spec, features=part, amp=amp, scattering=transform).cpu()

@@ -11,6 +11,7 @@ from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.cli import run
 from scatsimclr.config import Config, load_config
 from scatsimclr.data.dali import dali_missing
+from scatsimclr.data.imageset import ImageSet
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.table import Figures, accuracy_table
 from scatsimclr.models import parameter_count
@@ -96,8 +97,10 @@ def find_resume(resume: str | None, run_dir: str | None) -> tuple[Path | None, d
     if resume is None:
         return folder, None
     if resume == "auto":
-        candidates = [folder] if folder else sorted(Path("runs").glob("*"), reverse=True)
-        found = next((c for c in candidates if (c / "checkpoints" / "last.pt").exists()), None)
+        folders = [folder] if folder else Path("runs").glob("*")
+        written = {c: c / "checkpoints" / "last.pt" for c in folders}
+        candidates = [c for c, last in written.items() if last.exists()]
+        found = max(candidates, key=lambda c: (written[c].stat().st_mtime_ns, c.name), default=None)
         if found is None:
             print("nothing to resume: starting a new run")
             return folder, None
@@ -114,7 +117,7 @@ def resumed_config(state: dict, options: argparse.Namespace) -> Config:
         after = load_config(options.config, overrides(options))
     else:
         after = load_config(base=before.model_dump(mode="json", by_alias=True), overrides=overrides(options))
-    if after.dataset.input_shape == "auto":
+    if "auto" in (after.dataset.input_shape, after.model.base_model):
         after = after.with_input_shape(before.dataset.input_shape)
     old, new = before.model_dump(), after.model_dump()
     changed = [name for name in old if name not in CHANGEABLE and old[name] != new[name]]
@@ -127,7 +130,8 @@ def resumed_config(state: dict, options: argparse.Namespace) -> Config:
 
 
 def new_folder(config: Config) -> Path:
-    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.dataset.dataset}-{config.model.base_model}"
+    model = config.model.base_model if config.model.base_model != "auto" else "scatsimclr"
+    name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.dataset.dataset}-{model}"
     folder, copies = Path("runs") / name, 1
     while folder.exists():
         folder, copies = Path("runs") / f"{name}-{copies + 1}", copies + 1
@@ -146,9 +150,8 @@ def describe(trainer: Trainer) -> None:
     kind = "grey images" if channels == 1 else "images"
     print(f"data       {config.dataset.dataset}: {len(data.pretrain)} {kind} of {height}×{width} to train on, "
           f"{len(data.validation)} held out")  # fmt: skip
-    if data.pretrain.skipped:
-        path, reason = data.pretrain.skipped[0]
-        print(f"           {len(data.pretrain.skipped)} files left out, the first: {path} ({reason})")
+    for line in left_out(data.pretrain):
+        print(f"           {line}")
     scales = f", J={config.model.J}, L={config.model.L}" if config.model.scattering else ""
     print(
         f"model      {config.model.base_model}{scales}, {parameter_count(trainer.model):,} trained parameters"
@@ -164,6 +167,18 @@ def describe(trainer: Trainer) -> None:
         print(f"time       {config.epochs} epochs, about {config.minutes:g} minutes by the speed of the first steps"
               f"{'' if config.epochs > 1 else ' (one at least)'}")  # fmt: skip
     print(f"run        {trainer.folder}" + (f", from step {trainer.step}" if trainer.step else ""))
+
+
+def left_out(images: ImageSet) -> list[str]:
+    """What a user should know of the images that are there but not used: a line for each remark and each reason."""
+    reasons: dict[str, list[str]] = {}
+    for path, reason in images.skipped:
+        reasons.setdefault(reason.partition(":")[0], []).append(path)
+    lines = [
+        f"{len(paths)} {'file' if len(paths) == 1 else 'files'} left out, {reason}; the first: {paths[0]}"
+        for reason, paths in sorted(reasons.items(), key=lambda item: -len(item[1]))
+    ]
+    return [*images.notes, *lines]
 
 
 def augmentation(trainer: Trainer) -> str:

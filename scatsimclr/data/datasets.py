@@ -21,6 +21,7 @@ import torch
 
 from scatsimclr.data import cifar, digits, folder, idx, photos, stl10
 from scatsimclr.data.imageset import DataError, ImageSet, Request
+from scatsimclr.data.levels import Scale
 
 __all__ = [
     "DATASETS",
@@ -133,6 +134,7 @@ def request(
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = True,
     progress: bool = True,
+    scale: Scale = "auto",
 ) -> Request:
     """What readers get of `load`'s arguments, checked as it says."""
     dataset = _dataset(name)
@@ -143,7 +145,7 @@ def request(
         raise DataError(f"size must be two positive integers (H, W), got {size!r}")
     if channels not in (1, 3):
         raise DataError(f"channels must be 1 or 3, got {channels!r}")
-    return Request(name, split, tuple(size), _path(data_dir), download, progress, channels)
+    return Request(name, split, tuple(size), _path(data_dir), download, progress, channels, scale)
 
 
 def load(
@@ -155,6 +157,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     download: bool = True,
     progress: bool = True,
+    scale: Scale = "auto",
 ) -> ImageSet:
     """One split of a data set as images uint8 (n, H, W, channels) and labels int64 (n,).
 
@@ -165,12 +168,20 @@ def load(
         for "folder" the images themselves, required; not used by "digits" and "photos".
     download: whether archives that are not there may be fetched from their official source.
     progress: show progress bars, on a terminal only.
+    scale: of grey files of more than 8 bits, in "folder"; see `scatsimclr.data.levels`.
 
     Raises DataError for everything that a user can cause: an unknown name, a folder or file that is absent,
     truncated, damaged or tampered with, no network, a wrong checksum.
     """
     asked = request(
-        name, split, size=size, channels=channels, data_dir=data_dir, download=download, progress=progress
+        name,
+        split,
+        size=size,
+        channels=channels,
+        data_dir=data_dir,
+        download=download,
+        progress=progress,
+        scale=scale,
     )
     return _told(DATASETS[name].read, asked)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import os
-import struct
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,17 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from scatsimclr.data.imageset import allocate
-
-# Raster formats only. Pillow tries every format it knows whatever a file's suffix says, and for EPS it
-# starts Ghostscript: a data set must not be able to start a program.
-_FORMATS = (
-    *("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "TGA", "JPEG2000", "AVIF", "ICO"),
-    *("PCX", "SGI"),
-)
+from scatsimclr.data.levels import Scale, to_8_bits
+from scatsimclr.data.metadata import opened, upright
 
 # HEIC is listed although Pillow cannot read it: photos of a phone are then named as skipped, not ignored.
 SUFFIXES = frozenset(
@@ -47,13 +39,6 @@ SUFFIXES = frozenset(
     )
 )
 
-# What Pillow's readers raise on damaged files: seen when bytes of files of these formats were flipped and
-# cut off, or raised in the readers' source.
-_DAMAGED = (
-    *(OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError),
-    *(RuntimeError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError),
-)
-
 # JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is at least this many times the size asked for, as in
 # Pillow's thumbnails. A photograph of 12 megapixels takes 20 to 45 ms instead of 400 and is off by 0.2 levels on
 # average; one of 640 × 427, to 96², 4 instead of 11, off by 1 to 2 (EPYC Zen 4, 2026-11-25).
@@ -61,15 +46,14 @@ _DRAFT = 2
 _GLANCE = 256  # pixels a side, at least, in which colours are looked for
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, scale: Scale = "auto") -> Image.Image:
     """A Pillow image of any mode as mode RGB: upright by its EXIF orientation, transparency laid on white.
 
-    16-bit grey is scaled by 255/65535. Modes I and F have no agreed white: see `_grey_to_8_bits`.
+    Modes I;16, I and F have no agreed white: see `scatsimclr.data.levels`.
     """
-    source = image.format
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode.startswith("I") or image.mode == "F":
-        return _grey_to_8_bits(image, source).convert("RGB")
+        return to_8_bits(image, scale).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -78,50 +62,32 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _grey_to_8_bits(image: Image.Image, source: str | None) -> Image.Image:
-    """Mode I;16*, I or F as mode L.
-
-    I;16 and what PNG and PNM files give as I are 16-bit. Otherwise the values choose the scale: within 0..1
-    (F only), 0..255 or 0..65535 that range becomes 0..255; beyond these, the image's own minimum and maximum
-    become 0 and 255.
-    """
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all():
-        raise ValueError("pixels that are not finite numbers")
-    low, high = values.min(), values.max()
-    if image.mode.startswith("I;16") or (image.mode == "I" and source in {"PNG", "PPM"}):
-        low, high = 0.0, 65535.0
-    elif low >= 0 and high <= 65535:
-        scales = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
-        low, high = 0.0, next(scale for scale in scales if high <= scale)
-    span = high - low or 1.0  # one value everywhere is black
-    eight = np.rint((values - low) * (255.0 / span)).astype(np.uint8)
-    transparent = image.info.get("transparency")
-    if isinstance(transparent, int):  # a grey PNG's one transparent value
-        eight[values == transparent] = 255
-    return Image.fromarray(eight)
-
-
-def _in_channels(image: Image.Image, channels: int) -> Image.Image:
+def _in_channels(image: Image.Image, channels: int, scale: Scale) -> Image.Image:
     """`to_rgb`, or with one channel the mode L of that."""
     if channels == 3:
-        return to_rgb(image)
+        return to_rgb(image, scale)
     if image.mode == "L" and not image.has_transparency_data:
-        return ImageOps.exif_transpose(image)  # what the way through RGB gives, to the bit
-    return to_rgb(image).convert("L")
+        return upright(image)  # what the way through RGB gives, to the bit
+    return to_rgb(image, scale).convert("L")
 
 
-def read_image(path: Path, size: tuple[int, int], channels: int = 3) -> np.ndarray | str:
+def read_image(
+    path: Path, size: tuple[int, int], channels: int = 3, scale: Scale = "auto"
+) -> np.ndarray | str:
     """The image file `path` (its first frame) as uint8 (H, W, channels), or the reason why it cannot be read.
 
-    channels: 3, RGB (a grey image has three equal ones), or 1, grey (of a colour image Pillow's mode L).
+    channels: 3, RGB (a grey image has three equal ones), or 1, grey (of a colour image Pillow's mode L). scale: of
+    grey images of more than 8 bits.
     """
+
+    def pixels(image: Image.Image) -> np.ndarray:
+        image.draft(None, (_DRAFT * max(size), _DRAFT * max(size)))
+        return np.asarray(_resized(_in_channels(image, channels, scale), size)).reshape(*size, channels)
+
     try:
         if os.path.getsize(path) == 0:
             return "empty file"
-        with Image.open(path, formats=_formats()) as image:
-            image.draft(None, (_DRAFT * max(size), _DRAFT * max(size)))
-            return np.asarray(_resized(_in_channels(image, channels), size)).reshape(*size, channels)
+        return opened(path, pixels)
     except UnidentifiedImageError:
         heic = path.suffix.lower() in {".heic", ".heif"}
         return "HEIC, which Pillow cannot read: convert it to JPEG or PNG" if heic else "not a readable image"
@@ -129,16 +95,15 @@ def read_image(path: Path, size: tuple[int, int], channels: int = 3) -> np.ndarr
         return f"too large, it could be a decompression bomb: {error}"
     except OSError as error:
         return error.strerror or str(error) or type(error).__name__
-    except _DAMAGED as error:
+    except Exception as error:  # whatever a decoder raises concerns this file
         return f"damaged image: {type(error).__name__}: {error}"
 
 
 def shorter_side(path: Path) -> int:
     """Of an image file in pixels, by its header; 0 where it cannot be read."""
     try:
-        with Image.open(path, formats=_formats()) as image:
-            return min(image.size)
-    except _DAMAGED:
+        return opened(path, lambda image: min(image.size))
+    except Exception:
         return 0
 
 
@@ -156,21 +121,17 @@ def all_grey(files: Sequence[Path]) -> bool:
 
 
 def _colourful(path: Path) -> bool:
+    def look(image: Image.Image) -> bool:
+        if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;"):
+            return False
+        image.draft(None, (_GLANCE, _GLANCE))
+        levels = np.asarray(to_rgb(image))
+        return bool((levels != levels[..., :1]).any())
+
     try:
-        with Image.open(path, formats=_formats()) as image:
-            if image.mode in ("1", "L", "LA", "I", "F") or image.mode.startswith("I;"):
-                return False
-            image.draft(None, (_GLANCE, _GLANCE))
-            levels = np.asarray(to_rgb(image))
-            return bool((levels != levels[..., :1]).any())
-    except _DAMAGED:
+        return opened(path, look)
+    except Exception:
         return False
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in _FORMATS if name in Image.OPEN)  # AVIF came with Pillow 11.3
 
 
 def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -221,7 +182,7 @@ def _resize_into(target: np.ndarray, source: np.ndarray) -> None:
 
 
 def read_files(
-    files: list[Path], size: tuple[int, int], channels: int, progress: bool
+    files: list[Path], size: tuple[int, int], channels: int, progress: bool, scale: Scale = "auto"
 ) -> tuple[torch.Tensor, list[int], dict[int, str]]:
     """Decodes image files in threads (Pillow releases the GIL).
 
@@ -233,7 +194,7 @@ def read_files(
     failed: dict[int, str] = {}
 
     def run(index: int) -> None:
-        result = read_image(files[index], size, channels)
+        result = read_image(files[index], size, channels, scale)
         if isinstance(result, str):
             failed[index] = result
         else:
@@ -249,7 +210,7 @@ def read_files(
 
 
 def decode_batches(
-    files: Sequence[Path], size: tuple[int, int], channels: int, batch_size: int
+    files: Sequence[Path], size: tuple[int, int], channels: int, batch_size: int, scale: Scale = "auto"
 ) -> Iterator[tuple[list[int], torch.Tensor, dict[int, str]]]:
     """Decodes files batch by batch, in order, while the caller works on the batch before.
 
@@ -259,7 +220,9 @@ def decode_batches(
     pool = ThreadPoolExecutor(_workers())
 
     def submit(start: int) -> list[Future]:
-        return [pool.submit(read_image, file, size, channels) for file in files[start : start + batch_size]]
+        return [
+            pool.submit(read_image, file, size, channels, scale) for file in files[start : start + batch_size]
+        ]
 
     starts = range(0, len(files), batch_size)
     ahead = deque(submit(start) for start in starts[:2])

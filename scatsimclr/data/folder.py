@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,11 @@ from scatsimclr.data.imageset import DataError, ImageSet, Request
 from scatsimclr.data.splitting import digest, stratified_split
 
 SURVEYED = 512
-_TEST_NAMES = ("test", "val", "valid", "validation")
+# In any case, with or without one of _ADDED, and whatever stands between the words.
+_TRAIN_NAMES = ("train", "training")
+_TEST_NAMES = ("test", "testing", "val", "valid", "validation")
 _UNLABELLED_NAMES = ("unlabeled", "unlabelled")
+_ADDED = ("", "set", "data", "images", "imgs")
 
 
 @dataclass
@@ -36,22 +40,27 @@ class _Listing:
 
 
 def read(request: Request) -> ImageSet:
-    """The images below `data_dir`, in one of these layouts (names of split folders in any case):
+    """The images below `data_dir`, in one of these layouts (names of split folders in any case, as train, Training or
+    train_images):
 
     - root/CLASS/**: split 80/20 per class by `stratified_split` over the relative paths, the same every time;
-    - root/train/CLASS/** with root/test, val, valid or validation/CLASS/** (the first that exists); without
+    - root/train/CLASS/** with root/test, val, valid or validation/CLASS/** (the first that has classes); without
       one of these, train is split as above;
-    - no class folders: images of root (or of root/train) without labels, split pretrain only;
+    - no class folders: all images of root (or of root/train) without labels, split pretrain only;
     - root/unlabeled/**, beside any of these, adds unlabelled images to pretrain.
 
-    Files are taken by suffix, in natural order (img2 before img10), through symbolic links; hidden files and
-    other suffixes are ignored. Files that cannot be read are left out and named in `skipped`.
+    Labels are never needed to train. Folders are no classes where there is but one with images, or, where a test set
+    would be split off, more than half hold a single image: their images are taken without labels. Whatever is left out
+    (images beside class folders, a test folder without classes, a class that train has not) is counted in `notes`.
+
+    Files are taken by suffix, in natural order (img2 before img10), through symbolic links; hidden files, other
+    suffixes and run folders of this program are ignored. Files that cannot be read are left out and named in `skipped`.
     DataError when there is no such folder, no readable image, or no label for a split that needs one.
     """
     listing, chosen = _listed(request)
     root = listing.root
     files = [path for path, _ in chosen]
-    images, kept, failed = read_files(files, request.size, request.channels, request.progress)
+    images, kept, failed = read_files(files, request.size, request.channels, request.progress, request.scale)
     skipped = [*listing.unreadable, *((listing.relative(chosen[i][0]), why) for i, why in failed.items())]
     if not kept:
         count = f"none of {len(chosen)} image files can be read"
@@ -134,9 +143,13 @@ def _choose(listing: _Listing, request: Request) -> list[tuple[Path, int]]:
         keys = [listing.relative(path) for path, _ in train]
         first, second = stratified_split([label for _, label in train], keys)
         train, test = [listing.train[i] for i in first], [listing.train[i] for i in second]
-        for label, name in enumerate(listing.classes):
-            if sum(1 for _, other in listing.train if other == label) == 1:
-                listing.notes.append(f"class {name!r} has a single image: it is in train, none is in test")
+        sizes = Counter(label for _, label in listing.train)
+        single = [name for label, name in enumerate(listing.classes) if sizes[label] == 1]
+        if single:
+            names = ", ".join(map(repr, single[:5])) + (", …" if len(single) > 5 else "")
+            which = f"class {names} has" if len(single) == 1 else f"{len(single)} classes have"
+            more = "" if len(single) == 1 else f" ({names})"
+            listing.notes.append(f"{which} a single image{more}: it is in train, none is in test")
     if split == "test":
         return test
     return train + listing.unlabelled if split == "pretrain" else train
@@ -146,46 +159,95 @@ def _scan(root: Path) -> _Listing:
     """Finds the layout. Nothing is opened."""
     listing = _Listing(root)
     folders, loose = _entries(root, listing)
-    by_name = {folder.name.casefold(): folder for folder in reversed(folders)}
-    unlabelled = [by_name[name] for name in _UNLABELLED_NAMES if name in by_name]
+    unlabelled = _named(folders, _UNLABELLED_NAMES)
     listing.unlabelled = [(path, -1) for folder in unlabelled for path in _walk(folder, listing)]
-    train = by_name.get("train")
-    if train is None:
-        misplaced = [name for name in _TEST_NAMES if name in by_name and _entries(by_name[name], listing)[0]]
-        if misplaced:
-            raise DataError(f"{root}: has {by_name[misplaced[0]].name}/ with class folders, but no train/")
-        _add_classes(listing, [folder for folder in folders if folder not in unlabelled], loose)
+    train, tests = _named(folders, _TRAIN_NAMES)[:1], _named(folders, _TEST_NAMES)
+    rest = [folder for folder in folders if folder not in (*unlabelled, *train, *tests)]
+    with_classes = [folder for folder in tests if _entries(folder, listing)[0]]
+    if train:
+        inside, within = _entries(train[0], listing)
+        _add_classes(listing, inside, within, alone=not with_classes)
+        for folder in rest:
+            _leave_out(listing, _walk(folder, listing), f"in {folder.name}/, beside {train[0].name}/")
+        _leave_out(listing, loose, f"beside {train[0].name}/")
+    elif with_classes and not any(_walk(folder, listing) for folder in rest):
+        files = [path for folder in tests for path in _walk(folder, listing)]
+        listing.train = [(path, -1) for path in (*files, *loose)]
+        names = ", ".join(f"{folder.name}/" for folder in tests)
+        listing.notes.append(
+            f"{names} but no train/: all {len(listing.train)} images are taken without labels"
+        )
         return listing
-    class_folders, loose = _entries(train, listing)
-    _add_classes(listing, class_folders, loose)
-    test = next((by_name[name] for name in _TEST_NAMES if name in by_name), None)
-    if test is not None and listing.classes:
-        listing.test = _test_files(listing, test)
+    else:
+        _add_classes(listing, rest, loose, alone=True)
+    if train and listing.classes and with_classes:
+        listing.test = _test_files(listing, with_classes[0])
+    for folder in tests:
+        if listing.test is None or folder != with_classes[0]:
+            why = "" if folder in with_classes else ", which has no class folders"
+            _leave_out(listing, _walk(folder, listing), f"in {folder.name}/{why}")
     return listing
 
 
-def _add_classes(listing: _Listing, folders: list[Path], loose: list[Path]) -> None:
-    """Classes are the folders with an image file somewhere below; without any the loose files are the set."""
+def _named(folders: Sequence[Path], names: Sequence[str]) -> list[Path]:
+    """The folders that are called so, in the order of the names."""
+    wanted = [name + added for name in names for added in _ADDED]
+    by_name: dict[str, Path] = {}
     for folder in folders:
-        files = _walk(folder, listing)
-        if files:
-            listing.train += [(path, len(listing.classes)) for path in files]
-            listing.classes.append(folder.name)
-    if not listing.classes:
-        listing.train = [(path, -1) for path in loose]
-    elif loose:
-        where = loose[0].parent
-        listing.notes.append(f"left out {len(loose)} images directly in {where}, outside of any class folder")
+        by_name.setdefault(re.sub(r"[\s_.-]", "", folder.name.casefold()), folder)
+    return [by_name[name] for name in wanted if name in by_name]
+
+
+def _leave_out(listing: _Listing, files: Sequence[Path], where: str) -> None:
+    if files:
+        images = "1 image" if len(files) == 1 else f"{len(files)} images"
+        listing.notes.append(f"left out {images} {where}")
+
+
+def _add_classes(listing: _Listing, folders: list[Path], loose: list[Path], *, alone: bool) -> None:
+    """Classes are the folders with an image file somewhere below, where they can be classes; else all is one set.
+
+    alone: no test set comes with them, so that one is to be split off.
+    """
+    found = [(folder, files) for folder in folders if (files := _walk(folder, listing))]
+    several = sum(len(files) > 1 for _, files in found)
+    if len(found) < 2 or (alone and 2 * several < len(found)):
+        listing.train = [(path, -1) for path in (*loose, *(path for _, files in found for path in files))]
+        if found:
+            beside = f", {len(loose)} of them outside of it," if loose else ""
+            why = (
+                f"{found[0][0].name}/ is the only folder with images, so no class"
+                if len(found) == 1
+                else f"{len(found) - several} of {len(found)} folders hold a single image, so they are no classes"
+            )
+            beside = beside.replace("of it", "of them") if len(found) > 1 else beside
+            listing.notes.append(f"{why}: all {len(listing.train)} images{beside} are taken without labels")
+        return
+    for folder, files in found:
+        listing.train += [(path, len(listing.classes)) for path in files]
+        listing.classes.append(folder.name)
+    parent = loose[0].parent.name if loose else ""
+    _leave_out(listing, loose, f"directly in {parent}/, outside of any class folder")
 
 
 def _test_files(listing: _Listing, test: Path) -> list[tuple[Path, int]]:
+    folders, loose = _entries(test, listing)
     found = []
-    for folder in _entries(test, listing)[0]:
+    for folder in folders:
         files = _walk(folder, listing)
-        if files and folder.name not in listing.classes:
-            raise DataError(f"{folder}: a class that train/ has not: {folder.name!r}")
-        found += [(path, listing.classes.index(folder.name)) for path in files]
+        if folder.name in listing.classes:
+            found += [(path, listing.classes.index(folder.name)) for path in files]
+        else:
+            _leave_out(listing, files, f"of {test.name}/{folder.name}/, a class that train has not")
+    _leave_out(listing, loose, f"directly in {test.name}/, outside of any class folder")
     return found
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether this program trained into the folder: its plots are no images."""
+    return (folder / "config.yaml").is_file() and (
+        (folder / "metrics.jsonl").is_file() or (folder / "checkpoints").is_dir()
+    )
 
 
 def _entries(folder: Path, listing: _Listing) -> tuple[list[Path], list[Path]]:
@@ -204,7 +266,8 @@ def _entries(folder: Path, listing: _Listing) -> tuple[list[Path], list[Path]]:
         if path.name.startswith(".") or path.name == "__MACOSX":
             continue
         if path.is_dir():
-            folders.append(path)
+            if not _is_run(path):
+                folders.append(path)
         elif path.suffix.lower() in SUFFIXES:
             if path.is_file():
                 files.append(path)

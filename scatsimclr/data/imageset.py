@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from scatsimclr.data.levels import Scale
 from scatsimclr.errors import UserError
 
 
@@ -27,6 +28,7 @@ class Request:
     download: bool
     progress: bool
     channels: int = 3
+    scale: Scale = "auto"  # of grey files of more than 8 bits
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,13 +16,14 @@ STEP, LEAST, MOST = 16, 32, 64  # pixels
 
 
 def with_shape(config: Config) -> Config:
-    """The settings with `dataset.input_shape=auto` replaced by the shape that suits the images.
+    """The settings with `dataset.input_shape=auto` replaced by the shape that suits the images, and
+    `model.base_model=auto` by the encoder that suits this shape.
 
     UserError where the images are not there, or the shape does not suit the other settings.
     """
-    if config.dataset.input_shape != "auto":
-        return config
     settings = config.dataset
+    if settings.input_shape != "auto":
+        return config if config.model.base_model != "auto" else config.with_input_shape(settings.input_shape)
     return config.with_input_shape(
         natural_shape(settings.dataset, data_dir=config.data_dir, seed=config.seed)
     )

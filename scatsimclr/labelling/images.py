@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scatsimclr.data.decode import read_files
 from scatsimclr.data.folder import image_files
+from scatsimclr.data.levels import Scale
 from scatsimclr.errors import UserError
 from scatsimclr.labelling.csvfile import decide, named
 
@@ -42,10 +43,17 @@ def find(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
 
 
 def read(
-    root: Path, files: Sequence[Path], skipped: Sequence[tuple[str, str]], shape: tuple[int, int, int]
+    root: Path,
+    files: Sequence[Path],
+    skipped: Sequence[tuple[str, str]],
+    shape: tuple[int, int, int],
+    scale: Scale = "auto",
 ) -> Images:
-    """Decodes the files to (H, W, C) = `shape`. UserError where fewer than two can be read."""
-    pixels, kept, failed = read_files(list(files), shape[:2], shape[2], progress=True)
+    """Decodes the files to (H, W, C) = `shape`, grey of more than 8 bits by `scale`.
+
+    UserError where fewer than two can be read.
+    """
+    pixels, kept, failed = read_files(list(files), shape[:2], shape[2], progress=True, scale=scale)
     names = [path.relative_to(root).as_posix() for path in files]
     left_out = [*skipped, *((names[index], why) for index, why in failed.items())]
     if len(kept) < 2:

@@ -23,8 +23,9 @@ from scatsimclr.reference.scattering2d import channels
 from scatsimclr.scattering import Scattering2D
 
 # res_blocks -> (stem width, ((block width, count), ...)), as the original's code. The paper's parameter counts
-# for 12 and 30 blocks (7.8 M and 14.1 M) are those of a stem of 96.
+# for 12 and 30 blocks (7.8 M and 14.1 M) are those of a stem of 96. The one of 4 blocks is ours, for small images.
 ADAPTERS = {
+    4: (32, ((64, 2), (128, 2))),
     8: (32, ((64, 4), (128, 4))),
     12: (256, ((128, 4), (64, 4), (128, 4))),
     16: (256, ((128, 6), (64, 4), (128, 6))),
@@ -63,9 +64,9 @@ class ScatSimCLR(nn.Module):
     ----------
     J, L : scale and number of angles of the scattering transform.
     input_size : (H, W, C) of the images.
-    res_blocks : 8, 12, 16, 30 or 45 residual blocks in the adapter.
+    res_blocks : 4, 8, 12, 16, 30 or 45 residual blocks in the adapter.
     out_dim : width of z.
-    stem : width of the first convolution; by default the original's (32 for 8 blocks, else 256).
+    stem : width of the first convolution; by default the original's (32 for 8 blocks, also 32 for 4, else 256).
     front : "paper", coefficients go to the adapter as they are; or "log", see `scatsimclr.models.front`: the logarithm,
         standardised by the images that the run is trained on, with `whitened` features beside h.
     head : of z, "paper", Linear–ReLU–Linear; or "normalised", with a BatchNorm after each linear layer.

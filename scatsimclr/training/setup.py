@@ -55,6 +55,7 @@ def load_split(config: Config, split: str) -> ImageSet:
         channels=settings.input_shape[2],
         data_dir=config.data_dir,
         download=settings.download,
+        scale=config.data.scale,
     )
 
 

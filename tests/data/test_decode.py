@@ -6,6 +6,7 @@ from PIL import Image
 
 from scatsimclr.data import decode
 from scatsimclr.data.decode import read_image
+from scatsimclr.data.levels import check_scale
 
 WHITE, RED = (255, 255, 255), (255, 0, 0)
 
@@ -120,21 +121,51 @@ def test_16_bits_big_endian(tmp_path):
 
 
 def test_16_bits_with_a_transparent_value(tmp_path):
-    image = Image.fromarray(np.array([[257, 514], [257, 514]], np.uint16))
-    image.save(tmp_path / "a.png", transparency=514)
+    image = Image.fromarray(np.array([[257, 65535], [257, 65535]], np.uint16))
+    image.save(tmp_path / "a.png", transparency=65535)
     assert rows(read(tmp_path / "a.png")) == [(1, 1, 1), WHITE]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+@pytest.mark.parametrize(
+    ("scale", "expected"),
+    [
+        ("auto", [0, 128, 255]),
+        ("dtype", [0, 8, 16]),
+        ("image", [0, 128, 255]),
+        ((0.0, 4095.0), [0, 128, 255]),
+        ((1024.0, 3072.0), [0, 128, 255]),
+        ((0.0, 8190.0), [0, 64, 128]),
+    ],
+)
+def test_12_bits_in_files_of_16(tmp_path, suffix, scale, expected):
+    path = save(tmp_path / f"a.{suffix}", np.array([[0, 2050, 4095]], np.uint16))
+    assert read_image(path, (1, 3), scale=scale)[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(("bits", "level"), [(8, 255), (10, 255), (12, 255), (14, 255), (16, 255)])
+def test_the_fewest_bits_that_hold_an_image(tmp_path, bits, level):
+    path = save(tmp_path / "a.png", np.array([[0, 2**bits - 1]], np.uint16))
+    assert read_image(path, (1, 2))[0, :, 0].tolist() == [0, level]
+
+
+@pytest.mark.parametrize("scale", ["", "0", "1:0", "0:0", "0:1:2", "min", "nan:1", (0.0,), 3])
+def test_what_is_no_scale(scale):
+    with pytest.raises((TypeError, ValueError)):
+        check_scale(scale)
 
 
 @pytest.mark.parametrize(
     ("dtype", "values", "expected"),
     [
         (np.int32, [0, 200], [0, 200]),
-        (np.int32, [0, 257 * 9], [0, 9]),
+        (np.int32, [0, 257 * 9], [0, 144]),
+        (np.int32, [257 * 9, 65535], [9, 255]),
         (np.int32, [0, 10**6], [0, 255]),
         (np.int32, [-50, 50], [0, 255]),
         (np.float32, [0, 0.4], [0, 102]),
         (np.float32, [0, 99.6], [0, 100]),
-        (np.float32, [0, 257 * 5], [0, 5]),
+        (np.float32, [0, 257 * 5], [0, 80]),
         (np.float32, [-1, 1], [0, 255]),
         (np.float32, [0, 0], [0, 0]),
         (np.int32, [70000, 70000], [0, 0]),
@@ -208,7 +239,7 @@ def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(tmp_path, monkeypat
     exif[0x0112] = 6  # lies on its side
     image.save(tmp_path / "turned.jpg", quality=95, exif=exif)
     sizes, original = [], decode.to_rgb
-    monkeypatch.setattr(decode, "to_rgb", lambda image: sizes.append(image.size) or original(image))
+    monkeypatch.setattr(decode, "to_rgb", lambda image, scale: sizes.append(image.size) or original(image))
     small = decode.read_image(tmp_path / "turned.jpg", (48, 32)).astype(int)
     assert sizes == [(225, 150)]  # a quarter; an eighth would be less than 2 · 48
     full = np.asarray(image.rotate(-90, expand=True).resize((32, 48), Image.Resampling.LANCZOS)).astype(int)

@@ -69,30 +69,117 @@ def test_explicit_split(tmp_path, test_name):
 
 
 def test_train_folder_without_a_test_folder_is_split(tmp_path):
-    classes(tmp_path / "train", {"a": 5})
-    assert len(get(tmp_path, "test")) == 1
+    classes(tmp_path / "train", {"a": 5, "b": 5})
+    assert len(get(tmp_path, "test")) == 2
 
 
-def test_class_only_in_test_is_refused(tmp_path):
-    classes(tmp_path / "train", {"a": 2})
-    classes(tmp_path / "test", {"zebra": 1})
-    with pytest.raises(DataError, match=r"test/zebra: a class that train/ has not: 'zebra'"):
-        get(tmp_path, "train")
+def test_class_only_in_test_is_left_out(tmp_path):
+    classes(tmp_path / "train", {"a": 2, "b": 2})
+    classes(tmp_path / "test", {"a": 1, "zebra": 3})
+    assert get(tmp_path, "test").paths == ("test/a/0.png",)
+    assert get(tmp_path).notes == ("left out 3 images of test/zebra/, a class that train has not",)
 
 
-def test_test_folder_without_train_is_refused(tmp_path):
-    classes(tmp_path / "val", {"a": 2})
-    with pytest.raises(DataError, match="has val/ with class folders, but no train/"):
-        get(tmp_path)
+def test_test_folder_without_train_is_taken_without_labels(tmp_path):
+    classes(tmp_path / "val", {"a": 2, "b": 3})
+    put(tmp_path / "loose.png")
+    found = get(tmp_path)
+    assert found.labels.tolist() == [-1] * 6
+    assert found.notes == ("val/ but no train/: all 6 images are taken without labels",)
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Training", "Testing"), ("train_images", "test_images"), ("TRAIN", "valid"), ("Train Set", "Validation-Set"),
+        ("train", "val"), ("train.data", "test.data"),
+    ],
+)  # fmt: skip
+def test_names_of_split_folders(tmp_path, train, test):
+    classes(tmp_path / train, {"a": 3, "b": 2})
+    classes(tmp_path / test, {"a": 1, "b": 2})
+    assert len(get(tmp_path, "train")) == 5
+    assert get(tmp_path, "test").labels.tolist() == [0, 1, 1]
+    assert get(tmp_path).notes == ()
+
+
+@pytest.mark.parametrize("name", ["test", "Test_Images", "val"])
+@pytest.mark.parametrize("train", ["train", ""])
+def test_a_flat_test_folder_is_left_out(tmp_path, name, train):
+    classes(tmp_path / train, {"a": 5, "b": 5})
+    classes(tmp_path, {name: 4})
+    found = get(tmp_path)
+    assert found.classes == ("a", "b")
+    assert len(get(tmp_path, "test")) == 2
+    assert f"left out 4 images in {name}/, which has no class folders" in found.notes
+
+
+def test_a_flat_test_folder_beside_one_with_classes(tmp_path):
+    classes(tmp_path / "train", {"a": 5, "b": 5})
+    classes(tmp_path / "val", {"a": 1, "b": 1})
+    classes(tmp_path, {"test": 4})
+    assert get(tmp_path, "test").paths == ("val/a/0.png", "val/b/0.png")
+    assert get(tmp_path).notes == ("left out 4 images in test/, which has no class folders",)
+
+
+def test_one_folder_is_no_class(tmp_path):
+    classes(tmp_path, {"images": 6})
+    found = get(tmp_path)
+    assert (found.classes, found.labels.tolist()) == ((), [-1] * 6)
+    assert found.notes == (
+        "images/ is the only folder with images, so no class: all 6 images are taken without labels",
+    )
+    put(tmp_path / "loose.png")
+    (note,) = get(tmp_path).notes
+    assert "all 7 images, 1 of them outside of it, are taken without labels" in note
+
+
+@pytest.mark.parametrize("several", [0, 1, 4])
+def test_folders_of_one_image_are_no_classes(tmp_path, several):
+    """Where a test set would have to be split off."""
+    counts = {f"day{i}": 2 if i < several else 1 for i in range(10)}
+    classes(tmp_path, counts)
+    found = get(tmp_path)
+    assert (found.classes, len(found)) == ((), 10 + several)
+    assert f"{10 - several} of 10 folders hold a single image" in found.notes[0]
+    classes(tmp_path / "own" / "train", counts)
+    classes(tmp_path / "own" / "test", counts)
+    assert len(get(tmp_path / "own").classes) == 10
+
+
+@pytest.mark.parametrize("mark", ["metrics.jsonl", "checkpoints"])
+def test_run_folders_are_no_classes(tmp_path, mark):
+    for i in range(4):
+        put(tmp_path / f"{i}.png")
+    put(tmp_path / "runs" / "one" / "plots" / "loss.png")
+    (tmp_path / "runs" / "one" / "config.yaml").touch()
+    (tmp_path / "runs" / "one" / mark).mkdir()
+    assert len(get(tmp_path)) == (5 if mark == "metrics.jsonl" else 4)  # there a folder says nothing
+    (tmp_path / "runs" / "one" / mark).rmdir()
+    (tmp_path / "runs" / "one" / "metrics.jsonl").touch()
+    found = get(tmp_path)
+    assert (len(found), found.classes, found.notes) == (4, (), ())
+
+
+def test_what_stands_beside_train_is_counted(tmp_path):
+    classes(tmp_path / "train", {"a": 5, "b": 5})
+    classes(tmp_path, {"extra": 3})
+    put(tmp_path / "loose.png")
+    put(tmp_path / "train" / "loose.png")
+    assert get(tmp_path).notes == (
+        "left out 1 image directly in train/, outside of any class folder",
+        "left out 3 images in extra/, beside train/",
+        "left out 1 image beside train/",
+    )
 
 
 def test_unlabelled_folder_is_only_for_pretraining(tmp_path):
-    classes(tmp_path, {"a": 5, "unlabeled": 3})
-    assert get(tmp_path, "train").classes == ("a",)
+    classes(tmp_path, {"a": 5, "b": 5, "unlabeled": 3})
+    assert get(tmp_path, "train").classes == ("a", "b")
     pretrain = get(tmp_path)
-    assert pretrain.labels.tolist() == [0] * 4 + [-1] * 3
+    assert pretrain.labels.tolist() == [0] * 4 + [1] * 4 + [-1] * 3
     assert get(tmp_path, "unlabeled").labels.tolist() == [-1] * 3
-    assert len(get(tmp_path, "test")) == 1
+    assert len(get(tmp_path, "test")) == 2
 
 
 @pytest.mark.parametrize("inside", ["", "train", "unlabeled"])
@@ -111,11 +198,11 @@ def test_flat_folder_has_no_labels(tmp_path, inside):
 
 
 def test_loose_images_beside_class_folders_are_noted(tmp_path):
-    classes(tmp_path, {"a": 3})
+    classes(tmp_path, {"a": 3, "b": 3})
     put(tmp_path / "loose.png")
     found = get(tmp_path)
     assert "loose.png" not in found.paths
-    assert any("left out 1 images" in note for note in found.notes)
+    assert any("left out 1 image directly in" in note for note in found.notes)
 
 
 def test_hidden_and_other_files_are_ignored(tmp_path):
@@ -143,7 +230,7 @@ def _bomb():
 
 
 def test_unreadable_files_are_skipped_by_name_and_reason(tmp_path):
-    classes(tmp_path / "train", {"a": 4})
+    classes(tmp_path / "train", {"a": 4, "b": 2})
     classes(tmp_path / "test", {"a": 1})
     folder = tmp_path / "train" / "a"
     (folder / "00_empty.png").write_bytes(b"")
@@ -186,8 +273,8 @@ def test_empty_folder_is_named(tmp_path, split):
 
 def test_all_classes_of_one_image_have_no_test_split(tmp_path):
     classes(tmp_path, {"a": 1, "b": 1})
-    assert len(get(tmp_path, "train")) == 2
-    with pytest.raises(DataError, match="no image for the split 'test'"):
+    assert len(get(tmp_path)) == 2
+    with pytest.raises(DataError, match="the split 'test' needs labels"):
         get(tmp_path, "test")
 
 
@@ -201,10 +288,11 @@ def test_folder_that_is_not_there_or_not_named(tmp_path):
 def test_spaces_and_unicode(tmp_path):
     put(tmp_path / "großer Hund" / "日本 1.png")
     put(tmp_path / "großer Hund" / "sub folder" / "ü.png")
+    put(tmp_path / "wolf" / "1.png")
     found = get(tmp_path, "train")
-    assert found.classes == ("großer Hund",)
+    assert found.classes == ("großer Hund", "wolf")
     both = {*found.paths, *get(tmp_path, "test").paths}
-    assert both == {"großer Hund/日本 1.png", "großer Hund/sub folder/ü.png"}
+    assert both == {"großer Hund/日本 1.png", "großer Hund/sub folder/ü.png", "wolf/1.png"}
 
 
 def test_links_are_followed_and_loops_end(tmp_path):

@@ -12,7 +12,12 @@ def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("blocks", sorted(ADAPTERS))
+def test_four_blocks_are_ours():
+    assert set(ADAPTERS) == {4, *PARAMETERS}
+    assert count(ScatSimCLR(2, 8, (32, 32, 1), 4, 128)) < count(ScatSimCLR(2, 8, (32, 32, 1), 8, 128))
+
+
+@pytest.mark.parametrize("blocks", sorted(PARAMETERS))
 def test_parameter_counts_are_the_originals(blocks):
     assert count(ScatSimCLR(2, 16, (96, 96, 3), blocks, 128)) == PARAMETERS[blocks]
 

@@ -121,7 +121,7 @@ def test_flat_folder_without_labels_trains_and_says_so(tmp_path, capsys):
     status, out, _ = call(train, argv, capsys)
     assert status == 0
     assert "no labels: no accuracy to measure" in out
-    assert "1 files left out, the first: broken.png" in out
+    assert "1 file left out, not a readable image; the first: broken.png" in out
     assert "by rule" in (tmp_path / "run" / "recommendation.json").read_text()
     status, _, err = call(evaluate, [str(tmp_path / "run")], capsys)
     assert status == 2
