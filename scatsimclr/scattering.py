@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scatsimclr.filters import filter_bank, padded_shape
+from scatsimclr.ops.library import check_backend
 from scatsimclr.ops.scattering2d import scattering2d
 from scatsimclr.reference.scattering2d import channels
 
@@ -78,6 +79,7 @@ class Scattering2D(nn.Module):
         self.pre_pad = bool(pre_pad)
         self.backend = "auto" if backend == "torch" else backend
         self.out_type = out_type
+        check_backend("scattering2d", self.backend)
         if self.J < 1:
             raise ValueError(f"J must be at least 1, got {J}")
         if self.L < 1:
@@ -94,6 +96,15 @@ class Scattering2D(nn.Module):
                 self.register_buffer(name, torch.tensor(level).unsqueeze(-1))
         self._pack = None
         self._packed(self._filters())
+
+    @property
+    def _M_padded(self) -> int:
+        """kymatio's name, which its users read."""
+        return self.M_padded
+
+    @property
+    def _N_padded(self) -> int:
+        return self.N_padded
 
     @property
     def channels(self) -> int:

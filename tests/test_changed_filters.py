@@ -203,3 +203,13 @@ def test_vmap_over_images(pair, x):
     torch.testing.assert_close(vmap(ours, in_dims=2)(x.permute(1, 2, 0)), ours(x))
     features = vmap(lambda v: ours.features(v[None, None], channels_last=True))(x)
     torch.testing.assert_close(features[:, 0], ours.features(x[:, None]))
+
+
+def test_kymatios_names_of_the_padded_size(pair):
+    ours, theirs = pair
+    assert (ours._M_padded, ours._N_padded) == (theirs._M_padded, theirs._N_padded)
+
+
+def test_an_unknown_backend_is_refused_at_once():
+    with pytest.raises(ValueError, match=r"backend must be .* got 'skcuda'"):
+        Scattering2D(2, SHAPE, backend="skcuda")

@@ -98,11 +98,18 @@ def key_call(op: torch._ops.OpOverload, key: torch._C.DispatchKey) -> Callable:
     return lambda *args, **kwargs: op.redispatch(keys, *args, **kwargs)
 
 
+def check_backend(op: str, backend: str) -> None:
+    """ValueError for what is neither "auto" nor the name of an implementation of `op`."""
+    if backend != "auto" and backend not in IMPLEMENTATIONS[op]:
+        raise ValueError(
+            f"backend must be 'auto' or one of {sorted(IMPLEMENTATIONS[op])} for {op}, got {backend!r}"
+        )
+
+
 def select(op: str, backend: str, device: torch.device) -> Implementation:
     """The named implementation of `op`, or a ValueError that says why it cannot serve `device`."""
     table = IMPLEMENTATIONS[op]
-    if backend not in table:
-        raise ValueError(f"backend must be 'auto' or one of {sorted(table)} for {op}, got {backend!r}")
+    check_backend(op, backend)
     implementation = table[backend]
     if reason := implementation.missing():
         raise ValueError(f"backend {backend!r} of {op} is not available: {reason}")
