@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from scatsimclr.ops import ntxent as ops
+from scatsimclr.ops.ntxent_distributed import ntxent_loss_distributed
 
 __all__ = ["NTXentLoss", "SupConLoss", "nt_xent_loss", "sup_con_loss"]
 
@@ -150,7 +151,7 @@ class NTXentLoss(_ContrastiveLoss):
 
     def forward(self, z_i: Tensor | Sequence[Tensor], z_j: Tensor | None = None) -> Tensor:
         if self.gather_distributed:
-            return ops.ntxent_loss_distributed(
+            return ntxent_loss_distributed(
                 z_i,
                 z_j,
                 temperature=self.temperature,

@@ -197,6 +197,15 @@ def test_compiled_modules_follow_too(pair, x):
     torch.testing.assert_close(compiled(x), theirs(x), rtol=1e-4, atol=1e-6)
 
 
+def test_compiled_modules_follow_their_settings(pair, x):
+    ours, theirs = pair
+    compiled = torch.compile(ours, fullgraph=True, backend="eager")
+    compiled(x)
+    for module in pair:
+        module.max_order = 1
+    torch.testing.assert_close(compiled(x), theirs(x), rtol=1e-4, atol=1e-6)
+
+
 def test_vmap_over_images(pair, x):
     ours, _ = pair
     torch.testing.assert_close(vmap(ours)(x), ours(x))

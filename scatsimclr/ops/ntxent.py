@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from scatsimclr.ops.library import (
@@ -45,8 +44,8 @@ LIBRARY.define(
 LIBRARY.impl("ntxent", reference.ntxent, "CompositeExplicitAutograd")
 LIBRARY.impl("ntxent_backward", reference.ntxent_backward, "CompositeExplicitAutograd")
 
-_forward = torch.ops.scatsimclr.ntxent.default
-_backward = torch.ops.scatsimclr.ntxent_backward.default
+forward = torch.ops.scatsimclr.ntxent.default
+backward = torch.ops.scatsimclr.ntxent_backward.default
 
 
 @torch.library.register_fake("scatsimclr::ntxent", lib=LIBRARY)
@@ -65,7 +64,7 @@ def _setup_context(ctx, inputs, output):
     x, labels, temperature, *ctx.settings = inputs
     if ctx.settings[-1] != x.shape[0]:
         raise RuntimeError(
-            "ntxent of a share of the rows has no autograd formula: see ntxent_loss_distributed"
+            "ntxent of a share of the rows has no autograd formula: see scatsimclr.ops.ntxent_distributed"
         )
     stats = output[1]
     ctx.mark_non_differentiable(stats)
@@ -73,14 +72,14 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(x, stats, labels, temperature)
 
 
-def _of_dead_rows(dx: Tensor, x: Tensor, normalize: bool) -> Tensor:
+def of_dead_rows(dx: Tensor, x: Tensor, normalize: bool) -> Tensor:
     """The gradient, in float16 0 at rows of zeros: it cannot hold what F.normalize has there, 1e12 times the others."""
     if x.dtype != torch.float16 or not normalize:
         return dx
     return dx.masked_fill((x == 0).all(1, keepdim=True), 0)
 
 
-def _like(dtau, temperature):
+def like(dtau, temperature):
     return None if temperature is None else dtau.to(temperature.dtype).reshape(temperature.shape)
 
 
@@ -118,14 +117,14 @@ def _make_backward(backward):
         x, stats, labels, temperature = ctx.saved_tensors
         gradient = again if torch.is_grad_enabled() else backward
         dx, dtau = gradient(grad, x, stats, labels, temperature, *ctx.settings)
-        dx = _of_dead_rows(dx, x, ctx.settings[1])
-        return dx, None, _like(dtau, temperature), *[None] * 5
+        dx = of_dead_rows(dx, x, ctx.settings[1])
+        return dx, None, like(dtau, temperature), *[None] * 5
 
     return run
 
 
 torch.library.register_autograd(
-    "scatsimclr::ntxent", _make_backward(_backward), setup_context=_setup_context, lib=LIBRARY
+    "scatsimclr::ntxent", _make_backward(backward), setup_context=_setup_context, lib=LIBRARY
 )
 
 
@@ -166,8 +165,8 @@ IMPLEMENTATIONS["ntxent"] = {
     "cpu": Implementation(
         "cpu",
         "cpu",
-        key_call(_forward, torch._C.DispatchKey.CPU),
-        key_call(_backward, torch._C.DispatchKey.CPU),
+        key_call(forward, torch._C.DispatchKey.CPU),
+        key_call(backward, torch._C.DispatchKey.CPU),
         extension_missing,
     ),
     # Interpreter and ahead-of-time compiler only so far: not yet run on hardware (house rule 18).
@@ -175,13 +174,13 @@ IMPLEMENTATIONS["ntxent"] = {
     "reference": Implementation("reference", "any", reference.ntxent, reference.ntxent_backward),
 }
 
-_FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 def _check_view(z: Tensor, name: str, like: Tensor | None, like_name: str) -> None:
     if not isinstance(z, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(z).__name__}")
-    if z.dtype not in _FLOATING:
+    if z.dtype not in FLOATING:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {z.dtype}")
     if z.dim() != 2:
         raise ValueError(f"{name} must have two dimensions (N, D), got shape {tuple(z.shape)}")
@@ -309,7 +308,7 @@ def _check_labels(labels: Tensor, x: Tensor) -> None:
         raise ValueError(f"labels must be on the device of the rows, {x.device}, got {labels.device}")
 
 
-def _resolve(temperature, x, backend):
+def resolve(temperature, x, backend):
     """(temperature tensor or None, tau, implementation or None for the dispatcher's choice)."""
     check_temperature(temperature, x.device)
     tensor, tau = (temperature, 1.0) if isinstance(temperature, Tensor) else (None, float(temperature))
@@ -332,7 +331,7 @@ def ntxent_loss(
     dtype. Differentiable in x and in a tensor temperature, any number of times: derivatives of the gradient are
     the reference's, which stores all similarities. Raises ValueError, TypeError.
     """
-    tensor, tau, chosen = _resolve(temperature, x, backend)
+    tensor, tau, chosen = resolve(temperature, x, backend)
     if labels is not None:
         _check_labels(labels, x)
         labels = labels.to(torch.int64)
@@ -340,104 +339,5 @@ def ntxent_loss(
     if forward_mode(x, tensor):
         return reference.ntxent_by_autograd(*args[:6])
     if chosen is None:
-        return called(_forward, args, (x, tensor))[0]
+        return called(forward, args, (x, tensor))[0]
     return differentiable(chosen.forward, _setup_context, _make_backward(chosen.backward))(*args)[0]
-
-
-def _gathered(t: Tensor, counts: Sequence[int]) -> Tensor:
-    """Rows (n, …) of all processes below each other, of which each has its count."""
-    most = max(counts)
-    own = t.contiguous()
-    if len(t) < most:  # what is gathered must have one shape everywhere
-        own = torch.cat((own, own.new_zeros((most - len(t), *t.shape[1:]))))
-    everyone = t.new_empty((len(counts) * most, *t.shape[1:]))
-    dist.all_gather_into_tensor(everyone, own)
-    if min(counts) == most:
-        return everyone
-    return torch.cat([part[:count] for part, count in zip(everyone.split(most), counts, strict=True)])
-
-
-class _Distributed(torch.autograd.Function):
-    """Local rows against the rows of all processes: their numbers, rows, statistics and loss forward, no message
-    backward.
-
-    The gradient of the local rows needs nothing of the others but their rows and their statistics, because
-    s is symmetric (reference, G_ik).
-    """
-
-    @staticmethod
-    def forward(ctx, x, temperature, tau, normalize, views, counts, chosen):
-        rank, size = dist.get_rank(), len(counts)
-        everyone, labels = _gathered(x, counts), None
-        if len(set(counts)) > 1:  # blocks of different sizes: the images are counted through
-            blocks = [torch.arange(n // views, device=x.device).repeat(views) for n in counts]
-            offsets = [sum(counts[:i]) // views for i in range(size)]
-            labels = torch.cat([block + offset for block, offset in zip(blocks, offsets, strict=True)])
-        settings = (tau, normalize, views, sum(counts[:rank]), len(x))
-        loss, stats = (chosen.forward if chosen else _forward)(everyone, labels, temperature, *settings)
-        stats = _gathered(stats.T, counts).T.contiguous()
-        dist.all_reduce(loss)
-        ctx.settings, ctx.backward_op, ctx.size = settings, chosen.backward if chosen else _backward, size
-        ctx.save_for_backward(everyone, stats, labels, temperature)
-        return loss
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        everyone, stats, labels, temperature = ctx.saved_tensors
-        # Times the number of processes, over which DistributedDataParallel then averages.
-        dx, dtau = ctx.backward_op(grad * ctx.size, everyone, stats, labels, temperature, *ctx.settings)
-        _, normalize, _, first, rows = ctx.settings
-        dx = _of_dead_rows(dx, everyone[first : first + rows], normalize)
-        return dx, _like(dtau, temperature), *[None] * 5
-
-
-def _agreed(x: Tensor | None, views: int, device: torch.device) -> list[int]:
-    """How many rows each process has; ValueError on every process where they do not go together, or one has None."""
-    size = dist.get_world_size()
-    own = [0] * 4 if x is None else [len(x), x.shape[1], views, _FLOATING.index(x.dtype)]
-    told = torch.empty(size * 4, dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(told, torch.tensor(own, device=device))
-    shapes = told.view(size, 4).tolist()
-    refused = [rank for rank, shape in enumerate(shapes) if shape[0] == 0]
-    if refused and x is not None:
-        raise ValueError(f"rank {refused[0]} cannot take its rows: its own error says why")
-    if x is not None and any(shape[1:] != shapes[0][1:] for shape in shapes):
-        each = "; ".join(
-            f"rank {rank}: {rows // v} × {v} × {columns}, {_FLOATING[dtype]}"
-            for rank, (rows, columns, v, dtype) in enumerate(shapes)
-        )
-        raise ValueError(f"ranks differ in views, columns or dtype (images × views × columns): {each}")
-    return [rows for rows, *_ in shapes]
-
-
-def ntxent_loss_distributed(
-    z_i: Tensor | Sequence[Tensor],
-    z_j: Tensor | None,
-    *,
-    temperature: float | Tensor,
-    normalize: bool,
-    views_dim: int | None,
-    backend: str = "auto",
-) -> Tensor:
-    """The loss (0-d) of the views of all processes of the default group, as `stack_views` takes them.
-
-    How many images each process has may differ. Every process gets the loss of the whole batch. Gradients of the views
-    and of the temperature, averaged over processes after they reached the parameters, are those of a single process
-    with all rows; the incoming gradient must be the same everywhere. Without an initialised group: `ntxent_loss`.
-    ValueError on every process where the views of one cannot be taken, or they differ in columns, number or dtype.
-    """
-    alone = not (dist.is_available() and dist.is_initialized())
-    try:
-        x, views = stack_views(z_i, z_j, views_dim)
-        tensor, tau, chosen = _resolve(temperature, x, backend)
-    except (TypeError, ValueError):
-        if not alone:  # the others wait for this one
-            _agreed(None, 0, z_i.device if isinstance(z_i, Tensor) else torch.get_default_device())
-        raise
-    if alone:
-        return ntxent_loss(x, temperature=temperature, normalize=normalize, views=views, backend=backend)
-    counts = _agreed(x, views, x.device)
-    if forward_mode(x, tensor):
-        raise NotImplementedError("gather_distributed has no derivative of forward mode")
-    return _Distributed.apply(x, tensor, tau, bool(normalize), views, counts, chosen)

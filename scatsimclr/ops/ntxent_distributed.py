@@ -1,0 +1,111 @@
+"""NT-Xent over the rows of all processes of a torch.distributed group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from scatsimclr.ops import ntxent as ops
+from scatsimclr.ops.library import forward_mode
+
+
+def _gathered(t: Tensor, counts: Sequence[int]) -> Tensor:
+    """Rows (n, …) of all processes below each other, of which each has its count."""
+    most = max(counts)
+    own = t.contiguous()
+    if len(t) < most:  # what is gathered must have one shape everywhere
+        own = torch.cat((own, own.new_zeros((most - len(t), *t.shape[1:]))))
+    everyone = t.new_empty((len(counts) * most, *t.shape[1:]))
+    dist.all_gather_into_tensor(everyone, own)
+    if min(counts) == most:
+        return everyone
+    return torch.cat([part[:count] for part, count in zip(everyone.split(most), counts, strict=True)])
+
+
+class _Distributed(torch.autograd.Function):
+    """Local rows against the rows of all processes: their numbers, rows, statistics and loss forward, no message
+    backward.
+
+    The gradient of the local rows needs nothing of the others but their rows and their statistics, because
+    s is symmetric (reference, G_ik).
+    """
+
+    @staticmethod
+    def forward(ctx, x, temperature, tau, normalize, views, counts, chosen):
+        rank, size = dist.get_rank(), len(counts)
+        everyone, labels = _gathered(x, counts), None
+        if len(set(counts)) > 1:  # blocks of different sizes: the images are counted through
+            blocks = [torch.arange(n // views, device=x.device).repeat(views) for n in counts]
+            offsets = [sum(counts[:i]) // views for i in range(size)]
+            labels = torch.cat([block + offset for block, offset in zip(blocks, offsets, strict=True)])
+        settings = (tau, normalize, views, sum(counts[:rank]), len(x))
+        loss, stats = (chosen.forward if chosen else ops.forward)(everyone, labels, temperature, *settings)
+        stats = _gathered(stats.T, counts).T.contiguous()
+        dist.all_reduce(loss)
+        ctx.settings, ctx.backward_op, ctx.size = settings, chosen.backward if chosen else ops.backward, size
+        ctx.save_for_backward(everyone, stats, labels, temperature)
+        return loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        everyone, stats, labels, temperature = ctx.saved_tensors
+        # Times the number of processes, over which DistributedDataParallel then averages.
+        dx, dtau = ctx.backward_op(grad * ctx.size, everyone, stats, labels, temperature, *ctx.settings)
+        _, normalize, _, first, rows = ctx.settings
+        dx = ops.of_dead_rows(dx, everyone[first : first + rows], normalize)
+        return dx, ops.like(dtau, temperature), *[None] * 5
+
+
+def _agreed(x: Tensor | None, views: int, device: torch.device) -> list[int]:
+    """How many rows each process has; ValueError on every process where they do not go together, or one has None."""
+    size = dist.get_world_size()
+    own = [0] * 4 if x is None else [len(x), x.shape[1], views, ops.FLOATING.index(x.dtype)]
+    told = torch.empty(size * 4, dtype=torch.int64, device=device)
+    dist.all_gather_into_tensor(told, torch.tensor(own, device=device))
+    shapes = told.view(size, 4).tolist()
+    refused = [rank for rank, shape in enumerate(shapes) if shape[0] == 0]
+    if refused and x is not None:
+        raise ValueError(f"rank {refused[0]} cannot take its rows: its own error says why")
+    if x is not None and any(shape[1:] != shapes[0][1:] for shape in shapes):
+        each = "; ".join(
+            f"rank {rank}: {rows // v} × {v} × {columns}, {ops.FLOATING[dtype]}"
+            for rank, (rows, columns, v, dtype) in enumerate(shapes)
+        )
+        raise ValueError(f"ranks differ in views, columns or dtype (images × views × columns): {each}")
+    return [rows for rows, *_ in shapes]
+
+
+def ntxent_loss_distributed(
+    z_i: Tensor | Sequence[Tensor],
+    z_j: Tensor | None,
+    *,
+    temperature: float | Tensor,
+    normalize: bool,
+    views_dim: int | None,
+    backend: str = "auto",
+) -> Tensor:
+    """The loss (0-d) of the views of all processes of the default group, as `stack_views` takes them.
+
+    How many images each process has may differ. Every process gets the loss of the whole batch. Gradients of the views
+    and of the temperature, averaged over processes after they reached the parameters, are those of a single process
+    with all rows; the incoming gradient must be the same everywhere. Without an initialised group: `ntxent_loss`.
+    ValueError on every process where the views of one cannot be taken, or they differ in columns, number or dtype.
+    """
+    alone = not (dist.is_available() and dist.is_initialized())
+    try:
+        x, views = ops.stack_views(z_i, z_j, views_dim)
+        tensor, tau, chosen = ops.resolve(temperature, x, backend)
+    except (TypeError, ValueError):
+        if not alone:  # the others wait for this one
+            _agreed(None, 0, z_i.device if isinstance(z_i, Tensor) else torch.get_default_device())
+        raise
+    if alone:
+        return ops.ntxent_loss(x, temperature=temperature, normalize=normalize, views=views, backend=backend)
+    counts = _agreed(x, views, x.device)
+    if forward_mode(x, tensor):
+        raise NotImplementedError("gather_distributed has no derivative of forward mode")
+    return _Distributed.apply(x, tensor, tau, bool(normalize), views, counts, chosen)
