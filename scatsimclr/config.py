@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -34,7 +35,6 @@ from pydantic import (
     model_validator,
 )
 
-from scatsimclr.data.levels import check_scale
 from scatsimclr.errors import UserError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -86,10 +86,16 @@ def _two_images(value: int) -> int:
 
 
 def _grey_scale(value: Any) -> Any:
+    """A word of `scatsimclr.data.levels.Scale`, or LOW:HIGH as two numbers."""
+    if value in ("auto", "dtype", "image"):
+        return value
     try:
-        return check_scale(_literal_tuple(value))
+        low, high = map(float, value.split(":") if isinstance(value, str) else value)
     except (TypeError, ValueError):
-        raise ValueError(f"must be auto, dtype, image or LOW:HIGH, such as 0:4095, got {value!r}") from None
+        low = high = math.nan
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"must be auto, dtype, image or LOW:HIGH, such as 0:4095, got {value!r}")
+    return low, high
 
 
 class _Settings(BaseModel):

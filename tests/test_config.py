@@ -129,6 +129,14 @@ def test_every_setting_can_be_named():
         ("model.J.x=3", "unknown setting model.J.x; did you mean model.J?"),
         ("zzz=3", "unknown setting zzz"),
         ("epochs=many", "setting epochs: Input should be a valid integer"),
+        (
+            "data.scale=min",
+            "setting data.scale: must be auto, dtype, image or LOW:HIGH, such as 0:4095, got 'min'",
+        ),
+        ("data.scale='1:0'", "setting data.scale: must be auto"),
+        ("data.scale='0:nan'", "setting data.scale: must be auto"),
+        ("data.scale='0:1:2'", "setting data.scale: must be auto"),
+        ("data.scale=3", "setting data.scale: must be auto"),
         ("batch_size=1", "setting batch_size: must be 2 or more: the loss of one image"),
         ("batch_size=0", "setting batch_size: must be 2 or more: "),
         ("model.base_model=scatsimclr9", "setting model.base_model: Input should be 'auto', 'scatsimclr4'"),
@@ -161,3 +169,11 @@ def test_bad_files(tmp_path, text, message):
         load_config(str(path))
     with pytest.raises(UserError, match=r"does not exist"):
         load_config(str(tmp_path / "absent.yaml"))
+
+
+@pytest.mark.parametrize("scale", ["auto", "dtype", "image", "0:4095", "-1.5:2", "[0, 4095]"])
+def test_scales_of_grey_values(scale):
+    config = load_config(None, [f"data.scale={scale}"])
+    expected = {"0:4095": (0.0, 4095.0), "-1.5:2": (-1.5, 2.0), "[0, 4095]": (0.0, 4095.0)}.get(scale, scale)
+    assert config.data.scale == expected
+    assert load_config(base=yaml.safe_load(config.to_yaml())).data.scale == expected

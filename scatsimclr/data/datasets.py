@@ -145,6 +145,8 @@ def request(
         raise DataError(f"size must be two positive integers (H, W), got {size!r}")
     if channels not in (1, 3):
         raise DataError(f"channels must be 1 or 3, got {channels!r}")
+    if scale not in ("auto", "dtype", "image") and not (isinstance(scale, tuple) and len(scale) == 2):
+        raise DataError(f"scale must be auto, dtype, image or (low, high), got {scale!r}")
     return Request(name, split, tuple(size), _path(data_dir), download, progress, channels, scale)
 
 

@@ -15,17 +15,6 @@ Scale = Literal["auto", "dtype", "image"] | tuple[float, float]
 _WHITES = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
 
 
-def check_scale(scale: object) -> Scale:
-    """The scale, LOW:HIGH as two numbers; ValueError for anything else than `Scale` says."""
-    if scale in ("auto", "dtype", "image"):
-        return scale
-    low, high = scale.split(":") if isinstance(scale, str) and scale.count(":") == 1 else scale
-    low, high = float(low), float(high)
-    if not -np.inf < low < high < np.inf:
-        raise ValueError
-    return low, high
-
-
 def to_8_bits(image: Image.Image, scale: Scale) -> Image.Image:
     """Mode I;16*, I or F as mode L, by `Scale`."""
     values = np.asarray(image).astype(np.float64)

@@ -6,7 +6,6 @@ from PIL import Image
 
 from scatsimclr.data import decode
 from scatsimclr.data.decode import read_image
-from scatsimclr.data.levels import check_scale
 
 WHITE, RED = (255, 255, 255), (255, 0, 0)
 
@@ -147,12 +146,6 @@ def test_12_bits_in_files_of_16(tmp_path, suffix, scale, expected):
 def test_the_fewest_bits_that_hold_an_image(tmp_path, bits, level):
     path = save(tmp_path / "a.png", np.array([[0, 2**bits - 1]], np.uint16))
     assert read_image(path, (1, 2))[0, :, 0].tolist() == [0, level]
-
-
-@pytest.mark.parametrize("scale", ["", "0", "1:0", "0:0", "0:1:2", "min", "nan:1", (0.0,), 3])
-def test_what_is_no_scale(scale):
-    with pytest.raises((TypeError, ValueError)):
-        check_scale(scale)
 
 
 @pytest.mark.parametrize(
