@@ -244,7 +244,9 @@ def _test_files(listing: _Listing, test: Path) -> list[tuple[Path, int]]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether this program trained into the folder: its plots are no images."""
+    """Whether this program trained into the folder, or made a study there: its plots are no images."""
+    if (folder / "cells").is_dir() and any(folder.glob("*.csv")):
+        return True
     return (folder / "config.yaml").is_file() and (
         (folder / "metrics.jsonl").is_file() or (folder / "checkpoints").is_dir()
     )

@@ -161,6 +161,17 @@ def test_run_folders_are_no_classes(tmp_path, mark):
     assert (len(found), found.classes, found.notes) == (4, (), ())
 
 
+def test_folders_of_studies_are_no_classes(tmp_path):
+    for i in range(4):
+        put(tmp_path / f"{i}.png")
+    study = tmp_path / "runs" / "reproduce" / "study-digits-tiny"
+    put(study / "study.png")
+    (study / "cells").mkdir()
+    assert len(get(tmp_path)) == 5
+    (study / "study.csv").touch()
+    assert len(get(tmp_path)) == 4
+
+
 def test_what_stands_beside_train_is_counted(tmp_path):
     classes(tmp_path / "train", {"a": 5, "b": 5})
     classes(tmp_path, {"extra": 3})
