@@ -158,6 +158,8 @@ class Scattering2D(nn.Module):
 
     def __setstate__(self, state):
         super().__setstate__(state)
+        self._pack = None
+        self._buffers.pop("_packed", None)  # of modules that were pickled while it was one
         self._packed(self._filters())
 
     def forward(self, x: Tensor) -> Tensor | list[dict]:

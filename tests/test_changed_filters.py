@@ -187,6 +187,18 @@ def test_a_copy_has_filters_of_its_own(pair, x, copied):
     same(twin, theirs, x)
 
 
+def test_a_module_pickled_when_the_pack_was_a_buffer(pair, x):
+    ours, theirs = pair
+    old = copy.deepcopy(ours)
+    state = old.__getstate__()
+    del state["_pack"]
+    state["_buffers"] = {**state["_buffers"], "_packed": torch.empty(0)}
+    new = Scattering2D.__new__(Scattering2D)
+    new.__setstate__(state)
+    same(new, theirs, x)
+    assert "_packed" not in dict(new.named_buffers())
+
+
 def test_compiled_modules_follow_too(pair, x):
     ours, theirs = pair
     compiled = torch.compile(ours, fullgraph=True, backend="eager")
