@@ -9,7 +9,7 @@ CSRC := $(shell find csrc -type f)
 JOBS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: train test bench performance setup lint format sanitize fuzz clean
+.PHONY: train test bench performance setup lint format sanitize sanitized fuzz clean
 
 train: setup
 	$(BIN)/python -m scatsimclr.train --fused
@@ -37,20 +37,19 @@ SANITIZED := build/sanitized
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer
 IN_SANITIZED = LD_PRELOAD="$$(for lib in asan ubsan stdc++; do $(CXX) -print-file-name=lib$$lib.so; done | xargs)" \
   ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=$(SANITIZED)/lib:. $(ONE_THREAD)
-sanitize: $(SANITIZED)/built
+sanitize: sanitized
 	$(IN_SANITIZED) $(BIN)/pytest -n $(JOBS) -o pythonpath="$(SANITIZED)/lib ." -k "not little_memory" \
 	  tests/ops tests/test_scattering.py tests/test_changed_filters.py tests/test_loss.py
 
 # What nobody means: operators with spoiled arguments under the sanitizers, image files with mutated bytes. Seeded.
 FUZZ_CALLS ?= 20000
-fuzz: $(SANITIZED)/built
+fuzz: sanitized
 	$(IN_SANITIZED) $(BIN)/python -m tests.fuzz.operators --count $(FUZZ_CALLS)
 	$(BIN)/python -m tests.fuzz.images
 
-$(SANITIZED)/built: $(VENV)/installed
+sanitized: setup
 	CFLAGS="$(SANITIZERS)" LDFLAGS="$(SANITIZERS)" \
 	  $(BIN)/python setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
-	@touch $@
 
 lint: setup
 	$(BIN)/ruff check .

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.cli import run
+from scatsimclr.data.decode import shorter_side
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.features import FEATURES, extract
 from scatsimclr.evaluation.recommendation import Recommendation
@@ -170,13 +170,7 @@ def label_features(
 
 def own_size(files: Sequence[Path]) -> tuple[int, int]:
     """A square of the median shorter side of the first files, at most LARGEST_SIDE pixels and at least 8."""
-    sides = []
-    for path in files[:SIZED]:
-        try:
-            with Image.open(path) as image:
-                sides.append(min(image.size))
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue  # `read` says why
+    sides = [side for side in map(shorter_side, files[:SIZED]) if side]  # of others `read` says why
     side = min(LARGEST_SIDE, max(8, int(statistics.median(sides)))) if sides else 8
     return side, side
 

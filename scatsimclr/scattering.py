@@ -123,9 +123,8 @@ class Scattering2D(nn.Module):
         PyTorch's version counters (`.data`, NumPy) the CPU's kernel notices itself, see `scattering2d`.
         """
         pack, settings = self._pack, (self.J, self.L, self.max_order)
-        if (
-            torch.compiler.is_compiling()
-        ):  # the kernel compares the filters itself, and packs where nothing is given
+        if torch.compiler.is_compiling():
+            # The kernel compares the filters itself, and packs where nothing is given.
             fits = pack is not None and pack.settings == settings
             return pack.packed if fits else filters[0].new_empty(0, dtype=torch.uint8)
         if pack is not None and pack.made_from(filters, settings):

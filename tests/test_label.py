@@ -3,6 +3,8 @@
 import csv
 import html.parser
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import torch
 from PIL import Image
 
 from scatsimclr import ScatSimCLR, cli, label
+from scatsimclr.label import own_size
 
 CONFIG = """
 amp: off
@@ -194,3 +197,15 @@ def test_names_on_the_page_are_text(images, capsys):
     data = json.loads(page.data)
     assert data["given"][0] == ["00.png", "<script>alert(1)</script>"]
     assert sum(tag == "option" for tag, _ in page.tags) == 26 * 2
+
+
+def test_the_own_size_looks_past_metadata(tmp_path):
+    """A text chunk beyond Pillow's limit hides no size."""
+    path = tmp_path / "large.png"
+    Image.new("RGB", (40, 30)).save(path)
+    raw = path.read_bytes()
+    body = b"note\0\0" + zlib.compress(bytes(2 << 20))
+    check = struct.pack(">L", zlib.crc32(b"zTXt" + body))
+    path.write_bytes(raw[:33] + struct.pack(">L", len(body)) + b"zTXt" + body + check + raw[33:])
+    (tmp_path / "no.png").write_bytes(b"nothing")
+    assert own_size([tmp_path / "no.png", path]) == (30, 30)

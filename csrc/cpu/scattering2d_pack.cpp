@@ -1,3 +1,5 @@
+// How a pack is written and how it is read. More than 400 lines, because both share the records, and what the writer
+// lays out is what the reader must check.
 #include "cpu/scattering2d_pack.h"
 
 #include <algorithm>

@@ -214,13 +214,14 @@ def _add_classes(listing: _Listing, folders: list[Path], loose: list[Path], *, a
     if len(found) < 2 or (alone and 2 * several < len(found)):
         listing.train = [(path, -1) for path in (*loose, *(path for _, files in found for path in files))]
         if found:
-            beside = f", {len(loose)} of them outside of it," if loose else ""
+            beside = (
+                f", {len(loose)} of them outside of {'it' if len(found) == 1 else 'these'}," if loose else ""
+            )
             why = (
                 f"{found[0][0].name}/ is the only folder with images, so no class"
                 if len(found) == 1
                 else f"{len(found) - several} of {len(found)} folders hold a single image, so they are no classes"
             )
-            beside = beside.replace("of it", "of them") if len(found) > 1 else beside
             listing.notes.append(f"{why}: all {len(listing.train)} images{beside} are taken without labels")
         return
     for folder, files in found:

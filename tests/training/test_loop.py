@@ -114,17 +114,18 @@ def test_a_finished_run_can_be_resumed_for_its_result(finished, capsys):
 
 def test_reference_path_gives_the_same_run(images, tmp_path):
     """With the same views: DALI's differ by rounding. Adam's first steps have the rate's size whatever the gradient
-    has, and BatchNorm of twelve rows enlarges them: from step to step a difference of rounding becomes up to ten times
-    as large (1e-6, 4e-4, 8e-4, 8e-3 on one CPU).
+    has, and BatchNorm of twelve rows enlarges them: a high rate and a small batch make large steps of rounding.
     """
-    shared = ("epochs=3", "amp=off", "lr=1e-4", "batch_size=12")
+    shared = ("epochs=3", "amp=off", "lr=1e-5", "batch_size=12")
     fused = run(images, tmp_path / "fused", "--fused", "data.pipeline=torch", *shared)
     reference = run(images, tmp_path / "reference", *shared)
-    pairs = zip(repeatable(reference), repeatable(fused), strict=True)
-    losses = [(own["loss"], other["loss"]) for own, other in pairs if own["event"] == "train"]
-    bounds = [1e-5, 2e-3, 1e-2, *[3e-2] * (len(losses) - 3)]
-    for (own, other), bound in zip(losses, bounds, strict=True):
-        assert own == pytest.approx(other, rel=bound)
+    steps = 0
+    for own, other in zip(repeatable(reference), repeatable(fused), strict=True):
+        if own["event"] in ("train", "epoch"):
+            bound = 0.005 if steps else 1e-5  # the first step has the same weights
+            assert own["loss"] == pytest.approx(other["loss"], rel=bound)
+            steps += own["event"] == "train"
+    assert steps > 3
 
 
 def test_every_training_step_is_in_training_mode_also_after_an_evaluation(images, tmp_path, monkeypatch):
