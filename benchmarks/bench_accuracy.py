@@ -5,6 +5,9 @@ in a process of its own, on a seeded part of the images; test images are a seede
 what needs no training: pixels, the scattering alone, and whitened scattering. One logistic probe for all, on the same
 draws of 10 and 100 labels of each class; nothing is chosen by test images.
 
+The first seed's epochs are those that fit into the minutes by the measured speed; the other seeds on the same device
+train for as many, so that they differ by their seed alone, and other work on the machine costs time but no epochs.
+
 Writes benchmarks/results/accuracy-cpu.json after each run, and goes on where it stopped: a run that the file has, of
 the same contender, minutes, seed and number of images, is not repeated. --show prints the file's table.
 """
@@ -69,11 +72,23 @@ def write_part(source: Path | None, folder: Path, count: int) -> None:
         write_idx(whole.subset(order.sort().values), folder, part)
 
 
-def train(data: Path, folder: Path, contender: str, minutes: float, seed: int) -> dict:
-    """One run of the command line: its figures, the seconds of its epochs' steps, and of the whole process."""
+def earlier_epochs(
+    runs: Sequence[dict], contender: str, images: int, minutes: float, device: str
+) -> int | None:
+    """What another seed's minutes were on this device."""
+    wanted = (contender, images, minutes, device)
+    keys = ("contender", "images", "minutes", "device")
+    return next((run["epochs"] for run in runs if tuple(run[key] for key in keys) == wanted), None)
+
+
+def train(data: Path, folder: Path, contender: str, duration: str, seed: int) -> dict:
+    """One run of the command line: its figures, the seconds of its epochs' steps, and of the whole process.
+
+    duration: a setting, epochs=N or minutes=N.
+    """
     arguments = [
         "--fused", "--data-dir", str(data), "--run-dir", str(folder), "dataset.dataset=fashion_mnist",
-        f"minutes={minutes}", f"seed={seed}", "eval_every_n_epochs=1000000", "evaluation.probes=[knn,few]",
+        duration, f"seed={seed}", "eval_every_n_epochs=1000000", "evaluation.probes=[knn,few]",
         f"evaluation.labels_per_class={list(PER_CLASS)}", f"evaluation.seeds={DRAWS}", *CONTENDERS[contender],
     ]  # fmt: skip
     start = time.perf_counter()
@@ -147,7 +162,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number, key in enumerate(key for key in wanted if key not in done):
             contender, count, minutes, seed = key
             run_folder = Path(folder) / f"run{number}"
-            found = train(data, run_folder, contender, minutes, seed)
+            epochs = earlier_epochs(result["runs"], contender, count, minutes, device)
+            duration = f"minutes={minutes}" if epochs is None else f"epochs={epochs}"
+            found = train(data, run_folder, contender, duration, seed)
             run = {"contender": contender, "images": count, "minutes": minutes, "seed": seed}
             origin = {"date": f"{date.today()}", "device": device}
             result["runs"].append(run | origin | found)
