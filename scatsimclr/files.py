@@ -1,0 +1,56 @@
+"""Writing files so that a reader sees the old one or the new one, never half of one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+PARTIAL = ".partial"
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Gives a new name beside `path` to write to; what is there takes the place of `path` when the block ends.
+
+    Where the block raises, the partial file is removed and `path` stays as it is. Names are unique, so that two
+    processes that write the same file never write into each other's.
+
+    Args:
+        path: The file to write.
+        durable: Wait until the disk has the contents, and the new name.
+
+    Yields:
+        A path that does not exist yet, hidden, in the folder of `path`, with its suffix before `.partial`.
+
+    Raises:
+        OSError: As opening, writing and renaming raise it.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{PARTIAL}")
+    try:
+        yield partial
+        if durable:
+            _sync(partial)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    if durable:
+        _sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file of UTF-8 text through `replacing`."""
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    """Waits until the disk has a file's contents, or a folder's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
