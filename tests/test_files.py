@@ -21,9 +21,14 @@ def test_the_new_file_takes_the_place_of_the_old(tmp_path):
 def test_an_error_leaves_the_old_file_and_nothing_beside_it(tmp_path, error):
     path = tmp_path / "a.txt"
     path.write_text("old")
-    with pytest.raises(error), replacing(path) as partial:
-        partial.write_text("half")
-        raise error
+
+    def write_half():
+        with replacing(path) as partial:
+            partial.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_half()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
