@@ -1,4 +1,4 @@
-"""The README's way from a folder of images to features: every command of it, in its order, as it stands there."""
+"""The page on your own images, from a folder to features: every command of its walk-through, in order and verbatim."""
 
 import importlib
 import re
@@ -12,8 +12,8 @@ from PIL import Image
 from scatsimclr import cli
 from tests.training.conftest import TINY, write_images
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-SECTION = README.split("## Your own images\n")[1].split("\n## ")[0]
+PAGE = (Path(__file__).parents[1] / "docs" / "images.md").read_text(encoding="utf-8")
+SECTION = PAGE.split("\n## ")[0]
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", SECTION, re.S)
 
 
@@ -31,7 +31,7 @@ def test_every_command_of_the_walk_through_works(tmp_path, monkeypatch, capsys, 
     for language, block in BLOCKS:
         if language == "python":
             capsys.readouterr()
-            exec(compile(block, "README.md", "exec"), {})
+            exec(compile(block, "images.md", "exec"), {})
             printed["python"] = capsys.readouterr().out
             continue
         for line in block.splitlines():
