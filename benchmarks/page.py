@@ -1,8 +1,8 @@
 """The performance page with its plots, and other pages' tables, from results files: `python -m benchmarks.page`.
 
 Without arguments: benchmarks/results/{filters,scattering2d,ntxent,conv3x3,augment,step,accuracy}-cpu.json become
-docs/performance.md, docs/performance/*.svg, and the tables that the README and other pages of docs/ have between
-`<!-- performance: NAME -->` and `<!-- end -->`. With files and `--output PAGE.md`, a page of those files alone, with its
+docs/performance.md, docs/performance/*.svg, and the tables that the README and other pages of docs/ have between `<!--
+performance: NAME -->` and `<!-- end -->`. With files and `--output PAGE.md`, a page of those files alone, with its
 plots in a folder beside it.
 """
 
