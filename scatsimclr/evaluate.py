@@ -5,70 +5,75 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 import torch
 
 from scatsimclr.allocator import keep_freed_memory
-from scatsimclr.cli import run
+from scatsimclr.commandline import (
+    add_checkpoint,
+    add_data_dir,
+    add_output,
+    add_settings,
+    command_parser,
+    run,
+    settings_of,
+)
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.evaluation.table import accuracy_table
+from scatsimclr.files import printable, write_text
 from scatsimclr.reporting import charts
+from scatsimclr.reporting.templates import percent
 from scatsimclr.training.setup import build_evaluation, load_labelled, restore
 
-# Classes up to which the whole confusion matrix is printed.
+# Up to so many classes the whole confusion matrix is printed.
 PRINTED_CLASSES = 20
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scatsimclr.evaluate",
-        description="Accuracy of an encoder on the test images by the probes of the settings, and by class: kNN, the "
-        "paper's linear layer on all labels, logistic regression on a few per class (mean ± standard deviation over "
+    """The parser of the command line."""
+    parser = command_parser(
+        "evaluate",
+        "Accuracy of an encoder on the test images, by the probes of the settings and by class: kNN, the paper's "
+        "linear layer on all labels, logistic regression on a few labels per class (mean ± standard deviation over "
         "seeds) or on all, STL-10's folds, fine-tuning; beside them the same of the scattering transform alone and of "
         "the recommended features.",
-        epilog="Examples: runs/RUN | runs/RUN evaluation.probes=[knn,linear,few,logistic] "
-        "evaluation.labels_per_class=[1,10] | model_final.pth --config config.yaml --data-dir data",
+        [
+            "runs/RUN",
+            "runs/RUN evaluation.probes=[knn,linear,few,logistic] evaluation.labels_per_class=[1,10]",
+            "model_final.pth --config config.yaml --data-dir data",
+        ],
     )
-    parser.add_argument(
-        "checkpoint",
-        help="checkpoint file, or run folder (its last checkpoint); with --config also weights alone: "
-        ".safetensors, or a .pth of the original code",
-    )
-    parser.add_argument("-c", "--config", help="settings file, for weights that come without their settings")
-    parser.add_argument("--data-dir", metavar="DIR", help="where the images are")
+    add_checkpoint(parser)
+    add_settings(parser, "evaluation.features=both or evaluation.seeds=10")
+    add_data_dir(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
-    parser.add_argument("--output", metavar="DIR", help="also write evaluation.json and confusion.svg there")
-    parser.add_argument(
-        "settings", nargs="*", metavar="key=value",
-        help="for instance evaluation.features=both, evaluation.seeds=10, dataset.dataset=cifar10",
-    )  # fmt: skip
+    add_output(parser, "DIR", "folder to write evaluation.json and confusion.svg to (default: none)")
     return parser
 
 
 def command(argv: list[str]) -> int:
+    """Runs the command; returns its exit status."""
     options = parser().parse_intermixed_args(argv)
-    changes = options.settings + ([f"data_dir={options.data_dir}"] if options.data_dir else [])
-    config, model, origin = restore(options.checkpoint, options.config, changes)
+    config, model, origin = restore(options.checkpoint, options.config, settings_of(options))
     train, test = load_labelled(config)
-    if train is None or not train.classes:
+    if train is None or test is None or not train.classes:
         raise UserError(f"data set {config.dataset.dataset} has no labels to evaluate with")
     keep_freed_memory()
     evaluation = build_evaluation(config, model, train, test)
     results = evaluation.figures()
-    by_class = accuracy_by_class(evaluation.confusion())
+    confusion = evaluation.confusion()
+    by_class = accuracy_by_class(confusion)
     record = {
         **results,
         "classes": dict(zip(test.classes, by_class, strict=True)),
-        "confusion": evaluation.confusion().tolist(),
+        "confusion": confusion.tolist(),
     }
     if options.output:
-        folder = Path(options.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "evaluation.json").write_text(json.dumps(record, indent=1) + "\n")
-        chart = charts.confusion(evaluation.confusion().numpy(), test.classes, "Confusion matrix")
-        (folder / "confusion.svg").write_text(charts.standalone(chart), "utf-8", "replace")
+        options.output.mkdir(parents=True, exist_ok=True)
+        write_text(options.output / "evaluation.json", json.dumps(record, indent=1) + "\n")
+        chart = charts.confusion(confusion.numpy(), test.classes, "Confusion matrix")
+        write_text(options.output / "confusion.svg", printable(charts.standalone(chart)))
     if options.json:
         print(json.dumps(record))
         return 0
@@ -89,7 +94,7 @@ def accuracy_by_class(confusion: torch.Tensor) -> list[float | None]:
 
 
 def print_classes(evaluation: Evaluation, by_class: list[float | None]) -> None:
-    """Accuracy by class, and the confusion matrix (or, of many classes, the most confused pairs)."""
+    """Prints the accuracy by class and the confusion matrix or, of many classes, the pairs confused most often."""
     names, confusion = evaluation.test.classes, evaluation.confusion()
     print("\nlinear probe by class (rows: true, columns: predicted)")
     width = max(5, *(len(name) for name in names))
@@ -102,15 +107,11 @@ def print_classes(evaluation: Evaluation, by_class: list[float | None]) -> None:
     for name, share in zip(names, by_class, strict=True):
         print(f"{name:{width}} {percent(share):>7}")
     wrong = confusion - torch.diag(confusion.diagonal())
-    print("most confused")
+    print("most often confused")
     for index in wrong.flatten().argsort(descending=True, stable=True)[:10].tolist():
         true, predicted = divmod(index, len(names))
         if wrong[true, predicted]:
             print(f"  {names[true]} taken for {names[predicted]}: {int(wrong[true, predicted])}")
-
-
-def percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
 
 
 if __name__ == "__main__":

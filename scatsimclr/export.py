@@ -7,45 +7,59 @@ import importlib.util
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
-from scatsimclr.cli import run
+from scatsimclr.commandline import (
+    add_checkpoint,
+    add_output,
+    add_settings,
+    command_parser,
+    run,
+    settings_of,
+)
 from scatsimclr.config import Config
 from scatsimclr.data.augment import center_view, normalize
 from scatsimclr.errors import UserError
 from scatsimclr.models.convolution import plain_convolutions
+from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.portable import PortableScattering
+from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.training import checkpoint
-from scatsimclr.training.setup import Encoder, augment_spec, restore
+from scatsimclr.training.setup import augment_spec, restore
 
 FORMATS = ("safetensors", "torch", "onnx")
-BATCHES = (1, 7, 64)  # at which an export is compared with the encoder
-TOLERANCE = 1e-4  # of the norm of h and of z
+BATCHES = (1, 7, 64)  # sizes at which an export is compared with the encoder
+TOLERANCE = 1e-4  # as a share of the norm of h and of z
 OPSET = 18
+
+Exported: TypeAlias = Callable[[Tensor], Sequence[Tensor]]  # images → h and z
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scatsimclr.export",
-        description="Writes an encoder, images → h and z, as model.safetensors with config.json, as "
-        "encoder.pt2 (torch.export) and as encoder.onnx, both for any batch size and in standard operators, and "
-        "compares what was written with the encoder.",
-        epilog="Examples: runs/RUN --output encoder | runs/RUN --output encoder --formats onnx --preprocess",
+    """The parser of the command line."""
+    parser = command_parser(
+        "export",
+        "Writes an encoder, images → h and z, as model.safetensors with config.json, as encoder.pt2 (torch.export) "
+        "and as encoder.onnx, both in standard operators and for any batch size, and compares what it wrote with the "
+        "encoder.",
+        ["runs/RUN --output encoder", "runs/RUN --output encoder --formats onnx --preprocess"],
     )
-    parser.add_argument("checkpoint", help="checkpoint file, run folder, or with --config weights alone")
+    add_checkpoint(parser)
+    add_settings(parser, "amp=off")
+    add_output(parser, "DIR", "folder to write to, created if need be", required=True)
     parser.add_argument(
-        "-o", "--output", required=True, type=Path, metavar="DIR", help="made if it is not there"
+        "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: all)"
     )
-    parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
-    parser.add_argument("-c", "--config", help="settings file, for weights that come without their settings")
     parser.add_argument(
         "--preprocess", action="store_true",
-        help="images are uint8 (N, H, W, C), 0..255, as they come from a decoder (C: 3, RGB, or 1, grey, as "
-        "dataset.input_shape says), and are normalised inside; without it they are float32 (N, C, H, W), normalised",
+        help="take images as a decoder gives them, uint8 (N, H, W, C) in 0..255 (C is 3, RGB, or 1, grey, as in "
+        "dataset.input_shape), and normalise them in the network; by default images are float32 (N, C, H, W), "
+        "normalised",
     )  # fmt: skip
     return parser
 
@@ -57,21 +71,28 @@ class Portable(nn.Module):
         super().__init__()
         self.encoder = plain_convolutions(encoder)
         self.preprocess, self.spec = preprocess, augment_spec(config)
-        self.front = PortableScattering(encoder._scatnet) if config.model.scattering else None
+        self.front = PortableScattering(encoder._scatnet) if isinstance(encoder, ScatSimCLR) else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(h, z) of images uint8 (N, H, W, C) with `preprocess`, else float32 (N, C, H, W), normalised."""
         x = images
         if self.preprocess:
             x = normalize(images.permute(0, 3, 1, 2).to(torch.float32) / 255.0, self.spec)
-        h = self.encoder.encode(x) if self.front is None else self.encoder.adapt(self.front(x))
+        if self.front is not None and isinstance(self.encoder, ScatSimCLR):
+            h = self.encoder.adapt(self.front(x))
+        else:
+            h = self.encoder.encode(x)
         return h, self.encoder.project(h)
 
 
 def command(argv: list[str]) -> int:
+    """Runs the command; returns its exit status."""
     options = parser().parse_intermixed_args(argv)
     if "onnx" in options.formats:
         require_onnx()
-    config, encoder, origin = restore(options.checkpoint, options.config, ["device=cpu"])
+    config, encoder, origin = restore(
+        options.checkpoint, options.config, [*settings_of(options), "device=cpu"]
+    )
     options.output.mkdir(parents=True, exist_ok=True)
     print(f"{config.model.base_model}, {origin}")
     if "safetensors" in options.formats:
@@ -83,14 +104,13 @@ def command(argv: list[str]) -> int:
             start = time.perf_counter()
             path, exported = write(portable, example(config, options.preprocess, 3), options.output)
             compare(config, encoder, exported, options.preprocess, path)
-            print(
-                f"{path}: {path.stat().st_size / 2**20:.0f} MiB, written in {time.perf_counter() - start:.0f} s"
-            )
+            took = time.perf_counter() - start
+            print(f"{path}: {path.stat().st_size / 2**20:.0f} MiB, written in {took:.0f} s")
     return 0
 
 
 def require_onnx() -> None:
-    """UserError where a package for ONNX is missing."""
+    """Raises UserError where a package for ONNX is missing."""
     missing = [
         name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None
     ]
@@ -99,7 +119,7 @@ def require_onnx() -> None:
 
 
 def example(config: Config, preprocess: bool, batch: int) -> Tensor:
-    """Random images as the export takes them."""
+    """Random images of the form that the export takes."""
     generator = torch.Generator().manual_seed(batch)
     images = torch.randint(
         0, 256, (batch, *config.dataset.input_shape), generator=generator, dtype=torch.uint8
@@ -107,7 +127,8 @@ def example(config: Config, preprocess: bool, batch: int) -> Tensor:
     return images if preprocess else center_view(images, augment_spec(config))
 
 
-def write_torch(portable: Portable, images: Tensor, folder: Path) -> tuple[Path, Callable]:
+def write_torch(portable: Portable, images: Tensor, folder: Path) -> tuple[Path, Exported]:
+    """Writes encoder.pt2, and returns its path and what is loaded from it."""
     path = folder / "encoder.pt2"
     with torch.no_grad():
         program = torch.export.export(portable, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
@@ -115,16 +136,22 @@ def write_torch(portable: Portable, images: Tensor, folder: Path) -> tuple[Path,
     return path, torch.export.load(path).module()
 
 
-def write_onnx(portable: Portable, images: Tensor, folder: Path) -> tuple[Path, Callable]:
+def write_onnx(portable: Portable, images: Tensor, folder: Path) -> tuple[Path, Exported]:
+    """Writes encoder.onnx, and returns its path and a session on it.
+
+    Raises:
+        UserError: Where the exporter used operators beyond ONNX's own.
+    """
     import onnxruntime
 
     path = folder / "encoder.onnx"
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the exporter
-        program = torch.onnx.export(
+        exported = torch.onnx.export(
             portable, (images,), dynamo=True, opset_version=OPSET, verbose=False, input_names=["images"],
             output_names=["h", "z"], dynamic_shapes=({0: torch.export.Dim("batch")},),
         )  # fmt: skip
+    program = cast(torch.onnx.ONNXProgram, exported)  # None is for the exporter without dynamo
     program.save(path)
     custom = {node.domain for node in program.model_proto.graph.node} - {""}
     if custom:
@@ -134,8 +161,12 @@ def write_onnx(portable: Portable, images: Tensor, folder: Path) -> tuple[Path, 
 
 
 @torch.no_grad()
-def compare(config: Config, encoder: Encoder, exported: Callable, preprocess: bool, path: Path) -> None:
-    """Prints how far the export is from the encoder, and their rates; UserError beyond TOLERANCE."""
+def compare(config: Config, encoder: Encoder, exported: Exported, preprocess: bool, path: Path) -> None:
+    """Prints how far the export is from the encoder, and the rates of both.
+
+    Raises:
+        UserError: For a difference beyond TOLERANCE.
+    """
     worst = 0.0
     for batch in BATCHES:
         images = example(config, preprocess, batch)
@@ -155,8 +186,8 @@ def compare(config: Config, encoder: Encoder, exported: Callable, preprocess: bo
     )
 
 
-def seconds(call: Callable, images: Tensor) -> float:
-    """The best of three calls."""
+def seconds(call: Exported, images: Tensor) -> float:
+    """Time of the fastest of three calls."""
     times = []
     for _ in range(3):
         start = time.perf_counter()

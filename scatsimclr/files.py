@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         _sync(path.parent)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a whole file through `replacing`."""
+    with replacing(path) as partial:
+        partial.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a whole file of UTF-8 text through `replacing`."""
     with replacing(path) as partial:
@@ -57,6 +64,22 @@ def remove_partial_files(folder: Path) -> None:
     for path in folder.rglob(f".*{PARTIAL}"):
         if _NAME.search(path.name):
             path.unlink(missing_ok=True)
+
+
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Writes a whole CSV file through `replacing`: UTF-8, and any other bytes of file names as they are."""
+    with (
+        replacing(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def printable(text: str) -> str:
+    """Text that can be written as UTF-8: bytes of file names that are not UTF-8 become question marks."""
+    return text.encode(errors="replace").decode()
 
 
 def _sync(path: Path) -> None:

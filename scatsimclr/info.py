@@ -10,7 +10,7 @@ import sys
 import torch
 
 import scatsimclr
-from scatsimclr.cli import run
+from scatsimclr.commandline import run
 from scatsimclr.environment import PACKAGES, cpu_kernels, gpus, implementation, version
 from scatsimclr.ops.library import IMPLEMENTATIONS
 

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import statistics
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from scatsimclr.allocator import keep_freed_memory
-from scatsimclr.cli import run
+from scatsimclr.commandline import (
+    add_output,
+    add_words,
+    check_output_file,
+    check_positive,
+    command_parser,
+    run,
+    split_words,
+)
 from scatsimclr.data.decode import shorter_side
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.features import FEATURES, extract
 from scatsimclr.evaluation.recommendation import Recommendation
 from scatsimclr.evaluation.standard import Standard
+from scatsimclr.files import printable, write_csv
 from scatsimclr.labelling import Labelling, Space, Suggestion, label, suggest
 from scatsimclr.labelling.csvfile import named, read_labels
 from scatsimclr.labelling.features import LARGEST_SIDE, scattering_features
@@ -28,46 +35,42 @@ from scatsimclr.labelling.images import Images, as_indices, class_folders, find,
 from scatsimclr.reporting.labels import write_page
 from scatsimclr.training.setup import augment_spec, front_end, restore
 
-SIZED = 50  # files whose size is looked at where no run says how large images are
+SIZED = 50  # Without a run, the size of images is the median of so many files.
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scatsimclr.label",
-        description="Labels for all images of a folder from labels for some: labels.csv with path, label, confidence "
-        "(1 where the label was given), and labels.html to check them, the uncertain ones first. --suggest N names the "
-        "images to label next in labels.suggest.csv, with no labels yet those to begin with.",
-        epilog="Examples: runs/RUN my/images --labels few.csv --output labels.csv | my/images --encoder scattering "
-        "--suggest 20",
+    """The parser of the command line."""
+    parser = command_parser(
+        "label",
+        "Labels for all images of a folder from labels for some: labels.csv with path, label, confidence (1 where the "
+        "label was given), and labels.html to check them, the least certain first. --suggest N names the images to "
+        "label next in labels.suggest.csv or, where there are no labels yet, those to start with.",
+        [
+            "runs/RUN my/images --labels few.csv --output labels.csv",
+            "my/images --encoder scattering --suggest 20",
+        ],
+    )
+    add_words(
+        parser,
+        "PATH",
+        "RUN IMAGES, a checkpoint file or run folder and a folder of images; IMAGES alone with --encoder scattering",
     )
     parser.add_argument(
-        "paths",
-        nargs="+",
-        metavar="PATH",
-        help="RUN (checkpoint or run folder; not with --encoder scattering) IMAGES",
-    )
-    parser.add_argument(
-        "-l",
-        "--labels",
-        type=Path,
+        "-l", "--labels", type=Path, metavar="FILE",
         help="CSV file of path,label (default: the names of class folders in IMAGES)",
-    )
-    parser.add_argument(
-        "-o", "--output", type=Path, default=Path("labels.csv"), help="NAME.csv (default: labels.csv)"
-    )
+    )  # fmt: skip
+    add_output(parser, "FILE", "NAME.csv (default: labels.csv)", default=Path("labels.csv"))
     parser.add_argument("--suggest", type=int, metavar="N", help="name N images to label next")
     parser.add_argument(
         "--encoder", choices=("run", "scattering"), default="run",
-        help="features of the trained encoder, or of the scattering transform alone, which needs no run",
+        help="features of the trained encoder (default), or of the scattering transform alone, which needs no run",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="key=value", help="a setting, such as device=cpu"
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
     return parser
 
 
 def command(argv: list[str]) -> int:
+    """Runs the command; returns its exit status."""
     options = parser().parse_intermixed_args(argv)
     checkpoint, root = check(options)
     start = time.perf_counter()
@@ -77,11 +80,12 @@ def command(argv: list[str]) -> int:
     by_name, notes = given_labels(options.labels, root, names)
     if not by_name and not options.suggest:
         raise UserError(
-            f"no labels: {root} has no two class folders; give --labels FILE, or --suggest N for images to begin with"
+            f"no labels: {root} has fewer than two class folders; give --labels FILE, or --suggest N for images to "
+            "start with"
         )
     if by_name:
-        as_indices(by_name, len(names))  # what cannot end well is said before the images are read
-    images, features = label_features(checkpoint, root, files, skipped, options.set, options.seed)
+        as_indices(by_name, len(names))  # raises for labels that cannot work, before the images are read
+    images, features = label_features(checkpoint, root, files, skipped, options.settings, options.seed)
     place = {name: index for index, name in enumerate(images.files)}
     labels = {place[names[index]]: name for index, name in by_name.items() if names[index] in place}
     if len(labels) < len(by_name):
@@ -96,7 +100,7 @@ def command(argv: list[str]) -> int:
     indices, classes, more = as_indices(labels, len(images.files))
     notes += remarks + more
     found = label(space, indices, seed=options.seed)
-    suggestions = []
+    suggestions: list[Suggestion] = []
     if options.suggest:
         suggestions = suggest(
             space, indices, options.suggest, probabilities=found.probabilities, seed=options.seed
@@ -112,24 +116,26 @@ def command(argv: list[str]) -> int:
 
 
 def check(options: argparse.Namespace) -> tuple[str | None, Path]:
-    """The run, None without one, and the folder of images. UserError for what could not end well."""
+    """The run, None without one, and the folder of images.
+
+    Raises:
+        UserError: For options that cannot work.
+    """
+    paths = split_words(options)
     wanted = 1 if options.encoder == "scattering" else 2
-    if len(options.paths) != wanted:
+    if len(paths) != wanted:
         expected = "IMAGES alone with --encoder scattering" if wanted == 1 else "RUN IMAGES"
-        raise UserError(f"expected {expected}, got {' '.join(options.paths)}")
-    if options.output.suffix != ".csv":
-        raise UserError(f"--output must end in .csv, got {options.output}")
-    if not options.output.parent.is_dir():
-        raise UserError(f"--output: the folder {options.output.parent} does not exist")
-    if options.suggest is not None and options.suggest < 1:
-        raise UserError(f"--suggest must be 1 or more, got {options.suggest}")
+        raise UserError(f"arguments must be {expected}, got {' '.join(paths) or 'none'}")
+    check_output_file(options.output, (".csv",))
+    if options.suggest is not None:
+        check_positive("--suggest", options.suggest)
     if options.labels and options.labels.resolve() == options.output.resolve():
         raise UserError(f"--output would overwrite --labels: {options.output}")
-    return (options.paths[0] if wanted == 2 else None), Path(options.paths[-1])
+    return (paths[0] if wanted == 2 else None), Path(paths[-1])
 
 
 def given_labels(file: Path | None, root: Path, names: Sequence[str]) -> tuple[dict[int, str], list[str]]:
-    """Class names by index of the file, from the CSV file or the class folders, and remarks."""
+    """Class names by file index, from the CSV file or else the class folders, and remarks."""
     folders = class_folders(names)
     if file is None:
         return folders, []
@@ -137,7 +143,7 @@ def given_labels(file: Path | None, root: Path, names: Sequence[str]) -> tuple[d
     known, used = set(folders.values()), set(given.labels.values())
     unknown = sorted(used - known)
     if unknown and used & known:
-        given.notes.append(f"{file}: classes that {root} has no folder of: {named(unknown)}")
+        given.notes.append(f"{file}: classes for which {root} has no folder: {named(unknown)}")
     return given.labels, given.notes
 
 
@@ -149,8 +155,13 @@ def label_features(
     changes: Sequence[str],
     seed: int = 0,
 ) -> tuple[Images, Tensor]:
-    """The images that can be read and their features float32 (n, F): of a run what it recommends, else h and
-    scattering, each part with its share of the variance over these images."""
+    """Reads the images and computes their features.
+
+    Returns:
+        The images that can be read, and their features float32 (n, F): those that the run recommends, h and scattering
+        where it recommends none, each part with its share of the variance over these images; whitened scattering
+        without a run.
+    """
     if checkpoint is None:
         images = read(root, files, skipped, (*own_size(files), 3))
         return images, scattering_features(images.pixels, seed)
@@ -170,58 +181,42 @@ def label_features(
 
 def own_size(files: Sequence[Path]) -> tuple[int, int]:
     """A square of the median shorter side of the first files, at most LARGEST_SIDE pixels and at least 8."""
-    sides = [side for side in map(shorter_side, files[:SIZED]) if side]  # of others `read` says why
+    sides = [side for side in map(shorter_side, files[:SIZED]) if side]  # `read` reports those without
     side = min(LARGEST_SIDE, max(8, int(statistics.median(sides)))) if sides else 8
     return side, side
 
 
 def cold_start(options: argparse.Namespace, images: Images, space: Space) -> None:
-    """Images to begin with, where nothing has a label."""
+    """Suggests images to start with, where none has a label."""
     chosen = suggest(space, torch.full((len(images.files),), -1), options.suggest, seed=options.seed)
     name_suggestions(options.output, images, chosen)
 
 
 def write(output: Path, images: Images, found: Labelling, classes: Sequence[str]) -> None:
-    """labels.csv, whole or not at all."""
+    """Writes labels.csv."""
     rows = (
         (name, classes[index], f"{confidence:.4f}" if confidence < 1 else "1")
         for name, index, confidence in zip(
             images.files, found.labels.tolist(), found.confidence.tolist(), strict=True
         )
     )
-    write_rows(output, ("path", "label", "confidence"), rows)
-
-
-def write_rows(output: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    temporary = output.with_name(f".{output.name}.partial")
-    try:
-        with temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.writer(file)
-            writer.writerow(header)
-            writer.writerows(rows)
-        os.replace(temporary, output)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_csv(output, ("path", "label", "confidence"), rows)
 
 
 def name_suggestions(output: Path, images: Images, suggestions: Sequence[Suggestion]) -> None:
-    """Prints them and writes NAME.suggest.csv: path, an empty label to fill in, reason."""
+    """Prints the suggestions and writes NAME.suggest.csv: path, an empty label to fill in, reason."""
     if not suggestions:
         return
     path = output.with_suffix(".suggest.csv")
     rows = [(images.files[entry.index], "", entry.reason) for entry in suggestions]
-    write_rows(path, ("path", "label", "reason"), rows)
-    print(f"images to label next ({len(rows)}), in {path}; fill in its labels and give it as --labels:")
+    write_csv(path, ("path", "label", "reason"), rows)
+    print(f"images to label next ({len(rows)}), in {path}; fill in the labels there and pass it as --labels:")
     for name, _, reason in rows:
         print(f"  {printable(name)}  ({reason})")
 
 
-def printable(name: str) -> str:
-    return name.encode(errors="replace").decode()
-
-
 def report(skipped: Sequence[tuple[str, str]], notes: Sequence[str]) -> None:
-    """What a person should know, as warnings."""
+    """Prints remarks and skipped files as warnings."""
     if skipped:
         shown = named([f"{name} ({why})" for name, why in skipped])
         notes = [*notes, f"files that cannot be read and get no label ({len(skipped)}): {shown}"]
@@ -232,17 +227,18 @@ def report(skipped: Sequence[tuple[str, str]], notes: Sequence[str]) -> None:
 def summary(
     output: Path, page: Path, found: Labelling, classes: Sequence[str], given: Tensor, seconds: float
 ) -> None:
+    """Prints what was written and what accuracy to expect."""
     count = int((given >= 0).sum())
     print(f"{len(given)} images in {seconds:.1f} s, {count} labels given, {len(classes)} classes: {output}")
     if found.accuracy is None:
-        print("expected accuracy: unknown, every class has one label; the confidences are not calibrated")
+        print("expected accuracy: unknown, as every class has one label; the confidences are not calibrated")
     else:
         low, high = found.interval
         print(
-            f"expected accuracy: {found.accuracy:.1%} (95 %: {low:.0%} to {high:.0%}) of {found.held} given labels "
-            f"that were held out, by {found.words}"
+            f"expected accuracy: {found.accuracy:.1%} (95 %: {low:.0%} to {high:.0%}), measured on {found.held} "
+            f"held-out labels; method: {found.words}"
         )
-    print(f"to check them, the uncertain ones first: {page}")
+    print(f"to check them, the least certain first: {page}")
 
 
 if __name__ == "__main__":

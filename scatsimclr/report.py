@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from scatsimclr.cli import run
+from scatsimclr.commandline import (
+    add_data_dir,
+    add_output,
+    add_words,
+    command_parser,
+    run,
+    settings_of,
+    split_words,
+)
 from scatsimclr.errors import UserError
 from scatsimclr.reporting.comparison import write_comparison
 from scatsimclr.reporting.page import write_report
@@ -16,49 +25,56 @@ from scatsimclr.training.setup import build_evaluation, load_data, restore
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m scatsimclr.report",
-        description="One HTML page without outside resources. Of one run: report.html in its folder, with what "
-        "training gained, a map of the embeddings, nearest neighbours, mistakes, curves, augmented views, filters, "
-        "settings. Of several: comparison.html, their accuracies, curves and settings beside each other.",
-        epilog="Examples: runs/RUN | runs/RUN --data-dir moved/images | runs/ONE runs/OTHER --output both.html",
+    """The parser of the command line."""
+    parser = command_parser(
+        "report",
+        "One HTML page without external resources. Of one run: report.html in its folder, with what training gained, "
+        "a map of the embeddings, nearest neighbours, mistakes, curves, augmented views, filters, settings. Of "
+        "several: comparison.html, with their accuracies, curves and settings side by side.",
+        [
+            "runs/RUN",
+            "runs/RUN --data-dir moved/images",
+            "runs/ONE runs/OTHER --output both.html",
+        ],
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="run folder")
-    parser.add_argument(
-        "-o", "--output", type=Path, help="where a comparison goes (default: comparison.html)"
-    )
-    parser.add_argument("--data-dir", metavar="DIR", help="where the images of one run are now")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="key=value", help="a setting, such as device=cpu"
-    )
+    add_words(parser, "RUN", "run folders")
+    add_output(parser, "FILE", "where to write a comparison (default: comparison.html)")
+    add_data_dir(parser, "where the images of the run are now")
     return parser
 
 
 def command(argv: list[str]) -> int:
-    options = parser().parse_args(argv)
-    for folder in options.runs:
+    """Runs the command; returns its exit status."""
+    arguments = parser()
+    options = arguments.parse_intermixed_args(argv)
+    folders = [Path(word) for word in split_words(options)]
+    if not folders:
+        arguments.error("name one or more run folders")
+    for folder in folders:
         if not (folder / "config.yaml").is_file():
             raise UserError(f"{folder} is not a run folder: it has no config.yaml")
-    if len(options.runs) == 1:
+    settings = settings_of(options)
+    if len(folders) == 1:
         if options.output:
             raise UserError(
                 "--output is for a comparison; the report of one run is report.html in its folder"
             )
-        print(write_report(subject(options.runs[0], options.set, options.data_dir)))
+        print(write_report(subject(folders[0], settings)))
         return 0
-    if options.data_dir or options.set:
-        raise UserError("a comparison reads what the runs have written: --data-dir and --set are for one run")
-    records = [read_metrics(folder / "metrics.jsonl") for folder in options.runs]
-    print(write_comparison(options.runs, records, options.output or Path("comparison.html")))
+    if settings:
+        raise UserError("a comparison reads what the runs wrote: --data-dir and settings are for one run")
+    records = [read_metrics(folder / "metrics.jsonl") for folder in folders]
+    print(write_comparison(folders, records, options.output or Path("comparison.html")))
     return 0
 
 
-def subject(folder: Path, changes: list[str], data_dir: str | None) -> Subject:
+def subject(folder: Path, settings: Sequence[str]) -> Subject:
     """What the report of a run folder is about: its last checkpoint, images, probes and records."""
-    changes = changes + ([f"data_dir={data_dir}"] if data_dir else [])
-    config, model, _ = restore(str(folder), None, changes)
+    config, model, _ = restore(str(folder), None, list(settings))
     data = load_data(config)
-    evaluation = None if data.test is None else build_evaluation(config, model, data.train, data.test)
+    evaluation = None
+    if data.train is not None and data.test is not None:
+        evaluation = build_evaluation(config, model, data.train, data.test)
     records = read_metrics(folder / "metrics.jsonl")
     return Subject(folder, config, model, data.pretrain, data.spec, evaluation, records)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from scatsimclr.allocator import keep_freed_memory
-from scatsimclr.cli import run
+from scatsimclr.commandline import run
 from scatsimclr.config import Config, load_config
 from scatsimclr.data.dali import dali_missing
 from scatsimclr.data.imageset import ImageSet

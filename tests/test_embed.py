@@ -75,12 +75,23 @@ def test_rows_are_the_files_in_natural_order(encoder, tmp_path, capsys, batch_si
 def test_precision_of_the_features(encoder, tmp_path, capsys):
     """In bfloat16 near the float32 features but not them: the setting is what the encoder runs in."""
     images, output = write_images(tmp_path / "in", 2), tmp_path / "out.npy"
-    call([*encoder, images, "--output", output, "--set", "amp=bf16"], capsys)
+    call([*encoder, images, "--output", output, "amp=bf16"], capsys)
     files = sorted(images.glob("*/*.png"))
     ours, truth = np.load(output), expected(encoder, files)
     error = np.linalg.norm(ours - truth, axis=1) / np.linalg.norm(truth, axis=1)
     assert (error > 0).all()
     assert error.max() < 2e-2
+
+
+def test_a_file_with_the_look_of_a_setting_is_a_file(encoder, tmp_path, capsys, monkeypatch):
+    images = write_images(tmp_path / "in", 1)
+    (images / "down" / "00.png").rename(tmp_path / "seed=1.png")
+    monkeypatch.chdir(tmp_path)
+    assert call([*encoder, "seed=1.png", "amp=off", "--output", "out.npy"], capsys)[0] == 0
+    assert [row["path"] for row in table(tmp_path / "out.csv")] == ["seed=1.png"]
+    status, _, err = call([*encoder, "seeds=1", "seed=1.png", "--output", "out.npy"], capsys)
+    assert status == 2
+    assert "unknown setting seeds; did you mean seed?" in err
 
 
 def test_named_files_come_in_the_order_given(encoder, tmp_path, capsys):
@@ -140,7 +151,7 @@ def test_what_cannot_be_read_is_left_out_and_named(encoder, tmp_path, capsys):
     output = tmp_path / "out.npy"
     status, out, _ = call([*encoder, images, "--output", output], capsys)
     assert status == 0
-    assert "3 files left out" in out
+    assert "3 files skipped" in out
     assert "empty file" in out
     names = [row["path"] for row in table(output.with_suffix(".csv"))]
     assert len(names) == len(np.load(output)) == 6
@@ -236,7 +247,7 @@ def mistakes(folder):
         ([folder / "absent", "--output", output], "absent does not exist"),
         ([folder / "bad.png", "--output", output], "none of 1 image files can be read, the first"),
         ([folder / "bad.png", "--output", folder / "out.txt"], "must end in .npy or .parquet"),
-        ([folder / "bad.png", "--output", folder / "x" / "out.npy"], "does not exist"),
+        ([folder / "bad.png", "--output", folder / "x" / "out.npy"], "must be in a folder that exists"),
         (["--output", output], "either images (files or folders) or --split"),
         ([folder, "--output", output, "--batch-size", 0], "--batch-size must be 1 or more"),
         ([folder, "--output", output, "--features", "both"], "needs the statistics of a run folder"),

@@ -117,7 +117,7 @@ def test_a_folder_alone_is_not_a_class(tmp_path, capsys):
     assert "images to label next (3)" in out
     status, _, err = call(scattering(tmp_path), capsys)
     assert status == 2
-    assert "no two class folders" in err
+    assert "fewer than two class folders" in err
 
 
 def test_contradictory_copies_and_unknown_classes_are_told(images, capsys):
@@ -129,7 +129,7 @@ def test_contradictory_copies_and_unknown_classes_are_told(images, capsys):
     assert status == 0
     assert "same pixels and different labels" in err
     assert "gone.png" in err
-    assert "no folder of: d" in err
+    assert "no folder: d" in err
 
 
 @pytest.mark.parametrize(
@@ -154,12 +154,12 @@ def test_mistakes_end_with_one_line_and_leave_earlier_files(images, capsys, cont
 def test_arguments_that_do_not_fit(images, capsys):
     few = ["--labels", images / "few.csv"]
     for argv, message in (
-        ([images / "in", *few], "expected RUN IMAGES"),
+        ([images / "in", *few], "must be RUN IMAGES"),
         ([*scattering(images)], "no labels"),
         ([*scattering(images), *few, "--suggest", "0"], "--suggest"),
         ([*scattering(images), *few, "--output", images / "few.csv"], "overwrite"),
         ([*scattering(images), *few, "--output", images / "few.txt"], "end in .csv"),
-        ([images / "none", "--encoder", "scattering", *few], "not there"),
+        ([images / "none", "--encoder", "scattering", *few], "which is nothing"),
     ):
         status, _, err = call(argv, capsys)
         assert status == 2, argv

@@ -12,12 +12,14 @@ import time
 import pytest
 from matplotlib.figure import Figure
 
-from scatsimclr import reproduce
 from scatsimclr.config import load_config
 from scatsimclr.errors import UserError
 from scatsimclr.reproduce import command, parser, plan
-from scatsimclr.studies import STUDIES
-from scatsimclr.sweeps import SCALES, plot, spreadsheet, table
+from scatsimclr.studies import running
+from scatsimclr.studies.catalogue import STUDIES
+from scatsimclr.studies.plots import plot
+from scatsimclr.studies.sweep import SCALES
+from scatsimclr.studies.tables import spreadsheet, table, write_tables
 from scatsimclr.training import checkpoint
 
 TABLE1 = ["table1", "--scale", "tiny"]
@@ -34,7 +36,8 @@ def write_result(sweep, name, seed, accuracy):
     config = sweep.config(cell, seed).model_dump(mode="json", by_alias=True)
     after = {"linear": accuracy, "logistic_10": accuracy / 2, "logistic_10_sd": 0.1}
     before = {name: value / 2 for name, value in after.items()}
-    after |= {"scattering_logistic_10": accuracy / 4, "recommended_logistic_10": accuracy * 0.9}
+    after |= {"scattering_logistic_10": accuracy / 4, "whitened_logistic_10": accuracy / 3}
+    after["recommended_logistic_10"] = accuracy * 0.9
     (folder / "result.json").write_text(json.dumps({"config": config, "before": before, "after": after}))
     return folder
 
@@ -53,7 +56,7 @@ def write_result(sweep, name, seed, accuracy):
     ],
 )
 def test_every_cell_is_a_valid_run_of_its_own(name, cells, scale, tmp_path):
-    sweep = sweep_of(name, "--scale", scale, "--out", tmp_path)
+    sweep = sweep_of(name, "--scale", scale, "--output", tmp_path)
     assert len(sweep.study.cells) == len({cell.name for cell in sweep.study.cells}) == cells
     configs = [sweep.config(cell, 3).model_dump_json() for cell in sweep.study.cells]
     assert len(set(configs)) == cells
@@ -107,11 +110,11 @@ def test_small_is_a_tenth():
 
 
 def test_table_with_published_figures_spread_and_missing_cells(tmp_path):
-    sweep = sweep_of("table1", "--seeds", 2, "--out", tmp_path, "augment.hue=0.1")
+    sweep = sweep_of("table1", "--seeds", 2, "--output", tmp_path, "augment.hue=0.1")
     write_result(sweep, "J1-L4", 0, 0.60)
     write_result(sweep, "J1-L4", 1, 0.62)
     write_result(sweep, "J2-L16", 1, 0.65)
-    reproduce.write_tables(sweep)
+    write_tables(sweep)
     lines = (tmp_path / "table1.md").read_text().splitlines()
     assert "| scale | L=4 | L=8 | L=12 | L=16 |" in lines
     assert "| J=1 | 61.00 ± 1.41 / 61.90 | – / 62.75 | – / 63.00 | – / 63.70 |" in lines
@@ -125,48 +128,55 @@ def test_table_with_published_figures_spread_and_missing_cells(tmp_path):
     ]  # fmt: skip
     assert [rows["J4-L4"][key] for key in ("runs", "mean", "sd", "published")] == ["0", "", "", "45.12"]
     assert (tmp_path / "table1.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(tmp_path.glob(".partial*"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_other_data_has_no_published_column(tmp_path):
-    text = table(sweep_of("table2", "--dataset", "photos", "--out", tmp_path))
+    text = table(sweep_of("table2", "--dataset", "photos", "--output", tmp_path))
     assert "| blocks | ours |\n" in text
     assert "has no figures for photos" in text
     assert "76.47" not in text
-    assert "| blocks | ours | published |" in table(sweep_of("table2", "--out", tmp_path))
-    assert "only prove that the sweep runs" in table(sweep_of(*TABLE1, "--out", tmp_path))
+    assert "| blocks | ours | published |" in table(sweep_of("table2", "--output", tmp_path))
+    assert "only prove that the sweep runs" in table(sweep_of(*TABLE1, "--output", tmp_path))
 
 
 def test_the_study_shows_few_labels_over_training_seeds(tmp_path):
-    sweep = sweep_of("study", "--out", tmp_path)
+    sweep = sweep_of("study", "--output", tmp_path)
     for seed in range(5):
         write_result(sweep, "resnet18-none", seed, 0.5 + 0.02 * seed)
     text = table(sweep)
-    assert "| model | scattering alone | untrained | trained | trained, recommended |" in text
-    assert "| ResNet-18 | 13.50 ± 0.79 | 13.50 ± 0.79 | 27.00 ± 1.58 | 48.60 ± 2.85 |" in text
-    assert "| ResNet-18, rotation | – | – | – | – |" in text
+    headings = "scattering alone | whitened scattering | untrained | trained | trained, recommended"
+    assert f"| model | {headings} |" in text
+    row = "13.50 ± 0.79 | 18.00 ± 1.05 | 13.50 ± 0.79 | 27.00 ± 1.58 | 48.60 ± 2.85"
+    assert f"| ResNet-18 | {row} |" in text
+    assert "| ResNet-18, rotation | – | – | – | – | – |" in text
+    assert "- Whitened scattering is only measured with model.front=log." in text
+    assert "only measured with" not in table(sweep_of("study", "--output", tmp_path, "model.front=log"))
     assert "logistic regression with 10 labels per class" in text
     assert "5 seeds" in text
     row = next(
         row for row in csv.DictReader(io.StringIO(spreadsheet(sweep))) if row["cell"] == "resnet18-none"
     )
-    means = ("mean", "untrained_mean", "scattering_mean", "recommended_mean")
-    assert [float(row[name]) for name in means] == pytest.approx([27.0, 13.5, 13.5, 48.6])
+    means = ("mean", "untrained_mean", "scattering_mean", "whitened_mean", "recommended_mean")
+    assert [float(row[name]) for name in means] == pytest.approx([27.0, 13.5, 13.5, 18.0, 48.6])
+    assert float(row["whitened_sd"]) == pytest.approx(1.0541, abs=1e-4)
+    _, labels = plot(sweep).axes[0].get_legend_handles_labels()
+    assert labels == headings.split(" | ")
 
 
 def test_results_of_earlier_versions_are_shown_as_far_as_they_go(tmp_path):
-    sweep = sweep_of("study", "--out", tmp_path, "--seeds", 1)
+    sweep = sweep_of("study", "--output", tmp_path, "--seeds", 1)
     path = write_result(sweep, "resnet18-none", 0, 0.5) / "result.json"
     result = json.loads(path.read_text())
     result["after"] = {"linear_10": 0.5, "logistic_10": 0.3}
     path.write_text(json.dumps(result))
-    assert "| ResNet-18 | – | 12.50 | 30.00 | – |" in table(sweep)
+    assert "| ResNet-18 | – | – | 12.50 | 30.00 | – |" in table(sweep)
 
 
 @pytest.mark.parametrize("name", list(STUDIES))
 @pytest.mark.parametrize("filled", [False, True])
 def test_every_study_is_drawn(name, filled, tmp_path):
-    sweep = sweep_of(name, "--out", tmp_path, "--seeds", 2)
+    sweep = sweep_of(name, "--output", tmp_path, "--seeds", 2)
     if filled:
         for index, cell in enumerate(sweep.study.cells):
             write_result(sweep, cell.name, 0, 0.5 + 0.01 * index)
@@ -200,15 +210,15 @@ class FakeTrainer:
 @pytest.fixture
 def fake(monkeypatch):
     FakeTrainer.started, FakeTrainer.stop_at = [], None
-    monkeypatch.setattr(reproduce, "Trainer", FakeTrainer)
+    monkeypatch.setattr(running, "Trainer", FakeTrainer)
     return FakeTrainer
 
 
 def test_a_stopped_sweep_goes_on_where_it_was(fake, tmp_path, capsys):
-    argv = [*TABLE1, "--out", str(tmp_path), "--cells", "J1-*", "--seeds", "2"]
+    argv = [*TABLE1, "--output", str(tmp_path), "--cells", "J1-*", "--seeds", "2"]
     fake.stop_at = "J1-L12/0"
     assert command(argv) == 130
-    assert "go on with python -m scatsimclr.reproduce table1 --scale tiny" in capsys.readouterr().err
+    assert "continue with python -m scatsimclr.reproduce table1 --scale tiny" in capsys.readouterr().err
     assert [name for name, _ in fake.started] == ["J1-L4/0", "J1-L8/0", "J1-L12/0"]
     assert (tmp_path / "table1.md").read_text().count("50.00 (1 of 2)") == 2
 
@@ -219,7 +229,7 @@ def test_a_stopped_sweep_goes_on_where_it_was(fake, tmp_path, capsys):
         ("J1-L12/0", 7), ("J1-L16/0", None), *((f"J1-L{L}/1", None) for L in (4, 8, 12, 16)),
     ]  # fmt: skip
     out = capsys.readouterr().out
-    assert "2 of 8 runs are finished already" in out
+    assert "2 of 8 runs have finished already" in out
     assert "[8/8] J1-L16 seed 1: 50.00 %" in out
     assert (tmp_path / "table1.md").read_text().count("50.00 ± 0.00") == 4
 
@@ -232,25 +242,25 @@ def test_leftovers_without_a_checkpoint_are_thrown_away(fake, tmp_path):
     folder = tmp_path / "cells" / "J1-L4" / "seed0"
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text("{}\n")
-    assert command([*TABLE1, "--out", str(tmp_path), "--cells", "J1-L4"]) == 0
+    assert command([*TABLE1, "--output", str(tmp_path), "--cells", "J1-L4"]) == 0
     assert fake.started == [("J1-L4/0", None)]
     assert {path.name for path in folder.iterdir()} == {"result.json"}
 
 
 def test_other_settings_need_another_folder(fake, tmp_path):
-    argv = [*TABLE1, "--out", str(tmp_path), "--cells", "J1-L4"]
+    argv = [*TABLE1, "--output", str(tmp_path), "--cells", "J1-L4"]
     assert command(argv) == 0
     for setting, told in (("lr=0.01", "lr=0.001, now it is 0.01"), ("augment.hue=0.1", "augment.hue=0.0")):
-        with pytest.raises(UserError, match=f"was run with {told}.*give another --out"):
+        with pytest.raises(UserError, match=f"was run with {told}.*give another --output"):
             command([*argv, setting])
     assert command([*argv, "log_every_n_steps=3", "--data-dir", str(tmp_path)]) == 0
 
 
 def test_other_settings_than_those_of_the_checkpoint(fake, tmp_path):
-    argv = [*TABLE1, "--out", str(tmp_path), "--cells", "J1-L4"]
+    argv = [*TABLE1, "--output", str(tmp_path), "--cells", "J1-L4"]
     fake.stop_at = "J1-L4/0"
     assert command(argv) == 130
-    with pytest.raises(UserError, match="was run with epochs=1, now it is 2; give another --out"):
+    with pytest.raises(UserError, match="was run with epochs=1, now it is 2; give another --output"):
         command([*argv, "epochs=2"])
 
 
@@ -259,7 +269,7 @@ def test_a_result_that_cannot_be_read_is_named(fake, tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text("{")
     with pytest.raises(UserError, match=r"result.json cannot be read; remove it"):
-        command([*TABLE1, "--out", str(tmp_path)])
+        command([*TABLE1, "--output", str(tmp_path)])
 
 
 @pytest.mark.parametrize(
@@ -276,7 +286,7 @@ def test_a_result_that_cannot_be_read_is_named(fake, tmp_path):
 )
 def test_mistakes_are_named_before_anything_is_written(argv, message, tmp_path, fake):
     with pytest.raises(UserError) as raised:
-        command([*TABLE1, "--out", str(tmp_path / "out"), *argv])
+        command([*TABLE1, "--output", str(tmp_path / "out"), *argv])
     assert message in str(raised.value)
     assert not (tmp_path / "out").exists()
 
@@ -310,7 +320,7 @@ def test_a_killed_sweep_goes_on(tmp_path):
         *TABLE1,
         "--cells",
         "J3-L[48]",
-        "--out",
+        "--output",
         str(tmp_path),
     ]
     # one thread: two that wait for each other take minutes on a machine that is busy with other tests
@@ -328,7 +338,7 @@ def test_a_killed_sweep_goes_on(tmp_path):
     assert not second.exists()
     written = os.stat(first).st_mtime_ns
     done = subprocess.run(argv, capture_output=True, text=True, check=True, env=environment)
-    assert "1 of 2 runs are finished already" in done.stdout
+    assert "1 of 2 runs have finished already" in done.stdout
     assert os.stat(first).st_mtime_ns == written
     assert second.exists()
     rows = {row["cell"]: row for row in csv.DictReader((tmp_path / "table1.csv").open())}

@@ -1,1 +1,1 @@
-"""How good an encoder is: linear probe, few-label probe and kNN on its features."""
+"""How good an encoder is: probes of its features with labels, and figures of its embeddings without."""

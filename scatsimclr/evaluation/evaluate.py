@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scatsimclr.config import EvaluationSettings
 from scatsimclr.data.augment import AugmentSpec
@@ -25,28 +25,25 @@ from scatsimclr.evaluation.recommendation import (
 )
 from scatsimclr.evaluation.standard import Standard
 from scatsimclr.evaluation.table import Figures
+from scatsimclr.models.encoder import Encoder
+from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.scattering import Scattering2D
 
-# Probes that are also made of the scattering alone and of the recommended features; the linear layer and fine-tuning
-# are the paper's, of the network.
+# Probes that are also run on the scattering alone and on the recommended features. The linear layer and fine-tuning are
+# the paper's probes of the network.
 COMPARED = ("knn", "few", "logistic")
-CHOICE_LABELS = 10  # a class, by which features are chosen where the settings name no number
+CHOICE_LABELS = 10  # labels per class that features are chosen by, where the settings give no number
 
 
 class Evaluation:
     """Test accuracies of probes trained on the labelled images of `train`.
-
-    folds: index tensors into `train` for the probe "folds", STL-10's protocol: one linear layer for each.
-    amp: precision of the network that makes the features, see `extract`.
-    scattering: the transform that the network is compared with, None for no comparison. joint: whether the
-    recommended features may be others than h; a network that has nothing to do with the transform recommends itself.
 
     Features are standardised by all images of `train`, whether a probe sees their labels or not.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Encoder,
         train: ImageSet,
         test: ImageSet,
         spec: AugmentSpec,
@@ -56,6 +53,19 @@ class Evaluation:
         scattering: Scattering2D | None = None,
         joint: bool = True,
     ):
+        """Sets up the probes; they run when their results are asked for.
+
+        Args:
+            model: The encoder.
+            train: Images that the probes are trained on.
+            test: Images that they are tested on.
+            spec: The normalisation, and the augmentation for fine-tuning.
+            settings: The probes.
+            folds: Index tensors into `train` for the probe "folds", STL-10's protocol: one linear layer for each.
+            amp: Precision of the network, see `extract`.
+            scattering: The transform to compare the network with; None for no comparison.
+            joint: Whether features other than h may be recommended, as suits a network on this transform.
+        """
         self.model, self.train, self.test = model, train, test
         self.spec, self.settings, self.folds, self.amp = spec, settings, folds, amp
         self.scattering, self.joint = scattering, joint and scattering is not None
@@ -68,20 +78,27 @@ class Evaluation:
     def _part(self, name: str) -> tuple[Tensor, Tensor]:
         """One part of features of the train and of the test images, on the model's device."""
         if name not in self._parts:
-            options = {"features": name, "amp": self.amp, "scattering": self.scattering}
-            self._parts[name] = tuple(
-                extract(self.model, images.images, self.spec, batch_size=self.settings.batch_size, **options)
-                for images in (self.train, self.test)
-            )
+            self._parts[name] = self._extracted(self.train, name), self._extracted(self.test, name)
         return self._parts[name]
 
+    def _extracted(self, images: ImageSet, part: str) -> Tensor:
+        return extract(
+            self.model,
+            images.images,
+            self.spec,
+            batch_size=self.settings.batch_size,
+            features=part,
+            amp=self.amp,
+            scattering=self.scattering,
+        )
+
     def rows(self, features: str, split: int, chosen: Tensor | slice = slice(None)) -> Tensor:
-        """Features as they are, (k, F), of chosen train images (split 0) or test images (1)."""
+        """Features (k, F), not standardised, of chosen train images (split 0) or test images (1)."""
         parts = [self._part(name)[split][chosen] for name in FEATURES[features]]
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def standard(self, features: str) -> Standard:
-        """Statistics of all train images."""
+        """The standard of features over all train images."""
         for part in FEATURES[features]:
             if part not in self._standards:
                 self._standards[part] = Standard.of_part(part, self._part(part)[0])
@@ -89,11 +106,12 @@ class Evaluation:
 
     @property
     def features(self) -> tuple[Tensor, Tensor]:
-        """The settings' features of the train and of the test images, h for "auto"; not standardised."""
+        """The settings' features, h for "auto", of the train and of the test images; not standardised."""
         return self.rows(self.shown, 0), self.rows(self.shown, 1)
 
     @cached_property
     def labels(self) -> tuple[Tensor, Tensor]:
+        """Labels of the train and of the test images, on the model's device."""
         device = next(self.model.parameters()).device
         return self.train.labels.to(device), self.test.labels.to(device)
 
@@ -109,13 +127,17 @@ class Evaluation:
         )
 
     def figures(self, *, quick: bool = False, recommend: bool = True) -> Figures:
-        """Accuracies in [0, 1] of the settings' probes, with `quick` of kNN and the linear layer alone.
+        """Runs the settings' probes.
 
-        Keys: "knn", "linear", "logistic", "fine_tune"; for each n of labels_per_class "logistic_n", and "folds", both
-        with their standard deviation as "…_sd". Of the probes in COMPARED also "scattering_…", of the scattering
-        alone, with the log front "whitened_…", and with features=auto and `recommend` "recommended_…", of the
-        recommended features, with the same draws of labels; "scattering_features", "whitened_features" and
-        "recommended_features" name them.
+        Args:
+            quick: Only run kNN and the linear layer, on the network alone.
+            recommend: With features=auto, also run probes on the recommended features.
+
+        Returns:
+            Accuracies in [0, 1]: "knn", "linear", "logistic", "fine_tune"; "logistic_n" for each n of labels_per_class,
+            and "folds", both with their standard deviation as "…_sd". For the probes in COMPARED also "scattering_…",
+            of the scattering alone, with the log front "whitened_…", and "recommended_…", all with the same draws of
+            labels; "scattering_features", "whitened_features" and "recommended_features" name the features.
         """
         names = [name for name in self.settings.probes if not quick or name in ("knn", "linear")]
         results: Figures = {}
@@ -136,7 +158,7 @@ class Evaluation:
         return results
 
     def _measure(self, probe: str, features: str) -> dict[str, float]:
-        """What one probe finds of some features; measured once."""
+        """The accuracies of one probe on some features; measured once."""
         if (probe, features) not in self._measured:
             measure = {
                 "knn": self._knn,
@@ -158,18 +180,18 @@ class Evaluation:
         return {"linear": accuracy(self.predicted, self.labels[1])}
 
     def _few(self, features: str) -> dict[str, float]:
-        results = {}
+        results: dict[str, float] = {}
         for n in self.settings.labels_per_class:
             scores = [self._accuracy(fit, features) for fit in self.fits(features, n)]
             results |= _spread(f"logistic_{n}", scores)
         return results
 
     def draws(self, n: int) -> list[Tensor]:
-        """Indices of the train images with labels: n of each class, for each seed."""
+        """Indices of n labelled train images of each class, for each seed."""
         return [few_labels(self.train.labels, n, seed) for seed in range(self.settings.seeds)]
 
     def fits(self, features: str, n: int) -> list[LogisticFit]:
-        """Logistic regressions on the draws of n labels a class."""
+        """Logistic regressions on the draws of n labels per class."""
         if (features, n) not in self._fits:
             labels, classes = self.labels[0], len(self.train.classes)
             self._fits[features, n] = [
@@ -214,7 +236,7 @@ class Evaluation:
         return max(self.settings.labels_per_class, default=CHOICE_LABELS)
 
     def _better(self, candidates: Sequence[str]) -> str | None:
-        """Of features, simplest first, those that do best on held-out training labels; None without held-out ones."""
+        """The best of features, simplest first, on held-out training labels; None where none can be held out."""
         draws = [self.labels[0][draw.to(self.labels[0].device)] for draw in self.draws(self._choice_labels)]
         return simplest_of_the_best(
             {name: likelihoods(self.fits(name, self._choice_labels), draws) for name in candidates}
@@ -222,27 +244,28 @@ class Evaluation:
 
     @property
     def _all_fit(self) -> bool:
-        """Whether all coefficients of all images can be in memory."""
+        """Whether all coefficients of all images fit in memory."""
         count, channels = len(self.train) + len(self.test), self.train.images.shape[3]
         return fits_memory(count, channels, self.spec, self.scattering)
 
     @property
     def _whitens(self) -> bool:
-        return getattr(self.model, "front", None) is not None and self._all_fit
+        """Whether there is a log front to whiten with."""
+        return isinstance(self.model, ScatSimCLR) and self.model.front is not None and self._all_fit
 
     @cached_property
     def scattering_features(self) -> str:
-        """What is the scattering alone: all coefficients, or pooled ones where these do as well or all are too many."""
+        """The features of the scattering alone: pooled where that does as well or all coefficients do not fit."""
         if not self._all_fit:
             return "pooled"
         return self._better(("pooled", "scattering")) or "scattering"
 
     @cached_property
     def recommended(self) -> str:
-        """Of the scattering alone, h, and both, what does best on training labels, see `simplest_of_the_best`.
+        """The best of the scattering alone, h, and both, on training labels: see `simplest_of_the_best`.
 
-        With the log front the whitened scattering is a candidate too, and both are h and the whitened scattering.
-        With the largest number of labels of the settings' labels_per_class; both where that is one a class.
+        With the log front, whitened scattering is a candidate too, and takes the place of scattering in both. Compared
+        with the largest number of labels of the settings' labels_per_class; both are recommended where that is one.
         """
         if not self.joint:
             return "h"
@@ -255,7 +278,7 @@ class Evaluation:
     def recommendation(self) -> Recommendation:
         """The recommended features, why, and the statistics of their parts."""
         n, seeds = self._choice_labels, self.settings.seeds
-        reason = f"highest held-out likelihood of {n} training labels a class, {seeds} draws"
+        reason = f"highest held-out likelihood of {n} training labels per class, {seeds} draws"
         if not self.joint:
             reason = "the network has no scattering front end"
         self.standard("h" if not self.joint else "both_pooled")
@@ -266,13 +289,13 @@ class Evaluation:
         return Recommendation(self.recommended, reason, dict(self._standards))
 
     def confusion(self) -> Tensor:
-        """Counts of the linear probe, int64 (classes, classes): rows are true classes, columns predicted ones."""
+        """Confusion matrix of the linear probe, int64 (classes, classes): rows true, columns predicted."""
         count = len(self.test.classes)
         pairs = self.labels[1].cpu() * count + self.predicted.cpu()
         return torch.bincount(pairs, minlength=count * count).view(count, count)
 
 
 def _spread(name: str, scores: Sequence[float]) -> dict[str, float]:
-    """Mean and sample standard deviation."""
+    """Mean and sample standard deviation, under `name` and `name`_sd."""
     spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
     return {name: statistics.fmean(scores), name + "_sd": spread}

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from scatsimclr.data.augment import AugmentSpec, center_view
+from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.folding import folded
+from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.scattering import Scattering2D
 
-# name -> the parts that stand side by side. scattering: all coefficients, in their places; pooled: their means over
-# the parts of a grid of POOLED × POOLED; whitened: of the log front, scatsimclr.models.front.
+# name -> its parts, side by side. scattering: all coefficients, place by place; pooled: their means over the cells of a
+# POOLED × POOLED grid; whitened: those of the log front, see scatsimclr.models.front.
 FEATURES = {
     "h": ("h",),
     "z": ("z",),
@@ -24,7 +26,7 @@ FEATURES = {
 }
 POOLED = 4
 
-# What a person reads.
+# What messages and pages call them.
 WORDS = {
     "h": "h", "z": "z", "scattering": "scattering", "pooled": "pooled scattering", "both": "h and scattering",
     "both_pooled": "h and pooled scattering", "whitened": "whitened scattering",
@@ -34,7 +36,7 @@ WORDS = {
 
 @torch.inference_mode()
 def extract(
-    model: nn.Module,
+    model: Encoder,
     images: Tensor,
     spec: AugmentSpec,
     *,
@@ -43,31 +45,43 @@ def extract(
     amp: torch.dtype | None = None,
     scattering: Scattering2D | None = None,
 ) -> Tensor:
-    """Features of every image: images uint8 (n, H, W, C) → float32 (n, F), on the model's device.
+    """Features of every image, without augmentation.
 
-    features: one of FEATURES, several parts side by side as they are. amp: of the network, None for float32; bfloat16
-    moves a feature vector by half a percent of its length. scattering: the transform, for features that need one. Only
-    `spec`'s normalisation, no augmentation; the model is left in the mode it is in, and works in evaluation mode,
-    folded; every image, the last partial batch included.
+    Args:
+        model: The encoder. It is left as it is; a folded copy in evaluation mode does the work.
+        images: uint8 (n, H, W, C).
+        spec: Their normalisation.
+        batch_size: Images at a time.
+        features: A name of FEATURES; several parts stand side by side, not standardised.
+        amp: Precision of the network, None for float32. bfloat16 moves a feature vector by half a percent of its
+            length.
+        scattering: The transform, for features that need one.
+
+    Returns:
+        float32 (n, F), on the model's device.
     """
     device = next(model.parameters()).device
     encoder = folded(model)
     return torch.cat(
         [
             batch_features(encoder, center_view(chunk.to(device), spec), features, amp, scattering)
-            for chunk in images.split(batch_size)
+            for chunk in torch.split(images, batch_size)
         ]
     )
 
 
 def batch_features(
-    model: nn.Module,
+    model: Encoder,
     x: Tensor,
     features: str,
     amp: torch.dtype | None = None,
     scattering: Scattering2D | None = None,
 ) -> Tensor:
-    """Features by an encoder in evaluation mode of a batch of views x (n, C, H, W), float32 (n, F): see `extract`."""
+    """Features float32 (n, F) of a batch of views x (n, C, H, W), by an encoder in evaluation mode: see `extract`.
+
+    Raises:
+        ValueError: For features that the encoder or the missing transform cannot make.
+    """
     parts = []
     for part in FEATURES[features]:
         if part in ("h", "z"):
@@ -75,14 +89,20 @@ def batch_features(
                 h = model.encode(x)
                 parts.append((model.project(h) if part == "z" else h).float())
         elif part == "whitened":
+            if not isinstance(model, ScatSimCLR):
+                raise ValueError(
+                    f"model must be a ScatSimCLR for whitened features, got {type(model).__name__}"
+                )
             parts.append(model.whitened(x))
+        elif scattering is None:
+            raise ValueError(f"scattering must be a transform for features {features!r}, got None")
         else:
             parts.append(scattering_features(scattering, x, pooled=part == "pooled"))
     return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def scattering_features(scattering: Scattering2D, x: Tensor, *, pooled: bool) -> Tensor:
-    """Coefficients of views x (n, C, H, W), float32 (n, F): all of them, or means over POOLED × POOLED parts."""
+    """Coefficients of views x (n, C, H, W), float32 (n, F): all of them, or means over a POOLED × POOLED grid."""
     coefficients = scattering.features(x, dtype=torch.float32)
     if pooled and min(coefficients.shape[2:]) > POOLED:
         coefficients = F.adaptive_avg_pool2d(coefficients, POOLED)

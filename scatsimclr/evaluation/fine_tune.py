@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scatsimclr.data.augment import Augment, AugmentSpec, center_view
+from scatsimclr.models.encoder import Encoder
 
 
 def fine_tune_predict(
-    model: nn.Module,
+    model: Encoder,
     images: Tensor,
     labels: Tensor,
     test: Tensor,
@@ -24,11 +25,24 @@ def fine_tune_predict(
     lr: float = 3e-4,
     seed: int = 0,
 ) -> Tensor:
-    """Classes that a copy of the encoder, trained with labels, gives to images.
+    """Trains a copy of the encoder with labels, and predicts the classes of other images.
 
-    images uint8 (n, H, W, C), labels int64 (n,), test uint8 (m, H, W, C) → int64 (m,), on the model's device.
-    Adam, the rate falling to 0 by half a cosine; views by `spec` without its changes of colour and sharpness.
-    The encoder itself is left as it was. Deterministic for a seed.
+    Adam with cosine decay of the learning rate to 0, on views by `spec` without its colour changes and blur. The
+    encoder itself is left as it is. Deterministic for a seed.
+
+    Args:
+        model: The encoder.
+        images: Images to train on, uint8 (n, H, W, C).
+        labels: Their classes, int64 (n,).
+        test: Images to predict, uint8 (m, H, W, C).
+        spec: The augmentation.
+        epochs: Epochs of training.
+        batch_size: Images per batch, at most.
+        lr: The initial learning rate.
+        seed: Of the layer's initial weights, the order and the augmentation.
+
+    Returns:
+        The predicted classes, int64 (m,), on the model's device.
     """
     device = next(model.parameters()).device
     augment = Augment(replace(spec, jitter=0.0, grayscale=0.0, blur=0.0), seed)
@@ -44,11 +58,11 @@ def fine_tune_predict(
     network.train()
     with torch.enable_grad():
         for epoch in range(epochs):
-            # Batches of equal size, give or take one: batch normalisation cannot work with a single image.
+            # Batches of equal size, give or take one: batch normalisation cannot handle a single image.
             for chosen in torch.randperm(len(images), generator=generator).tensor_split(batches):
                 x = augment(images[chosen].to(device), chosen, epoch, 0)
                 optimizer.zero_grad()
-                F.cross_entropy(layer(network.encode(x)), labels[chosen].to(device)).backward()
+                torch.autograd.backward(F.cross_entropy(layer(network.encode(x)), labels[chosen].to(device)))
                 optimizer.step()
                 schedule.step()
     network.eval()
@@ -56,6 +70,6 @@ def fine_tune_predict(
         return torch.cat(
             [
                 layer(network.encode(center_view(chunk.to(device), spec))).argmax(1)
-                for chunk in test.split(256)
+                for chunk in torch.split(test, 256)
             ]
         )

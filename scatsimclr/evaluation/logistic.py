@@ -4,22 +4,23 @@ For examples x_i with classes y_i the weights W and the bias b are the minimum o
 
     ½ ‖W‖² + C Σ_i −log softmax(Wᵀ x_i + b)[y_i],
 
-scikit-learn's objective of LogisticRegression(C) for three classes or more; of two classes it keeps one weight vector,
-the difference of ours, and C means 2 C there. The features are standardised to a total variance of one
-(`scatsimclr.evaluation.standard`), so that C means the same for any number of them.
+the objective of scikit-learn's LogisticRegression(C) for three or more classes; for two classes scikit-learn keeps one
+weight vector, the difference of our two, and our C is 2 C there. The features are standardised to a total variance of
+one (`scatsimclr.evaluation.standard`), so that C means the same for any number of them.
 
-Where there are fewer examples n than features F, W lies in the span of the examples (the gradient of the sum does, and
-the penalty shrinks what lies outside). With the Gram matrix X Xᵀ = U Λ Uᵀ the rows of Z = U √Λ have the examples'
-products, and W = Xᵀ U Λ^(−½) W_Z has W_Z's norm: the n-dimensional problem is the same one, not an approximation, for
-every subset of the examples too. Of few features X is turned to its principal axes. Both make the Hessian nearly
-diagonal, and the diagonal is the preconditioner of L-BFGS.
+With fewer examples n than features F, W lies in the span of the examples: the gradient of the sum does, and the penalty
+removes what lies outside. With the Gram matrix X Xᵀ = U Λ Uᵀ, the rows of Z = U √Λ have the same inner products as the
+examples, and W = Xᵀ U Λ^(−½) W_Z has the norm of W_Z: the n-dimensional problem is equivalent, not an approximation,
+for any subset of the examples too. With few features, X is rotated to its principal axes. Both make the Hessian nearly
+diagonal, and its diagonal preconditions L-BFGS.
 
-Many examples of many features are fitted as they are, in float32, from where a sample's fit ends. There C is the
+Many examples of many features are fitted as they are, in float32, starting from the fit of a sample. C is then the
 sample's, and the preconditioner has the curvature along the sample's principal axes.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass
 
@@ -31,25 +32,29 @@ from scatsimclr.evaluation.standard import Standard
 from scatsimclr.evaluation.threads import one_thread
 
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0)
-# Where no class has two examples, so that nothing can be held out.
+# Used where no class has two examples, so that nothing can be held out.
 DEFAULT_STRENGTH = 1.0
-# Examples or features, whichever are fewer, up to which the problem is turned to its principal axes, in float64; beyond
-# it is the size of the sample. 0.3 s for the eigenvectors of 1,000, three for those of 2,000 (Zen 4, one thread).
+# With at most so many examples or features, the problem is rotated to its principal axes, in float64; with more of
+# both, this is the size of the sample. The eigenvectors of 1,000 take 0.3 s, those of 2,000 three (Zen 4, one thread).
 LARGEST_ROTATION = 1024
-ONE_THREAD = 1 << 26  # numbers in the features up to which one thread is enough
-FIVE_FOLDS = 500  # examples up to which five folds are held out in turn; three of more
+ONE_THREAD = 1 << 26  # Up to so many numbers, one thread is enough.
+FIVE_FOLDS = 500  # Up to so many examples, five folds are held out in turn; beyond that, three.
 # Distance from the minimum, as a share of the solution's norm, see `solve`.
 TOLERANCE, LARGE_TOLERANCE = 1e-4, 5e-2
-SELECTION = 500  # times the tolerance of the result suffices to tell strengths apart
+SELECTION = 500  # Strengths are told apart at so many times the tolerance.
 
 
 @dataclass(frozen=True, eq=False)
 class LogisticFit:
     """A fitted classifier of features.
 
-    weight (F, k), bias (k,): of standardised features, float32; a class without an example has bias −∞.
-    strength: C. held_out: log-probabilities (n, k) of the examples by fits that had not seen them, rows of NaN for
-    those that were never held out; None where the strength could not be chosen.
+    Attributes:
+        standard: How the features are standardised.
+        weight: For standardised features, float32 (F, k).
+        bias: float32 (k,); −∞ for a class without examples.
+        strength: C.
+        held_out: Log-probabilities (n, k) of the examples by fits that had not seen them, NaN for those never held
+            out; None where the strength could not be chosen.
     """
 
     standard: Standard
@@ -59,11 +64,11 @@ class LogisticFit:
     held_out: Tensor | None
 
     def log_probabilities(self, features: Tensor) -> Tensor:
-        """log p of each class, float32 (m, k), for features (m, F) as they were given to `logistic_fit`."""
+        """log p of each class, float32 (m, k), for features (m, F) of the kind given to `logistic_fit`."""
         return torch.cat(
             [
                 torch.log_softmax(self.standard(part) @ self.weight + self.bias, 1)
-                for part in features.split(4096)
+                for part in torch.split(features, 4096)
             ]
         )
 
@@ -82,18 +87,30 @@ def logistic_fit(
     strengths: tuple[float, ...] = STRENGTHS,
     seed: int = 0,
 ) -> LogisticFit:
-    """Fits features (n, F) with labels int64 (n,) in 0..classes−1.
+    """Fits a logistic regression, and chooses its strength by cross-validation.
 
-    standard: of all images there are, labelled or not; by default of `features`. classes: by default as many as the
-    largest label says. strengths: candidates for C; the one with the highest held-out likelihood is taken, the smaller
-    of equal ones. Held out are five stratified folds in turn, three of more than 500 examples; of more than 1,024
-    examples of as many features, a stratified sample of 1,024 takes part in that. A class's only example is always
-    fitted, and where every class has but one, C is DEFAULT_STRENGTH. Deterministic for a seed (of folds and sample).
-    Raises ValueError for arguments that do not fit together.
+    Stratified folds are held out in turn, five of at most 500 examples and three of more; with more than 1,024
+    examples and features, this is done on a stratified sample of 1,024. The only example of a class is always fitted,
+    and where every class has only one, C is DEFAULT_STRENGTH. Deterministic for a seed.
+
+    Args:
+        features: (n ≥ 1, F).
+        labels: int64 (n,) in 0..classes − 1.
+        standard: How the features are standardised, best measured on all images, labelled or not; by default on
+            `features`.
+        classes: Number of classes; by default up to the largest label.
+        strengths: Candidates for C. The highest held-out likelihood wins, the smaller C among equals.
+        seed: Of folds and sample.
+
+    Returns:
+        The classifier.
+
+    Raises:
+        ValueError: For arguments that do not fit together.
     """
     classes = _checked(features, labels, classes, strengths)
     standard = standard or Standard.of(features)
-    present, compact = labels.unique(return_inverse=True)
+    present, compact = torch.unique(labels, return_inverse=True)
     strengths = tuple(sorted(map(float, strengths)))
     x = standard(features)
     with one_thread(x.numel() <= ONE_THREAD):
@@ -113,10 +130,14 @@ def logistic_fit(
 
 
 def _checked(features: Tensor, labels: Tensor, classes: int | None, strengths: tuple[float, ...]) -> int:
-    """The number of classes; ValueError for what cannot be fitted."""
+    """The number of classes.
+
+    Raises:
+        ValueError: For what cannot be fitted.
+    """
     if features.ndim != 2 or labels.shape != features.shape[:1] or len(labels) == 0:
         raise ValueError(
-            f"expected features (n, F) and labels (n,), n ≥ 1, got {tuple(features.shape)} and {tuple(labels.shape)}"
+            f"features must be (n, F) and labels (n,), n ≥ 1, got {tuple(features.shape)} and {tuple(labels.shape)}"
         )
     if labels.dtype != torch.int64:
         raise ValueError(f"labels must be int64, got {labels.dtype}")
@@ -125,22 +146,24 @@ def _checked(features: Tensor, labels: Tensor, classes: int | None, strengths: t
     if low < 0 or high >= classes:
         raise ValueError(f"labels must be 0..{classes - 1}, got {low}..{high}")
     if not torch.isfinite(features).all():
-        raise ValueError("features must be finite")
+        raise ValueError("features must be finite, got NaN or infinity")
     if not strengths or min(strengths) <= 0:
         raise ValueError(f"strengths must be positive, got {strengths}")
     return classes
 
 
 def stratified_folds(labels: Tensor, seed: int = 0) -> Tensor | None:
-    """The fold of each example (n,), int64, −1 where it is never held out; None where no class has two examples.
+    """Deals the examples of each class out to folds one by one, so that no class is ever held out whole.
 
-    The examples of a class are dealt out one by one, so that a class of two is never held out whole.
+    Returns:
+        The fold of each example, int64 (n,), −1 for the only example of a class, which is never held out; None where
+        no class has two examples.
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     count = 5 if len(labels) <= FIVE_FOLDS else 3
     folds, dealt = torch.full((len(labels),), -1), 0
     shuffled = labels.cpu()[order]
-    for label in shuffled.unique():
+    for label in torch.unique(shuffled):
         members = order[shuffled == label]
         if len(members) > 1:
             folds[members] = (torch.arange(len(members)) + dealt) % count
@@ -150,7 +173,7 @@ def stratified_folds(labels: Tensor, seed: int = 0) -> Tensor | None:
 
 @dataclass(frozen=True, eq=False)
 class _Fitted:
-    """Weight (F, k) and bias (k,) for standardised features, of the classes that are present; see LogisticFit."""
+    """Weight (F, k) and bias (k,) for standardised features and the classes that occur; see LogisticFit."""
 
     weight: Tensor
     bias: Tensor
@@ -163,22 +186,24 @@ class _Rotated:
     """Examples in coordinates in which the Hessian is nearly diagonal."""
 
     def __init__(self, x: Tensor, labels: Tensor, classes: int):
-        """x: standardised features (n, F)."""
-        # The bias takes up a shift of all examples; without one it is nearly independent of the weights.
+        """Rotates standardised features x (n, F)."""
+        # The bias absorbs a shift of all examples; without one it is nearly independent of the weights.
         self.labels, self.classes, self.mean = labels, classes, x.mean(0)
         self.x = (x - self.mean).double()
         self.wide = x.shape[0] < x.shape[1]
-        values, vectors = _eigen(self.x @ self.x.T if self.wide else self.x.T @ self.x)
-        self.values = values  # of XᵀX, its axes are `axes`
-        self.dual = vectors / values.sqrt() if self.wide else None
-        self.axes = None if self.wide else vectors
-        z = vectors * values.sqrt() if self.wide else self.x @ vectors
+        self.values, vectors = _eigen(self.x @ self.x.T if self.wide else self.x.T @ self.x)  # those of XᵀX
+        # With fewer examples than features, `basis` spans the examples: the axes are Xᵀ · basis.
+        self.basis = vectors / self.values.sqrt() if self.wide else vectors
+        z = vectors * self.values.sqrt() if self.wide else self.x @ vectors
         self.objective = Objective(z, labels, classes)
 
     def fit(
         self, folds: Tensor | None, strengths: tuple[float, ...], tolerance: float = TOLERANCE
     ) -> _Fitted:
-        strength, held_out, start = DEFAULT_STRENGTH, None, None
+        """The fit of all examples, with the strength that suits the folds best."""
+        strength = DEFAULT_STRENGTH
+        held_out: Tensor | None = None
+        start: Tensor | None = None
         if folds is not None:
             strength, held_out, start = self._choose(folds, strengths)
         elif len(strengths) == 1:
@@ -190,39 +215,44 @@ class _Rotated:
         return _Fitted(weight, bias - self.mean.double() @ weight, strength, held_out, bool(converged.all()))
 
     def lifted(self, slope: Tensor) -> Tensor:
-        """Weights (F, k) of features from those (d, k) of the coordinates; the same norm."""
-        return self.x.T @ (self.dual @ slope) if self.wide else self.axes @ slope
+        """Weights (F, k) for the features from those (d, k) for the coordinates, of the same norm."""
+        return self.x.T @ (self.basis @ slope) if self.wide else self.basis @ slope
 
     def _choose(self, folds: Tensor, strengths: tuple[float, ...]) -> tuple[float, Tensor, Tensor]:
-        """The best of `strengths` (ascending), log-probabilities (n, k) of the held-out examples by it, and a start.
+        """Finds the best of `strengths` (ascending), in float32, which is enough to tell them apart.
 
-        The likelihood rises with the strength and then falls: what comes after its first fall is not tried, and would
-        be what takes longest. In float32, which tells strengths apart.
+        The likelihood rises with the strength and then falls. Strengths beyond its first fall are not tried; they
+        would take longest.
+
+        Returns:
+            The strength, its log-probabilities (n, k) of the held-out examples, and a start for the fit of all.
         """
-        names = folds[folds >= 0].unique()
+        names = torch.unique(folds[folds >= 0])
         fitted = torch.stack([folds != name for name in names], 1).float()  # (n, folds)
         objective = Objective(self.objective.z.float(), self.labels, self.classes)
         held = (folds >= 0).nonzero().flatten()
         place = torch.searchsorted(names, folds[held])
-        best, start = None, None
+        best: tuple[float, Tensor, Tensor] | None = None
+        highest, start = -math.inf, None
         for strength in strengths:
             start, _ = solve(objective, strength * fitted, start, SELECTION * TOLERANCE)
             log_p = start.new_full((len(folds), self.classes), torch.nan)
             log_p[held] = torch.log_softmax(objective.scores(start), 2)[held, place]
             likelihood = log_p[held].gather(1, self.labels[held, None]).sum().item()
-            if best is not None and likelihood <= best[0]:
+            if best is not None and likelihood <= highest:
                 break
-            best = likelihood, strength, log_p, start.mean(1, keepdim=True).double()
-        return best[1:]
+            highest, best = likelihood, (strength, log_p, start.mean(1, keepdim=True).double())
+        assert best is not None  # `_checked` refuses empty strengths
+        return best
 
 
 def _large(x: Tensor, labels: Tensor, classes: int, strengths: tuple[float, ...], seed: int) -> _Fitted:
-    """The fit of many examples of many features, see above."""
+    """The fit of many examples of many features: see the module's docstring."""
     sample = _sample(labels, LARGEST_ROTATION, seed)
     rotated = _Rotated(x[sample], labels[sample], classes)
     first = rotated.fit(stratified_folds(labels[sample], seed), strengths, SELECTION * TOLERANCE)
     mean = x.mean(0)
-    axes = rotated.x.T @ rotated.dual
+    axes = rotated.x.T @ rotated.basis if rotated.wide else rotated.basis
     values = rotated.values * (len(labels) / len(sample))
     objective = Objective(x - mean, labels, classes, (axes.float(), values.float()))
     bias = first.bias + mean.double() @ first.weight
@@ -238,14 +268,14 @@ def _large(x: Tensor, labels: Tensor, classes: int, strengths: tuple[float, ...]
 
 
 def _sample(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Indices of about `count` examples, each class with its share and one at least."""
+    """Indices of about `count` examples, of each class its share and at least one."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).to(labels.device)
-    parts = [order[labels[order] == label] for label in labels.unique()]
+    parts = [order[labels[order] == label] for label in torch.unique(labels)]
     return torch.cat([part[: max(1, round(count * len(part) / len(labels)))] for part in parts])
 
 
 def _eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues above rounding, descending, and their vectors."""
+    """Eigenvalues above rounding error, in descending order, and their vectors."""
     values, vectors = torch.linalg.eigh(gram)
     values, vectors = values.flip(0), vectors.flip(1)
     rank = int((values > len(gram) * torch.finfo(values.dtype).eps * values[0].clamp_min(0)).sum())

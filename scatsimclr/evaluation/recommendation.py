@@ -11,32 +11,44 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from scatsimclr.data.augment import AugmentSpec
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.features import FEATURES, WORDS, extract
 from scatsimclr.evaluation.logistic import LogisticFit
 from scatsimclr.evaluation.standard import Standard
+from scatsimclr.files import replacing, write_text
+from scatsimclr.models.encoder import Encoder
+from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.scattering import Scattering2D
 
-LARGEST = (
-    2**31
-)  # bytes that all coefficients of all images may take; of larger sets only the pooled ones are looked at
-POOL = 10_000  # images without labels that features are standardised by
+# Bytes that all coefficients of all images may take. Beyond that, only pooled coefficients are considered.
+LARGEST = 2**31
+POOL = 10_000  # Without labels, features are standardised by at most so many images.
 CHOICE, STATISTICS = "recommendation.json", "features.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
 class Recommendation:
-    """features: a name of FEATURES. reason: in words. standards: of the parts of features, by name."""
+    """The features of a run to use.
+
+    Attributes:
+        features: A name of FEATURES.
+        reason: Why, in words.
+        standards: How parts of features are standardised, by their names.
+    """
 
     features: str
     reason: str
     standards: Mapping[str, Standard]
 
     def standard(self, features: str) -> Standard:
-        """Of the parts side by side; UserError where the run has not measured one of them."""
+        """The standard of features whose parts stand side by side.
+
+        Raises:
+            UserError: Where the run has not measured one of the parts.
+        """
         missing = [part for part in FEATURES[features] if part not in self.standards]
         if missing:
             raise UserError(f"the run has no statistics of {WORDS[missing[0]]}, which {features} needs")
@@ -47,18 +59,18 @@ class Recommendation:
         tensors = {}
         for part, standard in self.standards.items():
             tensors[f"{part}.mean"], tensors[f"{part}.scale"] = standard.mean.cpu(), standard.scale.cpu()
-        partial = folder / f"{STATISTICS}.partial"
-        save_file(tensors, partial)
-        os.replace(partial, folder / STATISTICS)
+        with replacing(folder / STATISTICS) as partial:
+            save_file(tensors, partial)
         text = json.dumps({"features": self.features, "reason": self.reason}, indent=1) + "\n"
-        partial = folder / f"{CHOICE}.partial"
-        partial.write_text(text)
-        os.replace(partial, folder / CHOICE)
+        write_text(folder / CHOICE, text)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], device: torch.device) -> Recommendation | None:
-        """Of a run folder, or of the run folder of a checkpoint; None where there is none. UserError for one that
-        cannot be read."""
+        """Reads the recommendation of a run folder, or of a checkpoint's run folder; None where it has none.
+
+        Raises:
+            UserError: For one that cannot be read.
+        """
         path = Path(path)
         folder = path if path.is_dir() else path.parent.parent
         if not (folder / CHOICE).is_file() or not (folder / STATISTICS).is_file():
@@ -69,7 +81,9 @@ class Recommendation:
         except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
             raise UserError(f"{folder / CHOICE} cannot be read: {type(error).__name__}: {error}") from None
         if features not in FEATURES:
-            raise UserError(f"{folder / CHOICE} names features that there are not: {features!r}")
+            raise UserError(
+                f"{folder / CHOICE}: features must be one of {', '.join(FEATURES)}, got {features!r}"
+            )
         parts = sorted({name.rpartition(".")[0] for name in tensors})
         standards = {
             part: Standard(tensors[f"{part}.mean"].to(device), tensors[f"{part}.scale"].to(device))
@@ -79,7 +93,7 @@ class Recommendation:
 
 
 def likelihoods(fits: Sequence[LogisticFit], labels: Sequence[Tensor]) -> Tensor:
-    """log p of the class of every example that was held out, by fits that had not seen it; of all draws, (n,)."""
+    """log p of the true class of every held-out example, by fits that had not seen it; (n,) over all draws."""
     found = []
     for fit, truth in zip(fits, labels, strict=True):
         if fit.held_out is not None:
@@ -89,10 +103,15 @@ def likelihoods(fits: Sequence[LogisticFit], labels: Sequence[Tensor]) -> Tensor
 
 
 def simplest_of_the_best(measured: Mapping[str, Tensor]) -> str | None:
-    """The features with the highest held-out likelihood, or simpler ones that cannot be told from them.
+    """The features with the highest held-out likelihood, or simpler ones that are not significantly worse.
 
-    measured: log p (n,) of the same examples, simplest features first. Other features replace simpler ones where the
-    mean of the differences is more than twice its standard error. None where nothing was held out.
+    Features replace simpler ones where the mean difference is more than twice its standard error.
+
+    Args:
+        measured: log p (n,) of the same examples, by features, the simplest first.
+
+    Returns:
+        The name of the features; None where nothing was held out.
     """
     names = list(measured)
     if not len(measured[names[0]]):
@@ -107,7 +126,7 @@ def simplest_of_the_best(measured: Mapping[str, Tensor]) -> str | None:
 
 
 def without_labels(
-    model: nn.Module,
+    model: Encoder,
     images: Tensor,
     spec: AugmentSpec,
     scattering: Scattering2D | None,
@@ -116,8 +135,18 @@ def without_labels(
     batch_size: int = 256,
     amp: torch.dtype | None = None,
 ) -> Recommendation:
-    """Where nothing can be compared: h and scattering side by side, whitened where the network has the log front, or h
-    where not `joint` (a network without a scattering front end)."""
+    """The recommendation where there are no labels to compare features with.
+
+    Args:
+        model: The encoder.
+        images: uint8 (n, H, W, C).
+        spec: Their normalisation.
+        scattering: The transform, for features that need it.
+        joint: Whether to recommend h and scattering side by side, whitened where the network has the log front; h
+            alone suits a network without a scattering front end.
+        batch_size: Images at a time.
+        amp: Precision of the network, see `extract`.
+    """
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:POOL].sort().values
     images = images[chosen]
 
@@ -135,14 +164,20 @@ def without_labels(
             else ["pooled"]
         )
     features = {1: "h", 2: "both_pooled", 3: "both"}[len(parts)]
-    if joint and getattr(model, "front", None) is not None:
+    if joint and isinstance(model, ScatSimCLR) and model.front is not None:
         parts.append("whitened")
         features = "h_whitened"
     reason = "by rule: there are no labels to compare features with"
     return Recommendation(features, reason, {part: measure(part) for part in parts})
 
 
-def fits_memory(count: int, channels: int, spec: AugmentSpec, scattering: Scattering2D) -> bool:
-    """Whether all coefficients of `count` images take no more than LARGEST bytes."""
+def fits_memory(count: int, channels: int, spec: AugmentSpec, scattering: Scattering2D | None) -> bool:
+    """Whether all coefficients of `count` images take at most LARGEST bytes.
+
+    Raises:
+        ValueError: Without a transform.
+    """
+    if scattering is None:
+        raise ValueError("scattering must be a transform, got None")
     image = torch.zeros(1, channels, *spec.size, device=next(scattering.buffers()).device)
     return 4 * count * scattering.features(image).numel() <= LARGEST

@@ -1,4 +1,4 @@
-"""Standardised features: what distances, angles and penalties of features are measured in."""
+"""Standardised features, in which distances, angles and penalties are measured."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Deviation, in parts of the feature's root mean square, below which a float32 feature counts as constant.
+# Below this standard deviation, as a share of its root mean square, a float32 feature counts as constant.
 CONSTANT = 1e-6
-# Parts whose features keep their scales among each other: whitening has given them, and they mean something.
+# Parts whose features keep their relative scales, which whitening has set and which carry meaning.
 TOGETHER = frozenset({"whitened"})
-# Share of the total variance of parts that stand side by side, where it is not 1. Of h (12 epochs) beside whitened
-# scattering, 10 and 100 labels a class: 77.1 and 86.3 % with equal shares, 78.2 and 87.1 with these (held-out training
+# Weights, other than 1, of parts that stand side by side in the total variance. With 10 and 100 labels per class, h (12
+# epochs) beside whitened scattering has 77.1 and 86.3 % at equal weights, 78.2 and 87.1 with these (held-out training
 # images of Fashion-MNIST).
 SHARES = {"whitened": 4.0}
 
@@ -23,7 +23,9 @@ SHARES = {"whitened": 4.0}
 class Standard:
     """Mean and scale of features: (x − mean) · scale has mean 0, equal variances, and a total variance of one.
 
-    mean, scale: float32 (F,); scale is 0 for a feature that is constant in the images that it was measured on.
+    Attributes:
+        mean: float32 (F,).
+        scale: float32 (F,), 0 for a feature that is constant over the images that it was measured on.
     """
 
     mean: Tensor
@@ -31,7 +33,7 @@ class Standard:
 
     @classmethod
     def of(cls, features: Tensor) -> Standard:
-        """Of features (n ≥ 1, F), labelled or not."""
+        """Measures features (n ≥ 1, F)."""
         variance, mean = torch.var_mean(features.float(), 0, correction=0)
         return cls._from(mean, variance)
 
@@ -43,7 +45,7 @@ class Standard:
 
     @classmethod
     def of_part(cls, name: str, features: Tensor) -> Standard:
-        """Of one part (n ≥ 1, F) by its name: the features of those in TOGETHER have one scale."""
+        """Measures one part (n ≥ 1, F), by its name: the features of parts in TOGETHER share one scale."""
         standard = cls.of(features)
         if name not in TOGETHER:
             return standard
@@ -53,7 +55,7 @@ class Standard:
 
     @classmethod
     def side_by_side(cls, parts: Mapping[str, Standard]) -> Standard:
-        """Of features that stand side by side, by their names, each with its share of the total variance."""
+        """Combines parts that stand side by side, by their names, each with its share of the total variance."""
         shares = [SHARES.get(name, 1.0) for name in parts]
         scales = [
             math.sqrt(share / sum(shares)) * part.scale
@@ -62,5 +64,5 @@ class Standard:
         return cls(torch.cat([part.mean for part in parts.values()]), torch.cat(scales))
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Standardised features, float32 (m, F) of (m, F)."""
+        """Standardises features (m, F); float32 (m, F)."""
         return (features.float() - self.mean) * self.scale

@@ -1,20 +1,21 @@
-"""What was measured as a person reads it: what needs no network, the network untrained and trained, side by side."""
+"""Accuracies as a table: features that need no network beside the untrained and the trained network."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from scatsimclr.config import EvaluationSettings
 from scatsimclr.evaluation.features import WORDS
 
-# Accuracies in [0, 1] by key, and the names of the features they are of.
-Figures = dict[str, float | str]
+# Accuracies in [0, 1] by key, and under "…_features" the names of the features that they are of.
+Figures: TypeAlias = dict[str, float | str]
 FREE = ("scattering", "whitened")  # headings of what needs no network
-WIDTH = 80  # characters of a line
+WIDTH = 80  # characters per line
 
 
 def titles(settings: EvaluationSettings) -> dict[str, str]:
-    """What a person reads for each key of `Evaluation.figures`, in the settings' order; spreads left out."""
+    """The name of each accuracy of `Evaluation.figures` for a reader, in the settings' order."""
     texts = {
         "knn": {"knn": "kNN, all labels"},
         "linear": {"linear": "linear probe, all labels"},
@@ -30,29 +31,36 @@ def titles(settings: EvaluationSettings) -> dict[str, str]:
 
 
 def columns(figures: Sequence[Figures], settings: EvaluationSettings) -> list[tuple[str, str]]:
-    """What the columns of a table of figures are: the scattering alone and whitened, the network untrained and trained,
-    the trained one's recommended features; (heading, features). figures: before and after training, or after alone."""
+    """The columns of a table: scattering, whitened scattering, untrained, trained, and recommended features.
+
+    Args:
+        figures: Before and after training, or only after.
+        settings: The probes.
+
+    Returns:
+        (heading, features) of the columns for which there are figures.
+    """
     shown = "h" if settings.features == "auto" else settings.features
     last = figures[-1]
-    found = [(name, last[f"{name}_features"]) for name in FREE if f"{name}_features" in last]
+    found = [(name, str(last[f"{name}_features"])) for name in FREE if f"{name}_features" in last]
     found += [("untrained", shown)] if len(figures) > 1 else []
     found += [("trained", shown)]
     if "recommended_features" in last:
-        found.append(("recommended", last["recommended_features"]))
+        found.append(("recommended", str(last["recommended_features"])))
     return found
 
 
 def entries(figures: Sequence[Figures], key: str) -> list[tuple[float | None, float | None]]:
-    """(accuracy, its standard deviation) for each of `columns`, None where it was not measured."""
+    """(accuracy, standard deviation) in each of `columns`, None where it was not measured."""
     last = figures[-1]
     sources = [(last, f"{name}_{key}") for name in FREE if f"{name}_features" in last]
     sources += [(record, key) for record in figures]
     sources += [(last, f"recommended_{key}")] if "recommended_features" in last else []
-    return [(record.get(name), record.get(name + "_sd")) for record, name in sources]
+    return [(_number(record, name), _number(record, name + "_sd")) for record, name in sources]
 
 
 def accuracy_table(figures: Sequence[Figures], settings: EvaluationSettings) -> str:
-    """The figures in %, of up to WIDTH characters a line: what `columns` says, a line for each probe."""
+    """The figures in %, with the columns of `columns` and a line for each probe, of up to WIDTH characters."""
     heads = columns(figures, settings)
     rows = [[heading for heading, _ in heads], [features for _, features in heads]]
     names = ["", "test accuracy in %"]
@@ -72,7 +80,7 @@ def accuracy_table(figures: Sequence[Figures], settings: EvaluationSettings) -> 
     if heads[0][0] == "scattering":
         lines.append(f"scattering: {WORDS[heads[0][1]]} alone, without a network")
     if any(heading == "whitened" for heading, _ in heads):
-        lines.append("whitened: scattering without the directions of the augmentation, without a network")
+        lines.append("whitened: scattering without the directions of augmentation, without a network")
     if heads[-1][0] == "recommended":
         lines.append(
             f"recommended: {WORDS[heads[-1][1]]} of the trained network, by held-out training labels"
@@ -81,10 +89,15 @@ def accuracy_table(figures: Sequence[Figures], settings: EvaluationSettings) -> 
 
 
 def _short(name: str) -> str:
-    """A probe's title in a wide table."""
+    """The short title of a probe, for a wide table."""
     for whole, part in ((" labels per class", "/class"), (" label per class", "/class"), (" probe", "")):
         name = name.replace(whole, part)
     return name.removesuffix(" in %")
+
+
+def _number(record: Figures, key: str) -> float | None:
+    value = record.get(key)
+    return None if value is None else float(value)
 
 
 def _cell(value: float | None, spread: float | None) -> str:

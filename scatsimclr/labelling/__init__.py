@@ -1,4 +1,4 @@
-"""Labels for all images from labels for some: `label`, and `suggest`, which images to label next."""
+"""`label` gives all images labels from labels for some; `suggest` says which images to label next."""
 
 from scatsimclr.labelling.classifier import Labelling, Space, label
 from scatsimclr.labelling.suggest import Suggestion, suggest

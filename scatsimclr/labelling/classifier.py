@@ -1,16 +1,16 @@
 """Labels for all images from labels for some: candidates, the choice among them, and calibrated confidences.
 
-Candidates are a logistic regression, one on features that are smoothed over the graph of nearest neighbours, and the
-product of that one and label propagation (the sum of their log-probabilities). Chosen by repeated stratified
-cross-validation on the given labels, by the likelihood of the held-out ones at the temperature that suits each
-candidate best, not far from what is usual; that temperature makes the confidences (Guo et al., "On calibration of
-modern neural networks", ICML 2017).
+The candidates are a logistic regression, one on features smoothed over the graph of nearest neighbours, and the product
+of the latter and label propagation (the sum of their log-probabilities). Repeated stratified cross-validation on the
+given labels chooses the candidate with the highest held-out likelihood, each at its most probable temperature, given
+what is usual; that temperature calibrates the confidences (Guo et al., "On calibration of modern neural networks",
+ICML 2017).
 
-All work on the directions of the principal components. Of whitened log-scattering of 5,000 images of Fashion-MNIST with
-10 and with 100 labels of each class, 5 draws, the choice has 82.9 ± 0.9 and 88.2 ± 0.2 %; without smoothed features and
-with the components at their full variance 80.8 ± 1.1 and 88.3 ± 0.3. Propagation alone (80.6 ± 1.0 with α = 0.95, 87.2
-± 0.4 with 0.8) was at times chosen where the product is better, and training once more on all of the product's labels
-gained nothing: both are left out (2026-11).
+All of them work on the directions of the principal components. On whitened log-scattering of 5,000 images of
+Fashion-MNIST, with 10 and 100 labels per class and 5 draws, the chosen candidate is right for 82.9 ± 0.9 and
+88.2 ± 0.2 %; without smoothed features and with components at their full variance, for 80.8 ± 1.1 and 88.3 ± 0.3.
+Propagation alone (80.6 ± 1.0 with α = 0.95, 87.2 ± 0.4 with 0.8) was sometimes chosen where the product is better, and
+training once more on all labels of the product gained nothing: both are left out (2026-11).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
+from scatsimclr.evaluation.interval import wilson
 from scatsimclr.evaluation.logistic import logistic_fit, stratified_folds
 from scatsimclr.evaluation.standard import Standard
 from scatsimclr.labelling.propagation import directions, graph, nearest, propagate, smooth
@@ -31,8 +32,8 @@ NEIGHBOURS = 10
 ALPHAS = (0.8, 0.95)
 SMOOTHING = 0.9  # α of the features that the second logistic regression sees
 STRENGTHS = (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)  # of unit vectors
-# name -> (in words, whether the logistic regression sees smoothed features, α of the propagation if any)
-CANDIDATES = {
+# name -> (in words, whether the logistic regression sees smoothed features, α of the propagation or None)
+CANDIDATES: dict[str, tuple[str, bool, float | None]] = {
     "logistic": ("logistic regression", False, None),
     "smoothed": ("logistic regression on smoothed features", True, None),
     **{
@@ -40,25 +41,31 @@ CANDIDATES = {
         for a in ALPHAS
     },
 }
-# A hundred held-out labels tell the temperature to a fifth or so: as much as it differs from one set of images to the
-# next. These are the geometric means of what suits all labels of digits and of photos, with 5, 10 and 30 of each class
-# given, 6 draws each; the deviations of the logarithms are 0.05 to 0.23.
+# A hundred held-out labels determine the temperature to about a fifth, as much as it varies between sets of images.
+# These are geometric means of the best temperatures for all labels of digits and photos, with 5, 10 and 30 per class
+# given, 6 draws each; the logarithms have standard deviations of 0.05 to 0.23.
 TEMPERATURES = {"logistic": 0.8, "smoothed": 1.0, "both-0.8": 1.45, "both-0.95": 1.25}
 SPREAD = 0.2
-# Where nothing can be held out.
+# Chosen where nothing can be held out.
 DEFAULT = f"both-{ALPHAS[-1]}"
-REPEATED = 3  # cross-validations, of at most MANY labels; one of more
+REPEATED = 3  # cross-validations with at most MANY labels; one with more
 MANY = 500
 BINS = 15
-# What a prediction's confidence may be at most: 1 is for labels that were given.
+# The highest confidence of a prediction: 1 is for given labels.
 HIGHEST = 0.9999
-# Log-probability of a class without a label: finite, so that sums of them are.
+# Log-probability of a class without labels: finite, so that sums are.
 LEAST = -1e4
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Held-out labels whose confidence is in one interval: number, mean confidence, share that is right."""
+    """Held-out labels with a confidence in one interval.
+
+    Attributes:
+        count: How many there are.
+        confidence: Their mean confidence.
+        accuracy: Share of them that was predicted correctly.
+    """
 
     count: int
     confidence: float
@@ -67,12 +74,20 @@ class Bin:
 
 @dataclass(frozen=True, eq=False)
 class Labelling:
-    """labels int64 (n,) and confidence float32 (n,): 1 where the label was given. probabilities float32 (n, k).
+    """Labels for all images.
 
-    candidate: a name of CANDIDATES. temperature: of its log-probabilities. accuracy: share of held-out labels that were
-    predicted, None where none could be held out (confidences are uncalibrated then). held: how many of the given labels
-    were held out, in turn. accuracies: of every candidate.
-    bins, error: reliability of the held-out confidences, and expected calibration error, as a share.
+    Attributes:
+        labels: int64 (n,).
+        confidence: float32 (n,), 1 where the label was given.
+        probabilities: float32 (n, k).
+        candidate: The chosen one, a name of CANDIDATES.
+        temperature: That of its log-probabilities.
+        accuracy: Share of held-out labels that were predicted correctly; None where none could be held out, which
+            leaves the confidences uncalibrated.
+        held: How many of the given labels were held out, in turn.
+        accuracies: `accuracy` of every candidate.
+        bins: Reliability of the held-out confidences.
+        error: Their expected calibration error, as a share; None where none could be held out.
     """
 
     labels: Tensor
@@ -88,35 +103,41 @@ class Labelling:
 
     @property
     def words(self) -> str:
-        """The chosen candidate."""
+        """The chosen candidate, in words."""
         return CANDIDATES[self.candidate][0]
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of the accuracy, 95 %: as many independent labels would tell it (Wilson, 1927). ValueError without one."""
+        """95 % interval of the accuracy, as from `held` independent labels.
+
+        Raises:
+            ValueError: Where no label could be held out.
+        """
         if self.accuracy is None:
             raise ValueError("no label could be held out")
-        p, z2 = self.accuracy, 1.96**2 / self.held
-        middle, half = p + z2 / 2, (z2 * (p * (1 - p) + z2 / 4)) ** 0.5
-        return (middle - half) / (1 + z2), (middle + half) / (1 + z2)
+        return wilson(self.accuracy, self.held)
 
 
 class Space:
-    """What labels are spread in: directions of features (n, F), their nearest neighbours, and the graph of these."""
+    """The space in which labels spread: directions of features, their nearest neighbours, and the graph of these."""
 
     def __init__(self, features: Tensor, seed: int = 0):
-        """Raises ValueError for fewer than two images or features that are not finite."""
+        """Prepares features (n, F).
+
+        Raises:
+            ValueError: For fewer than two images, or features that are not finite.
+        """
         if features.ndim != 2 or len(features) < 2:
-            raise ValueError(f"expected features (n, F) of two images or more, got {tuple(features.shape)}")
+            raise ValueError(f"features must be (n ≥ 2, F), got {tuple(features.shape)}")
         if not torch.isfinite(features).all():
-            raise ValueError("features must be finite")
+            raise ValueError("features must be finite, got NaN or infinity")
         self.vectors = directions(features.cpu(), seed=seed)
         self.squared, self.index = nearest(self.vectors, NEIGHBOURS)
         self.graph = graph(self.squared, self.index)
         self.smoothed = smooth(self.graph, self.vectors, SMOOTHING)
 
     def candidates(self, given: Tensor, labels: Tensor, classes: int, seed: int) -> dict[str, np.ndarray]:
-        """Log-probabilities (n, k) of all images, by candidate, from labels int64 (m,) of the images at `given`."""
+        """Log-probabilities (n, k) of all images by each candidate, from labels int64 (m,) of the images at `given`."""
         logistic = {
             smoothed: self._logistic(
                 self.smoothed if smoothed else self.vectors, given, labels, classes, seed
@@ -127,7 +148,7 @@ class Space:
             alpha: propagate(self.graph, given.numpy(), labels.numpy(), classes, alpha) for alpha in ALPHAS
         }
         return {
-            name: logistic[smoothed] + spread.get(alpha, 0.0)
+            name: logistic[smoothed] + (0.0 if alpha is None else spread[alpha])
             for name, (_, smoothed, alpha) in CANDIDATES.items()
         }
 
@@ -137,14 +158,20 @@ class Space:
         fitted = logistic_fit(
             vectors[given], labels, standard=standard, classes=classes, strengths=STRENGTHS, seed=seed
         )
-        return fitted.log_probabilities(vectors).double().clamp_min(LEAST).numpy()
+        log_p: np.ndarray = fitted.log_probabilities(vectors).double().clamp_min(LEAST).numpy()
+        return log_p
 
 
 def label(features: Tensor | Space, labels: Tensor, *, seed: int = 0) -> Labelling:
-    """Labels for all images: features (n, F), labels int64 (n,), 0.. where given and −1 where not.
+    """Gives all images labels from labels for some. Deterministic for a seed.
 
-    Features of images that are near each other should be near each other; their scale and a shift do not matter. The
-    same for a seed. Raises ValueError for fewer than two given labels, or all of one class.
+    Args:
+        features: (n, F), similar for similar images, of any scale and mean; or the space that was made of them.
+        labels: int64 (n,), −1 where there is none.
+        seed: Of the decomposition and the folds.
+
+    Raises:
+        ValueError: For labels of fewer than two classes, or of another shape or dtype.
     """
     space = features if isinstance(features, Space) else Space(features, seed)
     labels = torch.as_tensor(labels).cpu()
@@ -154,13 +181,13 @@ def label(features: Tensor | Space, labels: Tensor, *, seed: int = 0) -> Labelli
         )
     given = (labels >= 0).nonzero().flatten()
     own = labels[given]
-    if len(own.unique()) < 2:
-        raise ValueError(f"labels of two classes or more are needed, got {len(own)} of {len(own.unique())}")
+    if len(torch.unique(own)) < 2:
+        raise ValueError(f"labels must be of two classes or more, got {len(own)} of {len(torch.unique(own))}")
     classes = int(own.max()) + 1
     held, truth, count = _held_out(space, given, own, classes, seed)
     candidate, temperature, accuracies = DEFAULT, 1.0, {}
     if len(truth):
-        # Repetitions hold the same labels out again: they are no more of them.
+        # Repetitions hold the same labels out again, which makes them no more.
         weight = count * SPREAD**2
         fits = {
             name: fit_temperature(log_p, truth, prior=(TEMPERATURES[name], 1 / weight))
@@ -170,7 +197,8 @@ def label(features: Tensor | Space, labels: Tensor, *, seed: int = 0) -> Labelli
         temperature = fits[candidate][0]
         accuracies = {name: float((log_p.argmax(1) == truth).mean()) for name, log_p in held.items()}
     p = probabilities(space.candidates(given, own, classes, seed)[candidate], temperature)
-    bins, error = (), None
+    bins: tuple[Bin, ...] = ()
+    error: float | None = None
     if len(truth):
         bins, error = reliability(*_top(probabilities(held[candidate], temperature), truth))
     predicted = torch.from_numpy(p.argmax(1))
@@ -185,15 +213,21 @@ def label(features: Tensor | Space, labels: Tensor, *, seed: int = 0) -> Labelli
 def _held_out(
     space: Space, given: Tensor, labels: Tensor, classes: int, seed: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
-    """Log-probabilities of held-out labels by candidate, and these labels, all repetitions below each other; and how
-    many one repetition has."""
+    """Cross-validation.
+
+    Returns:
+        Log-probabilities of the held-out labels by candidate, these labels, both concatenated over the repetitions, and
+        how many one repetition holds out.
+    """
+    count = 0
     parts: dict[str, list[np.ndarray]] = {name: [] for name in CANDIDATES}
     truth: list[np.ndarray] = []
     for repetition in range(REPEATED if len(given) <= MANY else 1):
         folds = stratified_folds(labels, seed + repetition)
         if folds is None:
             break
-        for fold in folds[folds >= 0].unique():
+        count = int((folds >= 0).sum())
+        for fold in torch.unique(folds[folds >= 0]):
             out = folds == fold
             found = space.candidates(given[~out], labels[~out], classes, seed)
             truth.append(labels[out].numpy())
@@ -201,7 +235,6 @@ def _held_out(
                 parts[name].append(log_p[given[out].numpy()])
     if not truth:
         return {}, np.zeros(0, np.int64), 0
-    count = int((folds >= 0).sum())
     return {name: np.concatenate(rows) for name, rows in parts.items()}, np.concatenate(truth), count
 
 
@@ -209,21 +242,25 @@ def probabilities(log_p: np.ndarray, temperature: float) -> np.ndarray:
     """softmax(log p / T), float64 (n, k)."""
     scaled = (log_p - log_p.max(1, keepdims=True)) / temperature
     p = np.exp(scaled)
-    return p / p.sum(1, keepdims=True)
+    share: np.ndarray = p / p.sum(1, keepdims=True)
+    return share
 
 
 def fit_temperature(
     log_p: np.ndarray, truth: np.ndarray, prior: tuple[float, float] = (1.0, 0.0)
 ) -> tuple[float, float]:
-    """The most probable temperature in [1/20, 20] for log-probabilities (m, k) of classes (m,), and its loss.
+    """The most probable temperature in [1/20, 20], and its loss.
 
-    prior: a temperature, and by how much each squared unit of its logarithm away from it adds to twice the mean loss.
+    Args:
+        log_p: Log-probabilities (m, k).
+        truth: The true classes (m,).
+        prior: A temperature, and how much a squared distance of 1 from its logarithm adds to twice the mean loss.
     """
     usual, pull = np.log(prior[0]), prior[1] / 2
 
     def loss(logarithm: float) -> float:
         p = probabilities(log_p, np.exp(logarithm))[np.arange(len(truth)), truth]
-        return -np.log(np.maximum(p, 1e-12)).mean() + pull * (logarithm - usual) ** 2
+        return float(-np.log(np.maximum(p, 1e-12)).mean() + pull * (logarithm - usual) ** 2)
 
     bound = np.log(20)
     found = minimize_scalar(loss, bounds=(-bound, bound), method="bounded")
@@ -231,13 +268,14 @@ def fit_temperature(
 
 
 def _top(p: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The confidence of each prediction, and whether it is right."""
     return p.max(1), p.argmax(1) == truth
 
 
 def reliability(
     confidence: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray
 ) -> tuple[tuple[Bin, ...], float]:
-    """Bins that are not empty, and the expected calibration error, Σ count/n · |accuracy − confidence|."""
+    """Non-empty bins, and the expected calibration error Σ count/n · |accuracy − confidence|."""
     confidence, right = np.asarray(confidence, float), np.asarray(right, float)
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     bins = tuple(

@@ -1,4 +1,4 @@
-"""Labels that a person has written down: a CSV file of `path,label`, from whatever program saved it."""
+"""Labels that a person wrote down: a CSV file of `path,label`, whatever program saved it."""
 
 from __future__ import annotations
 
@@ -23,19 +23,32 @@ LARGEST_FIELD = 1 << 20
 
 @dataclass
 class Given:
-    """labels: by index into the image files. notes: in one line each, what a person should know about the rest."""
+    """The labels of a file.
+
+    Attributes:
+        labels: Class names by index into the image files.
+        notes: Remarks on the other rows, a line each.
+    """
 
     labels: dict[int, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 def read_labels(path: Path, root: Path, files: Sequence[str]) -> Given:
-    """The labels that a CSV file gives to image files, `files`: relative to the folder `root`, with `/`.
+    """Reads the labels that a CSV file gives to image files.
 
-    UTF-8 or UTF-16, or else Windows-1252; separated by commas, semicolons or tabs; with a header (`path` and `label`,
-    in any order among others) or without (path first, label second). Rows without a label are left out, and so are rows
-    with a confidence below 1, an earlier prediction. Of several labels of a file the most frequent one
-    is taken. UserError for a file that cannot be read, without labels, or none of whose files is there.
+    The file is UTF-8, UTF-16, or else Windows-1252, separated by commas, semicolons or tabs. It has a header (`path`
+    and `label`, in any order among others), or else paths in the first column and labels in the second. Rows without a
+    label are skipped, and so are rows with a confidence below 1: earlier predictions. Of several labels for an image,
+    the most frequent one counts.
+
+    Args:
+        path: The CSV file.
+        root: The folder of the images.
+        files: The image files, relative to `root`, with `/`.
+
+    Raises:
+        UserError: For a file that cannot be read, that has no labels, or none of whose images exist.
     """
     lines = _lines(path)
     places = _Places(root, files)
@@ -72,7 +85,7 @@ def read_labels(path: Path, root: Path, files: Sequence[str]) -> Given:
 
 
 def decide(votes: dict[int, Counter[str]]) -> tuple[dict[int, str], list[int]]:
-    """The most frequent label of each, and those that are left out because two are equally frequent."""
+    """The most frequent label of each image, and the images for which two are equally frequent, which get none."""
     labels, tied = {}, []
     for index, counts in votes.items():
         (first, count), *others = counts.most_common(2)
@@ -94,10 +107,10 @@ def _lines(path: Path) -> list[str]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    # The line ends of old Macs too; `splitlines` would also break at characters that may stand in a name.
+    # Universal newlines include those of old Macs; `splitlines` would also split at characters that names may contain.
     text = _decoded(content)
     if "\0" in text:
-        raise UserError(f"{path} is not a CSV file: it holds bytes that no text has")
+        raise UserError(f"{path} is not a CSV file: it contains bytes that no text has")
     lines = io.StringIO(text, newline=None).readlines()
     return lines[1:] if lines and lines[0].strip().lower() in {f"sep={mark}" for mark in ",;"} else lines
 
@@ -105,7 +118,7 @@ def _lines(path: Path) -> list[str]:
 def _decoded(content: bytes) -> str:
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         return content.decode("utf-16", "replace")
-    # UTF-16 of mostly Latin text without its mark: every other byte is zero.
+    # Mostly Latin text in UTF-16 without a byte order mark: every other byte is zero.
     for encoding, zeros in (("utf-16-le", content[1::2]), ("utf-16-be", content[::2])):
         if len(content) > 3 and zeros.count(0) > 0.4 * len(zeros):
             return content.decode(encoding, "replace")
@@ -116,28 +129,28 @@ def _decoded(content: bytes) -> str:
 
 
 def _rows(lines: list[str], delimiter: str) -> list[list[str]]:
-    """Rows that hold anything; quoted fields may have line ends in them."""
+    """The rows that are not empty; quoted fields may contain line breaks."""
     csv.field_size_limit(LARGEST_FIELD)
     try:
         found = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
-    except csv.Error:  # a field beyond the limit: another delimiter, or no table
+    except csv.Error:  # a field beyond the limit: the delimiter is another one, or this is no table
         return []
     return [row for row in found if any(cell.strip() for cell in row)]
 
 
 def _columns(path: Path, rows: list[list[str]], places: _Places) -> tuple[int, int, int | None]:
-    """Columns of path, label and confidence (None without); a header is taken off `rows`."""
+    """The columns of path, label and confidence (None where there is none). Removes a header from `rows`."""
     head = [cell.strip().casefold() for cell in rows[0]]
     paths = [i for i, cell in enumerate(head) if cell in PATH_NAMES]
     labels = [i for i, cell in enumerate(head) if cell in LABEL_NAMES]
     header = (paths or labels) and places.find(rows[0][0]) is None
     if (header and not labels) or max(map(len, rows)) < 2:
-        raise UserError(f"{path} has no column of labels: expected path,label, got {','.join(rows[0])[:80]}")
+        raise UserError(f"{path} must have columns path,label, got {','.join(rows[0])[:80]}")
     if not header:
         return 0, 1, None
     del rows[0]
     if not rows:
-        raise UserError(f"{path} has a header and nothing below it")
+        raise UserError(f"{path} has a header and no rows below it")
     if not paths:
         paths = [i for i in range(len(head)) if i != labels[0]]
     return paths[0], labels[0], head.index("confidence") if "confidence" in head else None
@@ -155,6 +168,7 @@ def _predicted(confidence: str) -> bool:
 
 
 def _nothing(path: Path, root: Path, missing: list[str], predicted: int) -> str:
+    """Why a file gives no labels."""
     if missing:
         count = f"none of the {len(missing)} files" if len(missing) > 1 else "the one file"
         verb = "is" if len(missing) > 1 else "is not"
@@ -173,21 +187,22 @@ def _remark(
     missing: list[str],
     predicted: int,
 ) -> None:
+    """Adds remarks on the rows that are not labels of their own."""
     several = [files[index] for index, counts in votes.items() if len(counts) > 1 and index in given.labels]
     if missing:
-        given.notes.append(f"{path}: labels of files that are not there ({len(missing)}): {named(missing)}")
+        given.notes.append(f"{path}: labels of files that do not exist ({len(missing)}): {named(missing)}")
     if several:
         given.notes.append(
-            f"{path}: files with several labels, the most frequent is taken ({len(several)}): {named(several)}"
+            f"{path}: files with several labels, the most frequent one counts ({len(several)}): {named(several)}"
         )
     if tied:
         names = [files[index] for index in tied]
         given.notes.append(
-            f"{path}: files with contradictory labels, taken as unlabelled ({len(tied)}): {named(names)}"
+            f"{path}: files with contradictory labels, treated as unlabelled ({len(tied)}): {named(names)}"
         )
     if predicted:
         given.notes.append(
-            f"{path}: labels with a confidence below 1 are predictions and are left out ({predicted}); empty the "
+            f"{path}: labels with a confidence below 1 are predictions and are skipped ({predicted}); clear the "
             "confidence of those that you have corrected"
         )
     same: dict[str, set[str]] = {}
@@ -195,7 +210,7 @@ def _remark(
         same.setdefault(label.casefold(), set()).add(label)
     for spellings in same.values():
         if len(spellings) > 1:
-            given.notes.append(f"{path}: classes that differ in case only: {', '.join(sorted(spellings))}")
+            given.notes.append(f"{path}: classes that differ only in case: {', '.join(sorted(spellings))}")
 
 
 class _Places:
@@ -208,14 +223,17 @@ class _Places:
         for index, name in enumerate(files):
             self.plain.setdefault(_plain(name), []).append(index)
             self.folded.setdefault(_plain(name).casefold(), []).append(index)
-        # A path may begin where the command was started, or at the file system's root.
+        # A path may start at the working directory, or at the file system's root.
         self.prefixes = [
             _plain(prefix).rstrip("/") + "/"
             for prefix in (str(root), str(root.resolve()), root.resolve().name)
         ]
 
     def find(self, text: str) -> int | None:
-        """Exactly; else with other slashes and accents; else in another case, where only one file fits."""
+        """The index of the file: an exact match, or one but for slashes and accents, or but for case; None without one.
+
+        The latter two must be unique.
+        """
         if text in self.exact:
             return self.exact[text]
         name = _plain(text.strip())
@@ -229,7 +247,7 @@ class _Places:
 
 
 def _plain(name: str) -> str:
-    """Composed accents, `/` for every separator, no `./` ahead."""
+    """A path with composed accents, `/` for every separator, and no leading `./`."""
     name = unicodedata.normalize("NFC", name).replace("\\", "/")
     while name.startswith("./"):
         name = name[2:].lstrip("/")

@@ -13,13 +13,15 @@ from scatsimclr.evaluation.standard import Standard
 from scatsimclr.models.front import PLACES, LogFront
 from scatsimclr.scattering import Scattering2D
 
-LARGEST_SIDE = 64  # pixels that images are made smaller to, without a run that says how large they are
-LARGE_SIDE = 48  # from which on the scale is 2³ pixels, not 2², and coefficients are averaged to fewer places
+LARGEST_SIDE = 64  # Images are shrunk to so many pixels where no run gives their size.
+LARGE_SIDE = (
+    48  # From so many pixels on, the scale is 2³, not 2², and coefficients are averaged to fewer places.
+)
 BATCH = 256
 
 
 class _Front(nn.Module):
-    """Scattering transform and log front, of images (N, C, H, W)."""
+    """Scattering transform and log front, for images (N, C, H, W)."""
 
     def __init__(self, shape: tuple[int, int], colours: int):
         super().__init__()
@@ -30,24 +32,24 @@ class _Front(nn.Module):
         self.front = LogFront(colours, self.transform.channels, grid, PLACES // 2 if large else PLACES)
 
     def scatter(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Scattering coefficients (N, C·K, H/2^J, W/2^J)."""
         return self.transform.features(x, channels_last=True, dtype=dtype)
 
 
 @torch.inference_mode()
 def scattering_features(pixels: Tensor, seed: int = 0) -> Tensor:
-    """Whitened scattering (scatsimclr.models.front) of pixels uint8 (n, H, W, C), standardised: (n, F) float32.
+    """Whitened scattering (`scatsimclr.models.front`) of pixels uint8 (n, H, W, C), standardised: float32 (n, F).
 
-    Whitened by the views that the recipe for folders makes of them. Grey pictures are transformed once and not three
-    times.
+    It is whitened by the views that the recipe for folders makes. Grey pictures are transformed once, not three times.
     """
     if bool((pixels == pixels[..., :1]).all()):
         pixels = pixels[..., :1]
-    *shape, colours = pixels.shape[1:]
+    height, width, colours = pixels.shape[1:]
     mean, deviation = normalization("folder", colours)
     settings = load_config(None, ["dataset.dataset=folder"]).augment.model_dump()
-    spec = AugmentSpec(tuple(shape), mean=mean, std=deviation, **settings)
-    model = _Front(tuple(shape), colours)
+    spec = AugmentSpec((height, width), mean=mean, std=deviation, **settings)
+    model = _Front((height, width), colours)
     fit_front(model, pixels, Augment(spec, seed))
-    parts = [model.scatter(center_view(part, spec), torch.float32) for part in pixels.split(BATCH)]
+    parts = [model.scatter(center_view(part, spec), torch.float32) for part in torch.split(pixels, BATCH)]
     features = torch.cat([model.front.whitened(part) for part in parts])
     return Standard.of_part("whitened", features)(features)

@@ -1,4 +1,4 @@
-"""The images to label: which files, which of them lie in class folders, and which are the same picture."""
+"""The images to label: their files, the class folders of these, and copies of the same picture."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ UNLABELLED = ("unlabeled", "unlabelled")
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """files, relative to `root` with `/`; pixels uint8 (n, H, W, C) of those that could be read; (path, reason) of the
-    others."""
+    """The images of a folder.
+
+    Attributes:
+        root: The folder.
+        files: Those that could be read, relative to `root`, with `/`.
+        pixels: Their pixels, uint8 (n, H, W, C).
+        skipped: (path, reason) of the others.
+    """
 
     root: Path
     files: tuple[str, ...]
@@ -31,11 +37,14 @@ class Images:
 
 
 def find(root: Path) -> tuple[list[Path], list[tuple[str, str]]]:
-    """The image files below a folder in natural order, and what could not be looked into. UserError without any."""
+    """The image files below a folder, in natural order, and (path, reason) of what could not be searched.
+
+    Raises:
+        UserError: For a folder without images.
+    """
     if not root.is_dir():
-        raise UserError(
-            f"{root} is {'not a folder' if root.exists() else 'not there'}: expected a folder of images"
-        )
+        found = "a file" if root.exists() else "nothing"
+        raise UserError(f"IMAGES must be a folder of images, got {root}, which is {found}")
     files, skipped = image_files([root])
     if not files:
         raise UserError(f"no image file in {root}")
@@ -49,9 +58,17 @@ def read(
     shape: tuple[int, int, int],
     scale: Scale = "auto",
 ) -> Images:
-    """Decodes the files to (H, W, C) = `shape`, grey of more than 8 bits by `scale`.
+    """Decodes the files.
 
-    UserError where fewer than two can be read.
+    Args:
+        root: The folder.
+        files: Its image files.
+        skipped: (path, reason) of what could not be searched.
+        shape: (H, W, C) of the images.
+        scale: How grey levels of more than 8 bits are scaled.
+
+    Raises:
+        UserError: Where fewer than two can be read.
     """
     pixels, kept, failed = read_files(list(files), shape[:2], shape[2], progress=True, scale=scale)
     names = [path.relative_to(root).as_posix() for path in files]
@@ -63,9 +80,9 @@ def read(
 
 
 def class_folders(files: Sequence[str]) -> dict[int, str]:
-    """The class of each file that lies in a folder: the first one of its path, unless that means "without a label".
+    """The class of each file that is in a folder: the first folder of its path, unless it is of UNLABELLED.
 
-    One folder alone is where the images are, not a class of theirs.
+    A single folder is where the images are, not a class.
     """
     found = {
         index: name.split("/")[0]
@@ -76,9 +93,9 @@ def class_folders(files: Sequence[str]) -> dict[int, str]:
 
 
 def same_pixels(images: Images, labels: dict[int, str]) -> tuple[dict[int, str], list[str]]:
-    """Labels in which every copy of a labelled picture has its label, and remarks on contradictory ones.
+    """Gives every copy of a labelled picture its label. Returns the labels, and remarks on contradictory ones.
 
-    Copies with different labels get the most frequent one; where two are equally frequent, none.
+    Copies with different labels get the most frequent one, or none where two are equally frequent.
     """
     groups: dict[bytes, list[int]] = {}
     for index, picture in enumerate(images.pixels.numpy()):
@@ -100,14 +117,18 @@ def same_pixels(images: Images, labels: dict[int, str]) -> tuple[dict[int, str],
     notes = []
     if contradictory:
         notes.append(
-            f"files with the same pixels and different labels, of which the most frequent is taken, of equally "
-            f"frequent ones none ({len(contradictory)}): {named(contradictory)}"
+            f"files with the same pixels and different labels; the most frequent label counts, of equally frequent "
+            f"ones none ({len(contradictory)}): {named(contradictory)}"
         )
     return result, notes
 
 
 def as_indices(labels: dict[int, str], count: int) -> tuple[Tensor, tuple[str, ...], list[str]]:
-    """Labels int64 (n,), −1 without, the names of the classes, and remarks. UserError where there are too few."""
+    """Labels int64 (n,), −1 where there is none, the names of the classes, and remarks.
+
+    Raises:
+        UserError: For labels of fewer than two images or classes.
+    """
     classes = tuple(sorted(set(labels.values())))
     if len(labels) < 2:
         raise UserError(

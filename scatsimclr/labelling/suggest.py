@@ -1,9 +1,10 @@
 """Which images to label next.
 
-First the typical ones of what no label covers yet (TypiClust: Hacohen et al., "Active learning on a budget: opposite
-strategies suit high and low budgets", ICML 2022): of k-means with as many clusters as there are labels and suggestions,
-the densest image of the largest clusters without a label. With PLENTY labels of each class, half of the suggestions are
-those between two classes: the smallest difference of the two largest probabilities, one of each cluster.
+First come typical images of what no label covers yet (TypiClust: Hacohen et al., "Active learning on a budget: opposite
+strategies suit high and low budgets", ICML 2022): with as many k-means clusters as labels and suggestions together, the
+image in the densest place of each of the largest clusters without a label. With PLENTY labels per class, half of the
+suggestions are images between two classes instead: those with the smallest difference between their two largest
+probabilities, one per cluster.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from torch import Tensor
 from scatsimclr.labelling.classifier import Space
 
 LARGEST = 400  # clusters; more take minutes
-PLENTY = 10
+PLENTY = 10  # labels per class
 TYPICAL, UNCERTAIN = "typical", "uncertain"
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """An image to label: its index, and why: TYPICAL or UNCERTAIN."""
+    """An image to label: its index, and the reason, TYPICAL or UNCERTAIN."""
 
     index: int
     reason: str
@@ -33,10 +34,17 @@ class Suggestion:
 def suggest(
     space: Space, labels: Tensor, count: int, *, probabilities: Tensor | None = None, seed: int = 0
 ) -> list[Suggestion]:
-    """The images whose labels would help most, the best first; fewer than `count` where fewer are unlabelled.
+    """The images whose labels would help most, the best first. Deterministic for a seed.
 
-    labels: int64 (n,), −1 where there is none; all of them may be −1. probabilities (n, k): where there are some.
-    Deterministic for a seed. Raises ValueError for a count below 1.
+    Args:
+        space: The images.
+        labels: int64 (n,), −1 where there is none, which may be everywhere.
+        count: How many to suggest; fewer are where fewer are unlabelled.
+        probabilities: (n, k) by `label`; None without labels.
+        seed: Of k-means.
+
+    Raises:
+        ValueError: For a count below 1.
     """
     if count < 1:
         raise ValueError(f"count must be 1 or more, got {count}")
@@ -65,19 +73,21 @@ def _plenty(labels: Tensor) -> bool:
 
 
 def _clusters(vectors: Tensor, count: int, seed: int) -> Tensor:
-    """k-means, int64 (n,)."""
-    from sklearn.cluster import KMeans  # a second of import that labelling alone does not need
+    """Clusters by k-means, int64 (n,)."""
+    from sklearn.cluster import KMeans  # takes a second to import, and labelling alone does not need it
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different images than clusters
+        warnings.simplefilter("ignore", ConvergenceWarning)  # raised for fewer different images than clusters
         found = KMeans(count, n_init=1, random_state=seed).fit(vectors.numpy())
     return torch.from_numpy(found.labels_).long()
 
 
 def _typical(space: Space, clusters: Tensor, given: Tensor) -> list[int]:
-    """Unlabelled images: the densest of each cluster, those without a label first, of these the largest; then the
-    second of each, and so on."""
+    """Unlabelled images: the one in the densest place of each cluster, then the second of each, and so on.
+
+    Clusters without a label come first, the largest ones at the head.
+    """
     distance = space.squared.sqrt().mean(1)
     sizes, covered = clusters.bincount(), clusters[given].bincount(minlength=int(clusters.max()) + 1)
     rank = torch.zeros(len(clusters), dtype=torch.int64)
@@ -93,7 +103,7 @@ def _typical(space: Space, clusters: Tensor, given: Tensor) -> list[int]:
 
 
 def _uncertain(clusters: Tensor, given: Tensor, probabilities: Tensor) -> list[int]:
-    """Unlabelled images by margin, the smallest first: first of every cluster, then the second of each."""
+    """Unlabelled images by margin, the smallest first: the first of every cluster, then the second of each."""
     top = probabilities.topk(2, 1).values
     order = (top[:, 0] - top[:, 1]).argsort(stable=True).tolist()
     seen: dict[int, int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,10 @@ class StridedConv3x3(nn.Conv2d):
         return F.conv2d(x, weight, self.bias, self.stride, padding)
 
 
-def plain_convolutions(model: nn.Module) -> nn.Module:
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def plain_convolutions(model: Network) -> Network:
     """A copy of a model whose convolutions are PyTorch's own, for export to other runtimes."""
     copied = copy.deepcopy(model)
     for module in copied.modules():

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import TypeVar
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+Network = TypeVar("Network", bound=nn.Module)
 
-def folded(model: nn.Module) -> nn.Module:
+
+def folded(model: Network) -> Network:
     """A copy of an encoder in evaluation mode whose convolutions have taken in the normalisations that follow them.
 
     Same results up to float32 rounding, one pass over every activation less. It cannot be trained.

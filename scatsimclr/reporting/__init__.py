@@ -1,5 +1,6 @@
-"""The report of a run: one HTML file without outside resources, and its figures as files.
+"""Reports: HTML files without external resources, and their figures as files.
 
-`subject` is what a report is about, `findings` what is computed for it, `charts`, `pictures` and `wavelets` draw,
-`page` puts the page of one run together, `comparison` that of several.
+`subject` is what the report of a run is about, `findings` and `results` compute what it shows, `charts`, `pictures` and
+`wavelets` draw it, and `templates` renders it. `page` composes the page of one run, `comparison` that of several, and
+`labels` the page to check labels on.
 """

@@ -1,4 +1,4 @@
-"""Files beside the code: templates, style sheets and the script of a report."""
+"""Files beside the code: the templates, style sheets and scripts of the pages."""
 
 from __future__ import annotations
 

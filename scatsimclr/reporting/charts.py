@@ -1,4 +1,4 @@
-"""Charts as SVG: drawn once for pages and for files. Colours are CSS classes, so that they follow the theme.
+"""Charts as SVG, the same for pages and for files. Colours are CSS classes, so that they follow the theme.
 
 Every function returns safe markup: texts are escaped here.
 """
@@ -14,21 +14,28 @@ from markupsafe import Markup, escape
 
 from scatsimclr.reporting.assets import asset
 
-WIDTH, HEIGHT = 340, 212  # of a line chart: about the width of a phone, so that texts are not scaled down
+WIDTH, HEIGHT = 340, 212  # of a line chart: about the width of a phone, so that text is not scaled down
 LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 28
-MAP, MARGIN = 640, 12  # width of the map of points, and what is free around them
+MAP, MARGIN = 640, 12  # width of the map of points, and of its margins
 SHAPES = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
     "M0-5 5 4H-5z",
     "M-3.8-3.8H3.8V3.8H-3.8z",
     "M0-5.4 5.4 0 0 5.4-5.4 0z",
 )
-NAMED = 24  # classes of a legend
+NAMED = 24  # classes that a legend names
 
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart: (x, y) points, its colour (the place of the line where None), whether it is dashed."""
+    """One line of a chart.
+
+    Attributes:
+        name: Its name in the legend.
+        points: (x, y) of its points.
+        group: Its colour; None for that of its place among the lines.
+        dashed: Whether it is dashed.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -37,12 +44,12 @@ class Line:
 
 
 def colour(group: int) -> str:
-    """CSS class of a group's colour; groups beyond ten repeat the colours with another shape."""
+    """CSS class of a group's colour; groups beyond ten reuse the colours with another shape."""
     return "kx" if group < 0 else f"k{group % 10}"
 
 
 def line_chart(lines: Sequence[Line], title: str, *, percent: bool = False, legend: bool = True) -> Markup:
-    """Lines over epochs, with a legend where there is more than one; "" without a point."""
+    """Lines over epochs, with a legend where there are several; "" without any point."""
     lines = [line for line in lines if line.points]
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if math.isfinite(y)]
@@ -83,13 +90,13 @@ def line_chart(lines: Sequence[Line], title: str, *, percent: bool = False, lege
 
 
 def _number(value: float) -> str:
-    """Short enough for the margin, with a true minus."""
+    """A number short enough for the margin, with a true minus sign."""
     text = f"{value:.6g}"
     return (text if len(text) <= 6 else f"{value:.1e}").replace("-", "−")
 
 
 def _scale(low: float, high: float) -> tuple[float, float, list[float]]:
-    """Limits and round ticks of an axis that holds [low, high]."""
+    """Limits and round ticks of an axis that covers [low, high]."""
     span = high - low or abs(high) or 1.0
     step = 10 ** math.floor(math.log10(span / 3))
     step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 4)
@@ -99,16 +106,16 @@ def _scale(low: float, high: float) -> tuple[float, float, list[float]]:
 
 
 def _whole(left: float, right: float) -> list[int]:
-    """Whole ticks of the x axis; none where the axis's name stands."""
+    """Whole-numbered ticks of the x axis, up to where its name begins."""
     _, _, ticks = _scale(left, right)
     shown = sorted({round(tick) for tick in ticks if tick == round(tick)})
     return [tick for tick in shown if left <= tick <= right - 0.15 * (right - left)]
 
 
 def scatter(points: np.ndarray, groups: Sequence[int], title: str, names: Sequence[str] = ()) -> Markup:
-    """Points (n, 2), each in the colour and shape of its group (−1: none); with `names` also a legend.
+    """Points (n, 2), each in the colour and shape of its group (−1 for none); with `names` also a legend.
 
-    The i-th `<path class="dot …">` is the i-th point, its centre the `transform`.
+    The i-th `<path class="dot …">` is the i-th point, centred by its `transform`.
     """
     centres = placed(points)
     dots = [
@@ -130,9 +137,9 @@ def scatter(points: np.ndarray, groups: Sequence[int], title: str, names: Sequen
 
 
 def placed(points: np.ndarray) -> np.ndarray:
-    """Points (n, 2) moved and scaled, alike in both directions, into the width of the map; float64 (n, 2).
+    """Points (n, 2) shifted and scaled, both directions alike, to the width of the map; float64 (n, 2).
 
-    The direction in which they reach further is the horizontal one.
+    The direction of the larger extent becomes the horizontal one.
     """
     points = points.astype(np.float64) - points.min(0)
     if points[:, 1].max() > points[:, 0].max():
@@ -141,7 +148,7 @@ def placed(points: np.ndarray) -> np.ndarray:
 
 
 def marker(group: int) -> Markup:
-    """The mark of a group, for a legend in HTML."""
+    """The symbol of a group, for a legend in HTML."""
     shape = SHAPES[max(group, 0) // 10 % len(SHAPES)]
     return Markup(
         f'<svg class="mark" viewBox="-7 -7 14 14" aria-hidden="true"><path class="{colour(group)}" d="{shape}"/></svg>'
@@ -149,7 +156,7 @@ def marker(group: int) -> Markup:
 
 
 def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Markup:
-    """Counts (classes, classes): rows true, columns predicted; opacity is the share of the row."""
+    """A confusion matrix, counts (classes, classes): rows true, columns predicted; opacity is the share of the row."""
     count = len(names)
     cell = 34 if count <= 30 else 12
     margin = min(180, 24 + 7 * max(len(name) for name in names))
@@ -179,12 +186,12 @@ def confusion(counts: np.ndarray, names: Sequence[str], title: str) -> Markup:
             parts.append(
                 f'<text x="{x + cell / 2}" y="{y + cell / 2 + 4}" text-anchor="middle">{int(value)}</text>'
             )
-    # Small ones are not blown up, and large ones scroll rather than shrink.
+    # Small matrices are not enlarged, and large ones scroll rather than shrink.
     return _svg(side, side + 24, title, parts, f' style="min-width: {0.7 * side:.0f}px; max-width: {side}px"')
 
 
 def bars(rows: Sequence[tuple[str, float, str]], title: str) -> Markup:
-    """Horizontal bars of (name, share in [0, 1], text)."""
+    """Horizontal bars for rows of (name, share in [0, 1], text)."""
     parts = []
     for index, (name, share, text) in enumerate(rows):
         y = 40 * index

@@ -1,8 +1,7 @@
-"""The page of several runs: accuracies, curves, rates and differing settings, from what the runs have written."""
+"""The page of several runs: accuracies, curves, rates and differing settings, from what the runs wrote."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +10,14 @@ from markupsafe import Markup
 
 from scatsimclr.config import Config, load_config
 from scatsimclr.errors import UserError
+from scatsimclr.files import printable, write_text
 from scatsimclr.reporting import charts, results
 from scatsimclr.reporting.charts import Line
-from scatsimclr.reporting.page import encoded, render
+from scatsimclr.reporting.results import Record, Score
+from scatsimclr.reporting.settings import flattened
+from scatsimclr.reporting.templates import render
 
-# Compared as curves, where at least one run has them.
+# (title, event, key, whether it is a share) of what is compared as curves, where at least one run has it.
 CURVES = (
     ("Training loss", "epoch", "loss", False), ("Loss on held-out images", "validation", "loss", False),
     ("kNN accuracy", "evaluation", "knn", True), ("Linear probe, all labels", "evaluation", "linear", True),
@@ -30,13 +32,30 @@ class Run:
 
     name: str
     config: Config
-    records: list[dict]
+    records: Sequence[Record]
 
 
-def write_comparison(folders: Sequence[Path], records: Sequence[list[dict]], output: Path) -> Path:
-    """Writes the page of the run folders with these records to `output`, and returns it.
+@dataclass(frozen=True)
+class Row:
+    """A probe and what each run reached by it: (its score, None where it has none; whether it is the best)."""
 
-    UserError for a folder whose settings cannot be read, or an output that cannot be written.
+    title: str
+    scores: Sequence[tuple[Score | None, bool]]
+
+
+def write_comparison(folders: Sequence[Path], records: Sequence[Sequence[Record]], output: Path) -> Path:
+    """Writes the page that compares runs.
+
+    Args:
+        folders: The run folders.
+        records: The records of each.
+        output: The file to write.
+
+    Returns:
+        `output`.
+
+    Raises:
+        UserError: For a folder whose settings cannot be read, or an output that cannot be written.
     """
     names = _names(folders)
     runs = [
@@ -53,31 +72,30 @@ def write_comparison(folders: Sequence[Path], records: Sequence[list[dict]], out
         "curves": _curves(runs),
         "differences": differences([run.config for run in runs]),
     }
-    temporary = output.with_suffix(".partial")
+    text = printable(render("comparison.html", context))
     try:
-        temporary.write_bytes(encoded(render("comparison.html", context)))
-        os.replace(temporary, output)
+        write_text(output, text)
     except OSError as error:
         raise UserError(f"--output {output}: {error.strerror or error}") from None
     return output
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names where these differ, else their paths."""
+    """The folders' own names, or their paths where two have the same name."""
     names = [folder.resolve().name for folder in folders]
     return names if len(set(names)) == len(names) else [str(folder) for folder in folders]
 
 
-def _probes(runs: Sequence[Run]) -> list[dict]:
-    """One row for each probe that a run has: its scores in the order of the runs (None), and which are best."""
+def _probes(runs: Sequence[Run]) -> list[Row]:
+    """One row for each probe that a run has, its scores in the order of the runs."""
     by_run = [{score.key: score for score in results.scores(run.config, run.records)} for run in runs]
     titles = {key: score.title for found in by_run for key, score in found.items()}
     rows = []
     for key, title in titles.items():
         scores = [found.get(key) for found in by_run]
         reached = [score.reached for score in scores if score and score.reached is not None]
-        best = [bool(score) and len(reached) > 1 and score.reached == max(reached) for score in scores]
-        rows.append({"title": title, "scores": list(zip(scores, best, strict=True))})
+        best = [score is not None and len(reached) > 1 and score.reached == max(reached) for score in scores]
+        rows.append(Row(title, list(zip(scores, best, strict=True))))
     return rows
 
 
@@ -104,18 +122,11 @@ def _curves(runs: Sequence[Run]) -> list[tuple[str, Markup]]:
 
 
 def differences(configs: Sequence[Config]) -> list[tuple[str, list[str]]]:
-    """Dotted names of the settings in which the runs differ, with the value of each."""
-    flat = [_flat(config.model_dump(mode="json", by_alias=True)) for config in configs]
+    """Dotted names of the settings in which the runs differ, each with the values of all runs."""
+    flat = [
+        {name: "–" if value is None else str(value) for name, value in flattened(settings).items()}
+        for settings in (config.model_dump(mode="json", by_alias=True) for config in configs)
+    ]
     names = dict.fromkeys(name for settings in flat for name in settings)
     rows = [(name, [settings.get(name, "–") for settings in flat]) for name in names]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
-
-
-def _flat(settings: dict, prefix: str = "") -> dict[str, str]:
-    found = {}
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = "–" if value is None else str(value)
-    return found

@@ -1,4 +1,4 @@
-"""What is computed for a report: map of the embeddings, clusters, neighbours and mistakes."""
+"""What is computed for a report: a map of the embeddings, clusters, neighbours and mistakes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,22 @@ from scatsimclr.reporting.subject import Subject
 SHOWN = 1500  # points of the map: t-SNE takes seconds for them, and the file stays small
 NEIGHBOURS = 6
 GALLERY = 10  # queries of the gallery
-PAIRS = 8  # pairs of classes that are confused
-EXAMPLES = 6  # images of each
-CLUSTERS = (2, 3, 4, 5, 6, 8, 10, 12)  # numbers of clusters that are tried
+PAIRS = 8  # pairs of confused classes
+EXAMPLES = 6  # images of each pair
+CLUSTERS = (2, 3, 4, 5, 6, 8, 10, 12)  # numbers of clusters to try
 
 
 @dataclass(frozen=True)
 class Confused:
-    """Images of class `true` that the linear probe takes for class `predicted`; examples: indices into the test set."""
+    """Images of class `true` that the linear probe takes for class `predicted`.
+
+    Attributes:
+        true: The class.
+        predicted: The class that the probe takes them for.
+        count: How many there are.
+        of: Test images of class `true`.
+        examples: Indices of some of them in the test set.
+    """
 
     true: int
     predicted: int
@@ -39,9 +47,12 @@ class Confused:
 
 @dataclass(frozen=True)
 class Clusters:
-    """k-means of the shown images. members: cluster of each, int64; central: per cluster the images nearest its centre.
+    """k-means of the shown images.
 
-    silhouette: from −1 to 1, how clearly the clusters are apart.
+    Attributes:
+        members: The cluster of each image, int64 (n,).
+        central: For each cluster the images nearest to its centre.
+        silhouette: How well the clusters are separated, from −1 to 1.
     """
 
     members: np.ndarray
@@ -51,10 +62,20 @@ class Clusters:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """Of one subject. `images` are those of the map, `bank` those in which the gallery's neighbours were looked for.
+    """What was computed for one subject.
 
-    points: (n, 2). method: how they were made. near: int64 (n, k), nearest of the shown images to each.
-    gallery: (index into images, its neighbours in the bank, their cosines). predicted: class by the linear probe.
+    Attributes:
+        images: The n images of the map.
+        bank: The images among which the gallery's neighbours were searched for.
+        features: Standardised features of `images`, (n, F).
+        points: Their places on the map, (n, 2).
+        method: How these were computed, in words.
+        near: The shown images nearest to each, int64 (n, k).
+        gallery: (index into `images`, its neighbours in the bank, their cosines).
+        predicted: Classes of `images` by the linear probe, (n,); None without labels.
+        confusion: Counts of the linear probe on all test images; None without labels.
+        confused: The pairs of classes most often confused.
+        clusters: Clusters of the images where there are no labels.
     """
 
     images: ImageSet
@@ -71,7 +92,7 @@ class Findings:
 
 
 def find(subject: Subject) -> Findings:
-    """Everything about the embeddings: of the test images, or of the training images where there are no labels."""
+    """Computes everything about the embeddings of the test images, or of the training images without labels."""
     evaluation = subject.evaluation
     if evaluation is None:
         images = subject.pretrain.subset(_chosen(len(subject.pretrain)))
@@ -110,7 +131,7 @@ def find(subject: Subject) -> Findings:
 
 
 def _chosen(count: int) -> torch.Tensor:
-    """Up to SHOWN indices of a fixed shuffle, ascending: the first ones of a sorted set would be one class."""
+    """Up to SHOWN random but fixed indices, ascending: the first images of a sorted set would be of one class."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:SHOWN].sort().values
 
 
@@ -123,7 +144,7 @@ def _one_of_each(labels: torch.Tensor) -> torch.Tensor:
     """Up to GALLERY indices, the first of each class, then the second of each, and so on; by class."""
     order = labels.argsort(stable=True)
     rank = torch.zeros_like(labels)
-    for label in labels.unique():
+    for label in torch.unique(labels):
         rank[labels == label] = torch.arange(int((labels == label).sum()))
     picked = sorted(order.tolist(), key=lambda i: (int(rank[i]), int(labels[i])))[:GALLERY]
     return torch.tensor(sorted(picked, key=lambda i: (int(labels[i]), i)), dtype=torch.int64)
@@ -132,9 +153,15 @@ def _one_of_each(labels: torch.Tensor) -> torch.Tensor:
 def nearest(
     queries: torch.Tensor, bank: torch.Tensor, *, skip_self: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The NEIGHBOURS most similar rows of bank (n, F) to each query (m, F): int64 (m, k) and their cosines.
+    """The NEIGHBOURS rows of bank (n, F) most similar to each query (m, F).
 
-    skip_self: queries are the bank, and no row is its own neighbour.
+    Args:
+        queries: The queries.
+        bank: The rows to search.
+        skip_self: Whether the queries are the bank, and no row counts as its own neighbour.
+
+    Returns:
+        Indices int64 (m, k), and their cosines.
     """
     bank = F.normalize(bank.float(), dim=1)
     count = min(NEIGHBOURS, len(bank) - skip_self)
@@ -148,28 +175,37 @@ def nearest(
 
 
 def _standardised(features: np.ndarray) -> np.ndarray:
-    """Zero mean and unit deviation, then at most 50 principal components; zeros where all rows are the same."""
+    """At most 50 principal components of features of zero mean and unit deviation; zeros where all rows are equal."""
     standard = (features - features.mean(0)) / (features.std(0) + 1e-6)
-    if not standard.any():
-        return standard[:, :50]
-    return PCA(min(50, *standard.shape), random_state=0).fit_transform(standard)
+    reduced: np.ndarray = standard[:, :50]
+    if standard.any():
+        reduced = PCA(min(50, *standard.shape), random_state=0).fit_transform(standard)
+    return reduced
 
 
 def project(features: np.ndarray) -> tuple[np.ndarray, str]:
-    """t-SNE of features (n, F), of their principal components where there are too few points; (n, 2), the name."""
+    """Puts features (n, F) on a plane: by t-SNE, or by two principal components where there are too few.
+
+    Returns:
+        The points (n, 2), and the name of the method.
+    """
     reduced = _standardised(features)
     plane = np.pad(reduced, ((0, 0), (0, 2)))[:, :2]
     if len(reduced) < 10:
         return plane, "PCA"
-    # scikit-learn's own start divides by the deviation of the first component: where all features are the same (an
-    # encoder that collapsed) that is 0/0, and its tree of points then ends the process (1.9.1, segmentation fault).
+    # scikit-learn's own start divides by the deviation of the first component. Where all features are equal (the
+    # encoder collapsed) that is 0/0, and its tree of points then crashes the process (1.9.1, segmentation fault).
     start = 1e-4 * plane / (plane[:, 0].std() or 1.0) + np.random.default_rng(0).normal(0, 1e-6, plane.shape)
     model = TSNE(perplexity=min(30, len(reduced) / 4), init=start.astype(np.float32), random_state=0)
     return model.fit_transform(reduced), "t-SNE"
 
 
 def cluster(features: torch.Tensor) -> Clusters | None:
-    """k-means with that number of CLUSTERS whose silhouette is best; None for fewer than eight images or equal ones."""
+    """k-means with the number of clusters, of CLUSTERS, that has the best silhouette.
+
+    Returns:
+        The clusters; None for fewer than eight images, or where too few of them differ.
+    """
     if len(features) < 8:
         return None
     reduced = _standardised(features.numpy())
@@ -190,7 +226,7 @@ def cluster(features: torch.Tensor) -> Clusters | None:
 
 
 def most_confused(counts: np.ndarray, labels: np.ndarray, predicted: np.ndarray) -> list[Confused]:
-    """The pairs of classes with the most mistakes, by the confusion matrix `counts` of labels and predictions (n,)."""
+    """The pairs of classes with the most mistakes, from labels and predictions (n,) and their confusion matrix."""
     wrong = counts - np.diag(np.diag(counts))
     found = []
     for index in np.argsort(-wrong, axis=None, kind="stable")[:PAIRS].tolist():
@@ -202,7 +238,7 @@ def most_confused(counts: np.ndarray, labels: np.ndarray, predicted: np.ndarray)
 
 
 def group_names(found: Findings, classes: Sequence[str]) -> tuple[list[int], list[str]]:
-    """Group of each shown image, and the groups' names: classes, or clusters where there are none."""
+    """The group of each shown image and the groups' names: classes, or clusters where there are no labels."""
     if found.predicted is not None:
         return found.images.labels.tolist(), list(classes)
     if found.clusters is None:

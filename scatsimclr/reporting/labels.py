@@ -1,28 +1,23 @@
-"""The page to check labels: one HTML file, the uncertain images first, that gives a CSV file of what a person says."""
+"""The page to check labels on: one HTML file, the least certain images first, that saves corrections as CSV."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 import torch
-from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup
 from torch import Tensor
 
+from scatsimclr.files import printable, write_text
 from scatsimclr.labelling import Labelling, Suggestion
 from scatsimclr.labelling.images import Images
 from scatsimclr.reporting import pictures
-from scatsimclr.reporting.assets import asset
-from scatsimclr.reporting.page import encoded, json_text, percent
+from scatsimclr.reporting.templates import json_text, render
 
-UNCERTAIN = 300  # images on the page, the least confident of all
-OF_EACH = 6  # and of each class, the most confident, so that a class that has gone wrong is seen
-SKIPPED = 20  # files that cannot be read that are named
+UNCERTAIN = 300  # images on the page, those of least confidence
+OF_EACH = 6  # further ones of each class, those of most confidence, which show a class that has gone wrong
+SKIPPED = 20  # unreadable files that are named
 SIDE = 72  # pixels of a thumbnail
 
 
@@ -35,7 +30,20 @@ def write_page(
     suggestions: Sequence[Suggestion],
     notes: Sequence[str],
 ) -> Path:
-    """Writes the page, whole or not at all, and returns its path. given: labels int64 (n,) of a person, −1 without."""
+    """Writes the page.
+
+    Args:
+        path: The file to write.
+        images: The images.
+        found: Their labels.
+        classes: Names of the classes.
+        given: The labels that a person gave, int64 (n,), −1 where there is none.
+        suggestions: Images to label next.
+        notes: Remarks for the reader.
+
+    Returns:
+        `path`.
+    """
     known = given >= 0
     order = found.confidence.argsort(stable=True)
     order = order[~known[order]]
@@ -44,22 +52,19 @@ def write_page(
     typical = [
         (name, rest[found.labels[rest] == label][:OF_EACH].tolist()) for label, name in enumerate(classes)
     ]
-    groups = [
-        ("suggested", "To label next", [suggestion.index for suggestion in suggestions]),
-        (
-            "uncertain",
-            "Least certain",
-            sorted(set(uncertain) - {s.index for s in suggestions}, key=uncertain.index),
-        ),
+    suggested = [suggestion.index for suggestion in suggestions]
+    parts = [
+        ("suggested", "To label next", suggested),
+        ("uncertain", "Least certain", sorted(set(uncertain) - set(suggested), key=uncertain.index)),
     ]
-    groups += [(f"class-{number}", name, members) for number, (name, members) in enumerate(typical)]
+    parts += [(f"class-{number}", name, members) for number, (name, members) in enumerate(typical)]
     groups = [
-        (key, name, [_card(images, found, i) for i in members]) for key, name, members in groups if members
+        (key, name, [_card(images, found, i) for i in members]) for key, name, members in parts if members
     ]
     counts = torch.bincount(found.labels, minlength=len(classes)).tolist()
     told = known.nonzero().flatten().tolist()
     told_counts = torch.bincount(given[known], minlength=len(classes)).tolist()
-    left_out = [f"{_text(name)} cannot be read: {why}" for name, why in images.skipped[:SKIPPED]]
+    left_out = [f"{printable(name)} cannot be read: {why}" for name, why in images.skipped[:SKIPPED]]
     if len(images.skipped) > SKIPPED:
         left_out.append(f"{len(images.skipped) - SKIPPED} more files cannot be read")
     context = {
@@ -76,43 +81,19 @@ def write_page(
         "data": json_text(
             {
                 "classes": list(classes),
-                "given": [[_text(images.files[i]), classes[int(given[i])]] for i in told],
+                "given": [[printable(images.files[i]), classes[int(given[i])]] for i in told],
             }
         ),
     }  # fmt: skip
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_bytes(encoded(render(context)))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, printable(render("labels.html", context)))
     return path
 
 
-def render(context: dict) -> str:
-    """The page; everything in the context is escaped unless it is Markup."""
-    templates = Environment(
-        loader=DictLoader({name: asset(name) for name in ("base.html", "labels.html")}), autoescape=True,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    templates.filters.update(percent=percent)
-    script = asset("labels.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    style = "".join(asset(name) for name in ("theme.css", "page.css", "labels.css"))
-    return templates.get_template("labels.html").render(
-        style=Markup(style), script=Markup(script), script_hash=digest, **context
-    )
-
-
-def _card(images: Images, found: Labelling, index: int) -> dict:
+def _card(images: Images, found: Labelling, index: int) -> dict[str, object]:
+    """What the page shows of an image."""
     height, width = images.pixels.shape[1:3]
     return {
-        "uri": pictures.photo(images.pixels[index].numpy(), SIDE), "path": _text(images.files[index]),
+        "uri": pictures.photo(images.pixels[index].numpy(), SIDE), "path": printable(images.files[index]),
         "label": int(found.labels[index]), "confidence": float(found.confidence[index]), "width": width,
         "height": height,
     }  # fmt: skip
-
-
-def _text(name: str) -> str:
-    """A file name as valid text: undecodable bytes become question marks."""
-    return name.encode(errors="replace").decode()

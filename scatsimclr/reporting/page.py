@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import os
 import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from scatsimclr.data.augment import Augment, center_view, to_uint8
 from scatsimclr.data.imageset import ImageSet
 from scatsimclr.data.loader import PairLoader
 from scatsimclr.environment import environment
+from scatsimclr.evaluation.interval import wilson
+from scatsimclr.files import printable, write_bytes, write_text
 from scatsimclr.models import parameter_count
+from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.reporting import charts, pictures, results, wavelets
-from scatsimclr.reporting.assets import asset
 from scatsimclr.reporting.findings import Findings, find, group_names
 from scatsimclr.reporting.subject import Subject
+from scatsimclr.reporting.templates import json_text, render
 
 SHOWN_PAIRS = 8
 THUMBNAIL, SHOWN_TILE = 40, 96  # pixels of an image of the map: in the file, on the page
-SKIPPED = 50  # files left out that are named
+SKIPPED = 50  # skipped files that are named
 COLUMNS = 40  # of the sheet of thumbnails
+
+Context: TypeAlias = dict[str, object]  # what a template, or a part of it, reads
+Files: TypeAlias = dict[str, bytes | str]  # contents of plots/, by name
 
 
 def write_report(subject: Subject) -> Path:
@@ -38,53 +41,20 @@ def write_report(subject: Subject) -> Path:
     plots.mkdir(exist_ok=True)
     context, figures = compose(subject)
     for name, content in figures.items():
-        (plots / name).write_bytes(content if isinstance(content, bytes) else encoded(content))
+        if isinstance(content, bytes):
+            write_bytes(plots / name, content)
+        else:
+            write_text(plots / name, printable(content))
     path = subject.folder / "report.html"
-    temporary = path.with_suffix(".partial")
-    temporary.write_bytes(encoded(render("report.html", context)))
-    os.replace(temporary, path)
+    write_text(path, printable(render("report.html", context)))
     return path
 
 
-def render(template: str, context: dict) -> str:
-    """A page of the templates; everything in the context is escaped unless it is Markup."""
-    names = ("base.html", "report.html", "comparison.html", "macros.html")
-    templates = Environment(
-        loader=DictLoader({name: asset(name) for name in names}), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    templates.filters.update(percent=percent, points=points)
-    script = asset("map.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    style = "".join(asset(name) for name in ("theme.css", "chart.css", "page.css"))
-    return templates.get_template(template).render(
-        style=Markup(style), script=Markup(script), script_hash=digest, **context
-    )
-
-
-def encoded(text: str) -> bytes:
-    """UTF-8; file names that are not valid UTF-8 hold lone surrogates, which become question marks."""
-    return text.encode("utf-8", "replace")
-
-
-def percent(share: float | None, deviation: float | None = None) -> str:
-    if share is None:
-        return "–"
-    return f"{100 * share:.1f}" + (f" ± {100 * deviation:.1f}" if deviation else "") + " %"
-
-
-def points(gain: float | None) -> str:
-    """A difference of shares in words of percentage points."""
-    if gain is None:
-        return "–"
-    return f"{100 * gain:+.1f}".replace("-", "−") if gain else "0"
-
-
-def compose(subject: Subject) -> tuple[dict, dict[str, bytes | str]]:
+def compose(subject: Subject) -> tuple[Context, Files]:
     """The context of the template, and the figures as files by name."""
     found = find(subject)
     groups, names = group_names(found, subject.pretrain.classes)
-    files: dict[str, bytes | str] = {}
+    files: Files = {}
     curves = _curves(subject, files)
     context = {
         "title": _title(subject),
@@ -124,10 +94,11 @@ def _title(subject: Subject) -> str:
     return name
 
 
-def _claim(subject: Subject) -> dict:
-    """The headline probes, the table of all, and what they rest on."""
+def _claim(subject: Subject) -> Context:
+    """The headline probes, the scores of all, and how many images they rest on."""
     scores = results.scores(subject.config, subject.records)
-    claim = {"scores": scores, "headline": results.headline(scores), "tests": 0, "epoch": 0, "labels": 0}
+    headline = results.headline(scores)
+    claim: Context = {"scores": scores, "headline": headline, "tests": 0, "epoch": 0, "labels": 0}
     claim["epoch"] = max(
         (record["epoch"] for record in results.of_event(subject.records, "epoch")), default=0
     )
@@ -136,12 +107,12 @@ def _claim(subject: Subject) -> dict:
         labels = subject.evaluation.test.labels
         claim["tests"], claim["labels"] = len(labels), len(subject.evaluation.train)
         claim["majority"] = labels.bincount().max().item() / len(labels)
-        last = claim["headline"][-1].reached if claim["headline"] else None
-        claim["interval"] = None if last is None else results.interval(last, len(labels))
+        last = headline[-1].reached if headline else None
+        claim["interval"] = None if last is None else wilson(last, len(labels))
     return claim
 
 
-def _left_out(subject: Subject) -> dict:
+def _left_out(subject: Subject) -> Context:
     sets = [subject.pretrain] + (
         [subject.evaluation.train, subject.evaluation.test] if subject.evaluation else []
     )
@@ -150,7 +121,7 @@ def _left_out(subject: Subject) -> dict:
     return {"files": skipped[:SKIPPED], "more": max(0, len(skipped) - SKIPPED), "notes": notes}
 
 
-def _curves(subject: Subject, files: dict) -> list[tuple[str, Markup]]:
+def _curves(subject: Subject, files: Files) -> list[tuple[str, Markup]]:
     found = {
         title: charts.line_chart(lines, f"{title} by epoch", percent=shares)
         for title, lines, shares in results.curves(subject.config, subject.records)
@@ -160,7 +131,7 @@ def _curves(subject: Subject, files: dict) -> list[tuple[str, Markup]]:
     return list(found.items())
 
 
-def _map(found: Findings, groups: Sequence[int], names: Sequence[str], files: dict) -> dict:
+def _map(found: Findings, groups: Sequence[int], names: Sequence[str], files: Files) -> Context:
     """The map's chart, its thumbnails, and what the script shows of each point."""
     title = f"{found.method} of the embeddings of {len(groups)} images"
     files["embeddings.svg"] = charts.standalone(charts.scatter(found.points, groups, title, names))
@@ -185,13 +156,7 @@ def _map(found: Findings, groups: Sequence[int], names: Sequence[str], files: di
     }  # fmt: skip
 
 
-def json_text(value: object) -> Markup:
-    """JSON that can stand in a <script> element: no character in it can end the element or begin a comment."""
-    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
-
-
-def _legend(groups: Sequence[int], names: Sequence[str]) -> dict:
+def _legend(groups: Sequence[int], names: Sequence[str]) -> Context:
     present = [
         (charts.marker(group), names[group], groups.count(group)) for group in sorted(set(groups) - {-1})
     ]
@@ -199,14 +164,14 @@ def _legend(groups: Sequence[int], names: Sequence[str]) -> dict:
 
 
 def _name(images: ImageSet, index: int) -> str:
-    """What a picture is called: its class and file."""
+    """The name of a picture: its class and file."""
     label = int(images.labels[index])
     parts = [images.classes[label]] if label >= 0 else []
     parts += [images.paths[index]] if images.paths else []
     return ", ".join(parts) or f"image {index}"
 
 
-def _picture(images: ImageSet, index: int) -> dict:
+def _picture(images: ImageSet, index: int) -> Context:
     label = int(images.labels[index])
     height, width = images.images.shape[1:3]
     return {
@@ -215,9 +180,9 @@ def _picture(images: ImageSet, index: int) -> dict:
     }  # fmt: skip
 
 
-def _gallery(found: Findings) -> list[dict]:
+def _gallery(found: Findings) -> list[Context]:
     """Queries, each with its neighbours, their similarity, and whether they are of another class."""
-    rows = []
+    rows: list[Context] = []
     for query, neighbours, cosines in found.gallery:
         label = int(found.images.labels[query])
         near = [
@@ -228,7 +193,7 @@ def _gallery(found: Findings) -> list[dict]:
     return rows
 
 
-def _confused(subject: Subject, found: Findings) -> list[dict]:
+def _confused(subject: Subject, found: Findings) -> list[Context]:
     if subject.evaluation is None:
         return []
     test = subject.evaluation.test
@@ -241,8 +206,8 @@ def _confused(subject: Subject, found: Findings) -> list[dict]:
     ]  # fmt: skip
 
 
-def _confusion(subject: Subject, found: Findings, files: dict) -> Markup | None:
-    if found.confusion is None:
+def _confusion(subject: Subject, found: Findings, files: Files) -> Markup | None:
+    if found.confusion is None or subject.evaluation is None:
         return None
     chart = charts.confusion(
         found.confusion, subject.evaluation.test.classes, "Confusion matrix of the linear probe"
@@ -251,7 +216,7 @@ def _confusion(subject: Subject, found: Findings, files: dict) -> Markup | None:
     return chart
 
 
-def _clusters(found: Findings) -> dict | None:
+def _clusters(found: Findings) -> Context | None:
     if found.clusters is None:
         return None
     members = found.clusters.members
@@ -265,8 +230,8 @@ def _clusters(found: Findings) -> dict | None:
     return {"groups": groups, "silhouette": found.clusters.silhouette}
 
 
-def _pairs(subject: Subject, files: dict) -> list[dict]:
-    """The first pairs of the first epoch, beside the images they come from."""
+def _pairs(subject: Subject, files: Files) -> list[Context]:
+    """The first pairs of the first epoch, with the images they come from."""
     config, images = subject.config, subject.pretrain
     loader = PairLoader(images.images, Augment(subject.spec, config.seed), 1, config.seed)
     chosen = loader.order(0)[:SHOWN_PAIRS]
@@ -284,9 +249,9 @@ def _pairs(subject: Subject, files: dict) -> list[dict]:
 
 
 @torch.inference_mode()
-def _front_end(subject: Subject, found: Findings, files: dict) -> dict | None:
-    """The filters and the coefficients of the shown image with the strongest contrast; None without scattering."""
-    if not subject.config.model.scattering:
+def _front_end(subject: Subject, found: Findings, files: Files) -> Context | None:
+    """The filters, and the coefficients of the shown image with the strongest contrast; None without scattering."""
+    if not isinstance(subject.model, ScatSimCLR):
         return None
     scattering = subject.model._scatnet
     contrast = found.images.images[:200].float().std((1, 2, 3))
@@ -312,7 +277,7 @@ def _front_end(subject: Subject, found: Findings, files: dict) -> dict | None:
 
 
 def _profile(folder: Path) -> Markup | None:
-    """The steps' parts of profile.json, a list of {"part", "seconds", "share"}, where the run has one."""
+    """A chart of profile.json, a list of {"part", "seconds", "share"}; None where the run has none."""
     path = folder / "profile.json"
     if not path.is_file():
         return None
@@ -323,8 +288,8 @@ def _profile(folder: Path) -> Markup | None:
     return charts.bars(rows, "Time of one training step by part")
 
 
-def _environment(folder: Path) -> dict:
-    """As recorded by the run; of now, and said so, where an older run recorded none."""
+def _environment(folder: Path) -> Context:
+    """The environment that the run recorded or, marked as such, today's where an older run recorded none."""
     path = folder / "environment.json"
     if path.is_file():
         return {"recorded": True, "entries": json.loads(path.read_text())}

@@ -1,4 +1,4 @@
-"""Pictures for pages and files: images of a set, sheets of them, and masks that suit a light and a dark page."""
+"""Pictures for pages and files: images of a set, sheets of them, and masks for light and dark pages."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import io
 import numpy as np
 from PIL import Image
 
-# Readable on the light and on the dark paper; alpha carries the value.
+# Visible on light and dark pages; alpha carries the value.
 MASK_COLOUR = (86, 130, 196)
 
 
 def png(image: Image.Image) -> bytes:
+    """A PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
 def jpeg(image: Image.Image, quality: int = 80) -> bytes:
+    """A JPEG file, with colours at full resolution."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality, subsampling=0)
     return buffer.getvalue()
@@ -31,21 +33,21 @@ def uri(content: bytes) -> str:
 
 
 def picture(image: np.ndarray) -> Image.Image:
-    """Of an image uint8 (H, W, 3) or (H, W, 1), mode RGB or L."""
+    """A picture, mode RGB or L, of an image uint8 (H, W, 3) or (H, W, 1)."""
     return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
 
 
 def photo(image: np.ndarray, side: int = 96) -> str:
-    """data: URI of an image uint8 (H, W, C), made smaller where it is larger than `side`.
+    """data: URI of an image uint8 (H, W, C), shrunk where it is larger than `side` pixels.
 
-    Small ones are PNG: exact, and smaller than a JPEG with its tables.
+    Small ones are PNG: exact, and smaller than a JPEG file with its tables.
     """
     small = shrunk(picture(image), side)
     return uri(png(small) if max(small.size) <= 32 else jpeg(small))
 
 
 def shrunk(image: Image.Image, side: int) -> Image.Image:
-    """The image with its longer side at most `side` pixels."""
+    """The image, shrunk where its longer side exceeds `side` pixels."""
     scale = side / max(image.size)
     if scale >= 1:
         return image
@@ -54,7 +56,7 @@ def shrunk(image: Image.Image, side: int) -> Image.Image:
 
 
 def sheet(images: np.ndarray, columns: int, side: int) -> tuple[Image.Image, tuple[int, int]]:
-    """Images uint8 (n, H, W, C) in rows of `columns`, each at most `side` large; and the size (w, h) of a tile."""
+    """Images uint8 (n, H, W, C) in rows of `columns`, of `side` pixels at most, and the size (w, h) of a tile."""
     tiles = [shrunk(picture(image), side) for image in images]
     width, height = tiles[0].size
     result = Image.new("RGB", (width * min(columns, len(tiles)), height * -(-len(tiles) // columns)))
@@ -64,7 +66,7 @@ def sheet(images: np.ndarray, columns: int, side: int) -> tuple[Image.Image, tup
 
 
 def mask(values: np.ndarray) -> bytes:
-    """PNG of one colour whose opacity is `values`, in [0, 1], (H, W): a byte a pixel, for any background."""
+    """PNG of one colour whose opacity is `values` (H, W), in [0, 1]: one byte per pixel, for any background."""
     levels = Image.fromarray(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)).convert("P")
     levels.putdata(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8).ravel().tolist())
     levels.putpalette(list(MASK_COLOUR) * 256)

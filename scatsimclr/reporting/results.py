@@ -1,24 +1,34 @@
-"""What a run's records say: accuracies before and after, curves, rates. No image and no model is needed."""
+"""What a run's records say: accuracies before and after training, curves, rates. It takes no images and no model."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from scatsimclr.config import Config
 from scatsimclr.evaluation.features import WORDS
 from scatsimclr.evaluation.table import titles
 from scatsimclr.reporting.charts import Line
 
+# A line of metrics.jsonl: "event", "epoch", "step", and the event's figures.
+Record: TypeAlias = Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies in [0, 1] of one probe, None where it was not measured.
+    """Accuracies of one probe, in [0, 1], and their standard deviations; None where they were not measured.
 
-    before, after: of the untrained and of the trained network; scattering, whitened: of the transform alone and of the
-    log front's whitened one; recommended: of the trained network's recommended features. draws: of labels, which the
-    deviations are over.
+    Attributes:
+        key: The probe's key in the records.
+        title: The probe's name for a reader.
+        before: Of the untrained network.
+        after: Of the trained network.
+        scattering: Of the scattering transform alone.
+        whitened: Of the log front's whitened scattering.
+        recommended: Of the trained network's recommended features.
+        draws: Number of draws of labels that the deviations are over.
     """
 
     key: str
@@ -37,21 +47,24 @@ class Score:
 
     @property
     def reached(self) -> float | None:
-        """What the trained network is good for."""
+        """Accuracy of the trained network's recommended features, or of its own where there are none."""
         return self.after if self.recommended is None else self.recommended
 
     @property
     def reached_sd(self) -> float | None:
+        """Standard deviation of `reached`."""
         return self.after_sd if self.recommended is None else self.recommended_sd
 
     @property
     def gain(self) -> float | None:
-        """Points of accuracy, in [−1, 1], ahead of the best of what needs no training."""
-        return None if self.reached is None or not self.free else self.reached - self.free[self.enough][0]
+        """By how much, in [−1, 1], `reached` exceeds the best of what needs no training."""
+        if self.reached is None or self.enough is None:
+            return None
+        return self.reached - self.free[self.enough][0]
 
     @property
     def free(self) -> dict[str, tuple[float, float]]:
-        """Accuracies of what needs no training and their deviations, by its name."""
+        """Accuracies of what needs no training, with their deviations, by name."""
         found = {
             "scattering alone": (self.scattering, self.scattering_sd),
             "whitened scattering": (self.whitened, self.whitened_sd),
@@ -72,13 +85,13 @@ class Score:
 
     @property
     def better(self) -> bool:
-        """Whether the gain is more than chance of the draws."""
+        """Whether the gain exceeds its standard error."""
         return self.gain is not None and self.gain > self.error
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure that needs no labels: what it is called, before and after, and in words how to read it."""
+    """A figure that needs no labels: its name, its values before and after training, and how to read them."""
 
     title: str
     before: str
@@ -86,16 +99,16 @@ class Measure:
     reading: str
 
 
-def of_event(records: Sequence[dict], event: str) -> list[dict]:
+def of_event(records: Sequence[Record], event: str) -> list[Record]:
     """The records of one event that hold figures."""
     return [record for record in records if record["event"] == event and len(record) > 3]
 
 
-def scores(config: Config, records: Sequence[dict]) -> list[Score]:
-    """One for each probe of the settings that was measured, in their order."""
+def scores(config: Config, records: Sequence[Record]) -> list[Score]:
+    """The scores of the settings' probes that were measured, in the settings' order."""
     evaluations = of_event(records, "evaluation")
-    first = next((record for record in evaluations if record["epoch"] == 0), {})
-    last = evaluations[-1] if evaluations and evaluations[-1]["epoch"] else {}
+    first: Record = next((record for record in evaluations if record["epoch"] == 0), {})
+    last: Record = evaluations[-1] if evaluations and evaluations[-1]["epoch"] else {}
     found = []
     for key, text in _titles(config).items():
         # The transform is the same before and after; a run that has not ended measured it at its beginning.
@@ -113,7 +126,7 @@ def scores(config: Config, records: Sequence[dict]) -> list[Score]:
 
 
 def _titles(config: Config) -> dict[str, str]:
-    """As today's, and those of the few-label probe of earlier versions."""
+    """The titles of today's probes, and of the few-label probe of earlier versions."""
     earlier = {
         f"linear_{n}": f"linear probe, {n} labels per class" for n in config.evaluation.labels_per_class
     }
@@ -121,8 +134,10 @@ def _titles(config: Config) -> dict[str, str]:
 
 
 def headline(found: Sequence[Score]) -> list[Score]:
-    """The claim: the probe with the fewest labels, and one with all; of those compared with the scattering alone, where
-    there are such: no gain is claimed that nothing was compared with."""
+    """The probe with the fewest labels and one with all.
+
+    Probes that were also made of the scattering alone come first, as a gain is only claimed beyond something.
+    """
     compared = [score for score in found if score.scattering is not None] or found
     few = [score for score in compared if score.key.startswith(("logistic_", "linear_"))]
     names = ("logistic", "knn") if compared is not found else ("linear", "logistic", "knn", "fine_tune")
@@ -131,7 +146,7 @@ def headline(found: Sequence[Score]) -> list[Score]:
 
 
 def verdict(found: Sequence[Score]) -> str:
-    """What training brought by the first probe of the headline, in words; "" where nothing was compared."""
+    """What training gained by the first probe of the headline, in words; "" where there is nothing to compare with."""
     score = next((score for score in headline(found) if score.scattering is not None), None)
     if score is None or score.gain is None:
         return ""
@@ -145,9 +160,9 @@ def verdict(found: Sequence[Score]) -> str:
     )
 
 
-def features_in_words(records: Sequence[dict]) -> dict[str, str | None]:
-    """What the last evaluations call their "scattering", "whitened" and "recommended" features, None for none."""
-    found = {"scattering": None, "whitened": None, "recommended": None}
+def features_in_words(records: Sequence[Record]) -> dict[str, str | None]:
+    """What the "scattering", "whitened" and "recommended" features of the last evaluations are; None for none."""
+    found: dict[str, str | None] = {"scattering": None, "whitened": None, "recommended": None}
     for record in of_event(records, "evaluation"):
         for name in found:
             if f"{name}_features" in record:
@@ -155,15 +170,7 @@ def features_in_words(records: Sequence[dict]) -> dict[str, str | None]:
     return found
 
 
-def interval(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of `count` images."""
-    z = 1.96
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return middle - half, middle + half
-
-
-def measures(records: Sequence[dict]) -> list[Measure]:
+def measures(records: Sequence[Record]) -> list[Measure]:
     """The label-free figures, before and after training; [] where none were taken."""
     found = of_event(records, "quality")
     if not found:
@@ -176,7 +183,7 @@ def measures(records: Sequence[dict]) -> list[Measure]:
         for record in (before, after):
             text = "–" if record is None else form.format(record[key]).replace("-", "−").replace("%", " %")
             texts.append(f"{text} of {record[limit]}" if record is not None and limit else text)
-        return Measure(title, *texts, reading)
+        return Measure(title, texts[0], texts[1], reading)
 
     count = found[-1]["images"]
     return [
@@ -194,8 +201,8 @@ def measures(records: Sequence[dict]) -> list[Measure]:
     ]  # fmt: skip
 
 
-def curves(config: Config, records: Sequence[dict]) -> list[tuple[str, list[Line], bool]]:
-    """(title, lines, whether they are shares) of everything that was measured along the training."""
+def curves(config: Config, records: Sequence[Record]) -> list[tuple[str, list[Line], bool]]:
+    """(title, lines, whether they are shares) of everything that was measured during training."""
     epochs, held_out = of_event(records, "epoch"), of_event(records, "validation")
     evaluations, quality = of_event(records, "evaluation"), of_event(records, "quality")
     losses = [
@@ -219,12 +226,12 @@ def curves(config: Config, records: Sequence[dict]) -> list[tuple[str, list[Line
     return [(title, lines, shares) for title, lines, shares in found if any(line.points for line in lines)]
 
 
-def _series(records: Sequence[dict], key: str) -> list[tuple[float, float]]:
+def _series(records: Sequence[Record], key: str) -> list[tuple[float, float]]:
     return [(record["epoch"], record[key]) for record in records if key in record]
 
 
-def throughput(config: Config, records: Sequence[dict]) -> dict[str, float] | None:
-    """Of the epochs: "epochs", their "seconds", "images" and "images_per_second" (two views each); None without any."""
+def throughput(config: Config, records: Sequence[Record]) -> dict[str, float] | None:
+    """Totals: "epochs", "seconds", "images" and "images_per_second" (two views each); None without an epoch."""
     epochs = of_event(records, "epoch")
     if not epochs:
         return None
@@ -236,6 +243,6 @@ def throughput(config: Config, records: Sequence[dict]) -> dict[str, float] | No
     }  # fmt: skip
 
 
-def warnings(records: Sequence[dict]) -> list[str]:
-    """What the run warned of."""
+def warnings(records: Sequence[Record]) -> list[str]:
+    """The run's warnings, a sentence each."""
     return [f"After epoch {r['epoch']}: {r['text']}." for r in of_event(records, "warning")]

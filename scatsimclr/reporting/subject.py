@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import nn
 
 from scatsimclr.config import Config
 from scatsimclr.data.augment import AugmentSpec
 from scatsimclr.data.imageset import ImageSet
 from scatsimclr.evaluation.evaluate import Evaluation
+from scatsimclr.models.encoder import Encoder
+from scatsimclr.reporting.results import Record
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A run, finished or not.
 
-    folder: the run folder. model: the encoder. pretrain: the images it was trained on. evaluation: its probes, None
-    where there are no labels. records: those of metrics.jsonl, in order.
+    Attributes:
+        folder: The run folder.
+        config: Its settings.
+        model: The encoder.
+        pretrain: The images that it is trained on.
+        spec: Their augmentation.
+        evaluation: The probes; None where there are no labels.
+        records: The lines of metrics.jsonl, in order.
     """
 
     folder: Path
     config: Config
-    model: nn.Module
+    model: Encoder
     pretrain: ImageSet
     spec: AugmentSpec
     evaluation: Evaluation | None
-    records: list[dict]
+    records: Sequence[Record]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,17 +15,18 @@ from scatsimclr.scattering import Scattering2D
 COLUMNS = 8  # wavelets in a row
 TILE = 72  # pixels of one wavelet
 DISK = 480  # pixels of a whole disk
-SMALL_DISK = 64  # of one of the disks in place
+SMALL_DISK = 64  # pixels of one of the disks in place
 PLACES = 8  # disks in place, in each direction
-OVERSAMPLING = 3  # of disks in each direction: their edges are smooth
+OVERSAMPLING = 3  # of disks, in each direction, for smooth edges
 
 
 @dataclass(frozen=True)
 class Coefficients:
     """Scattering coefficients of one image, averaged over its colours (root mean square).
 
-    first: float64 (J, L, H, W). second: float64 (J, L, J, L) means over all places, by j1, θ1, j2, θ2; 0 where
-    j2 ≤ j1.
+    Attributes:
+        first: First order, float64 (J, L, H, W).
+        second: Means of the second order over all places, float64 (J, L, J, L), by j1, θ1, j2, θ2; 0 where j2 ≤ j1.
     """
 
     first: np.ndarray
@@ -34,7 +36,7 @@ class Coefficients:
 def wavelets(scattering: Scattering2D, j: int) -> bytes:
     """PNG of the complex wavelets of scale j in space, rows of 8 angles: hue is the phase, opacity the modulus.
 
-    The window grows with the scale, so that shapes can be compared.
+    The window grows with the scale, so that the shapes can be compared.
     """
     L = scattering.L
     spectra = [psi["levels"][0] for psi in scattering.psi[j * L : (j + 1) * L]]
@@ -47,7 +49,7 @@ def low_pass(scattering: Scattering2D) -> bytes:
 
 
 def _window(spectrum: np.ndarray, half: int) -> np.ndarray:
-    """The middle of a filter in space, complex (2·half + 1, 2·half + 1) where the grid is that large."""
+    """The centre of a filter in space, complex, (2·half + 1, 2·half + 1) or as large as the grid allows."""
     space = np.fft.fftshift(np.fft.ifft2(spectrum))
     rows, columns = (size // 2 for size in space.shape)
     half = min(half, rows - 1, columns - 1)
@@ -69,7 +71,7 @@ def _tiles(windows: list[np.ndarray]) -> bytes:
 
 
 def coefficients(scattering: Scattering2D, x: torch.Tensor) -> Coefficients:
-    """Of one image x (C, M, N), normalised."""
+    """The coefficients of one image x (C, M, N), normalised."""
     J, L = scattering.J, scattering.L
     transform = Scattering2D(J, scattering.shape, L, backend=scattering.backend, out_type="list").to(x.device)
     paths = transform(x)
@@ -86,7 +88,7 @@ def coefficients(scattering: Scattering2D, x: torch.Tensor) -> Coefficients:
 
 
 def first_order_disk(found: Coefficients) -> bytes:
-    """PNG of |x ⋆ ψ| on the plane of frequencies: radius is the scale (fine ones outside), angle the orientation."""
+    """PNG of |x ⋆ ψ| in the frequency plane: radius is the scale (fine ones outside), angle the orientation."""
     means = found.first.mean((2, 3))
     return mask(_disk(means / _top(means), DISK))
 
@@ -109,7 +111,7 @@ def second_order_disk(found: Coefficients) -> bytes:
 
 
 def disks_in_place(found: Coefficients) -> bytes:
-    """PNG of a first-order disk for each place of the image (at most 8 × 8, means of neighbours beyond)."""
+    """PNG of a first-order disk for each place of the image, or for at most 8 × 8 means over neighbouring places."""
     J, L, height, width = found.first.shape
     maps = torch.from_numpy(found.first).reshape(J * L, height, width)
     size = (min(PLACES, height), min(PLACES, width))
@@ -132,21 +134,27 @@ def _disk(values: np.ndarray, size: int) -> np.ndarray:
     return smooth(np.where(inside, values[np.clip(scale, 0, J - 1), sector], 0))
 
 
-def _polar(size: int, L: int):
-    """Radius in [0, √2), angle in units of θ (the filters' own order), and what averages oversampled values."""
+def _polar(size: int, L: int) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+    """Polar coordinates of an oversampled disk.
+
+    Returns:
+        The radius in [0, √2), the angle in units of θ (in the filters' order), and a function that averages
+        oversampled values.
+    """
     fine = size * OVERSAMPLING
     axis = (np.arange(fine) + 0.5) / fine * 2 - 1
-    # 4 % of the radius stay empty, so that neighbouring disks do not touch.
+    # 4 % of the radius stays empty, so that neighbouring disks do not touch.
     rows, columns = np.meshgrid(axis * 1.04, axis * 1.04, indexing="ij")
     # Filter θ has its frequency at the angle (L − ⌈L/2⌉ − 1 − θ)·π/L from the first axis, see scatsimclr.filters.
     turn = (int(L - L / 2 - 1) - np.arctan2(columns, rows) * L / np.pi) % L
 
     def smooth(values: np.ndarray) -> np.ndarray:
-        return values.reshape(size, OVERSAMPLING, size, OVERSAMPLING).mean((1, 3))
+        averaged: np.ndarray = values.reshape(size, OVERSAMPLING, size, OVERSAMPLING).mean((1, 3))
+        return averaged
 
     return np.hypot(rows, columns), turn, smooth
 
 
 def _top(values: np.ndarray) -> float:
-    """What counts as full: the largest value, 1 where all are 0."""
+    """The value that is drawn at full opacity: the largest one, or 1 where all are 0."""
     return float(values.max()) or 1.0

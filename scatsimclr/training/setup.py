@@ -17,12 +17,11 @@ from scatsimclr.data.shape import with_shape
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.evaluation.recommendation import Recommendation, without_labels
+from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.resnet import ResNetSimCLR
 from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.scattering import Scattering2D
 from scatsimclr.training import checkpoint
-
-Encoder = ScatSimCLR | ResNetSimCLR
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,8 @@ def test_contradictions_predictions_and_missing_files_are_told(tmp_path):
     assert given.labels == {0: "dog"}
     told = "\n".join(given.notes)
     assert "gone.png" in told
-    assert "files with several labels, the most frequent is taken (1): a.png" in told
-    assert "taken as unlabelled (1): sub/b.png" in told
+    assert "files with several labels, the most frequent one counts (1): a.png" in told
+    assert "treated as unlabelled (1): sub/b.png" in told
     given = read(tmp_path, "path,label,confidence\na.png,cat,1\nsub/b.png,dog,0.7312\n")
     assert given.labels == {0: "cat"}
     assert "predictions" in given.notes[0]
@@ -66,9 +66,9 @@ def test_contradictions_predictions_and_missing_files_are_told(tmp_path):
     [
         ("", "is empty"),
         ("\n \n", "is empty"),
-        ("path,label\n", "nothing below"),
-        ("path,size\na.png,3\n", "no column of labels"),
-        ("a.png\nsub/b.png\n", "no column of labels"),
+        ("path,label\n", "no rows below"),
+        ("path,size\na.png,3\n", "must have columns path,label"),
+        ("a.png\nsub/b.png\n", "must have columns path,label"),
         ("p.png,cat\nq.png,dog\n", "none of the 2 files that it labels is in"),
         ("path,label\na.png,\n", "gives no image a label"),
         (b"\x89PNG\r\n\x1a\n\0\1\2\3\0abc", "not a CSV file"),

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from scatsimclr.config import load_config
+from scatsimclr.evaluation.interval import wilson
 from scatsimclr.reporting import comparison, findings, results
-from scatsimclr.reporting.results import interval
 
 
 @pytest.mark.parametrize("skip_self", [False, True])
@@ -79,10 +79,10 @@ def test_the_gallery_has_one_of_each_class_before_a_second():
 
 
 def test_the_interval_is_wilsons():
-    low, high = interval(0.9, 100)
+    low, high = wilson(0.9, 100)
     assert (low, high) == pytest.approx((0.8256, 0.9448), abs=1e-4)
-    assert interval(1.0, 50)[1] == pytest.approx(1)
-    assert interval(0.0, 50)[0] == pytest.approx(0)
+    assert wilson(1.0, 50)[1] == pytest.approx(1)
+    assert wilson(0.0, 50)[0] == pytest.approx(0)
 
 
 def record(event, epoch, **figures):

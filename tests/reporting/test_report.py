@@ -16,6 +16,7 @@ from scatsimclr.data.imageset import ImageSet
 from scatsimclr.evaluation import quality
 from scatsimclr.evaluation.features import WORDS
 from scatsimclr.reporting import findings, page
+from scatsimclr.reporting.assets import asset
 from scatsimclr.reporting.findings import NEIGHBOURS
 from scatsimclr.reporting.subject import Subject
 from scatsimclr.training import loop
@@ -94,7 +95,7 @@ def test_nothing_is_fetched_and_only_our_script_runs(any_run):
     assert not re.findall(r"url\((?!data:)", text)
     assert "@import" not in text
     runs = [text for attributes, text in found.scripts if attributes.get("type") != "application/json"]
-    assert runs == [page.asset("map.js")]
+    assert runs == [asset("map.js")]
     policy = next(m["content"] for m in found.all("meta") if m.get("http-equiv"))
     assert "default-src 'none'" in policy
     assert "unsafe-eval" not in policy

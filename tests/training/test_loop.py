@@ -58,7 +58,7 @@ def test_a_run_leaves_everything_in_its_folder(finished):
     ]
     recommended = json.loads((finished / "recommendation.json").read_text())
     assert recommended["features"] == last["recommended_features"]
-    assert "2 training labels a class, 2 draws" in recommended["reason"]
+    assert "2 training labels per class, 2 draws" in recommended["reason"]
     assert list((finished / "tensorboard").glob("events.*"))
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
     events = [record["event"] for record in repeatable(finished)]

@@ -1,6 +1,6 @@
-"""The sweeps of `python -m scatsimclr.reproduce` as data: what each cell changes, and what was published for it.
+"""The sweeps as data: what each cell changes, and what was published for it.
 
-Published figures are top-1 accuracies in % of the linear probe, from Kinakh, Taran, Voloshynovskiy, "ScatSimCLR",
+Published figures are top-1 accuracies of the linear probe, in %, from Kinakh, Taran, Voloshynovskiy, "ScatSimCLR",
 ICCV-W 2021, arXiv 2108.13939. Settings are `key=value` overrides of the data set's own recipe.
 """
 
@@ -13,7 +13,7 @@ from typing import Literal
 
 PAPER = "arXiv 2108.13939"
 
-# Intermediate evaluations would be thrown away: a cell's result is that of its last epoch.
+# A cell's result is that of its last epoch: evaluations before it would be wasted.
 _ALWAYS = ("fused=true", "eval_every_n_epochs=1000000")
 _PAPER = (*_ALWAYS, "batch_size=256", "evaluation.features=h")
 _J2_L16 = ("model.J=2", "model.L=16")
@@ -28,7 +28,15 @@ _TASK_LABELS = {"none": "no pretext task", "rotation": "rotation", "jigsaw": "ji
 
 @dataclass(frozen=True)
 class Cell:
-    """One entry of a table. name: its folder. published: accuracy in % by data set."""
+    """One entry of a table.
+
+    Attributes:
+        name: The name of its folder.
+        row: The heading of its row.
+        column: The heading of its column.
+        settings: What sets it apart from the other cells.
+        published: Published accuracy by data set, in %.
+    """
 
     name: str
     row: str
@@ -41,12 +49,22 @@ class Cell:
 class Study:
     """One sweep.
 
-    dataset: the default one. metric: the key of the evaluation's figure that the table shows.
-    settings: of all cells; adapted: more of them for single data sets.
-    seeds: default number of runs per cell. decimals: of the published figures.
-    baselines: whether the table also shows the scattering alone, the untrained networks, and the recommended features.
-    corner: what the rows are.
-    plot: lines over the columns or over the rows, points grouped by row, or horizontal bars.
+    Attributes:
+        name: What the command calls it.
+        title: The heading of its table.
+        source: Where the published figures are from; "" where there are none.
+        dataset: The default data set.
+        cells: The entries of the table.
+        settings: Settings of all cells.
+        corner: What the rows are.
+        plot: Lines over the columns or over the rows, points grouped by row, or horizontal bars.
+        metric: The key of the evaluation's figure that the table shows.
+        adapted: Further settings of all cells, by data set.
+        seeds: Default number of runs per cell.
+        decimals: Decimals of the published figures.
+        baselines: Whether the table shows all of `scatsimclr.studies.sweep.SERIES` rather than the trained networks
+            alone.
+        notes: Remarks below the table.
     """
 
     name: str
@@ -66,15 +84,17 @@ class Study:
 
     @property
     def rows(self) -> tuple[str, ...]:
+        """Headings of the rows."""
         return tuple(dict.fromkeys(cell.row for cell in self.cells))
 
     @property
     def columns(self) -> tuple[str, ...]:
+        """Headings of the columns."""
         return tuple(dict.fromkeys(cell.column for cell in self.cells))
 
     @property
     def varied(self) -> tuple[str, ...]:
-        """Names of the settings that tell the cells apart."""
+        """Names of the settings in which the cells differ."""
         return tuple(
             dict.fromkeys(setting.partition("=")[0] for cell in self.cells for setting in cell.settings)
         )
@@ -136,7 +156,7 @@ def _table1() -> Study:
         (*_PAPER, "epochs=5", "model.base_model=scatsimclr12"),
         corner="scale",
         plot="columns",
-        # up-sampled as in the paper: of 32 pixels J=4 would leave 2
+        # Upsampled as in the paper: J=4 would leave 2 of 32 pixels.
         adapted={"cifar20": ("dataset.input_shape=(96, 96, 3)",)},
     )
 
@@ -244,7 +264,7 @@ def _figure7() -> Study:
         plot="horizontal",
         decimals=1,
         notes=(
-            "12 blocks and 100 epochs are our choice: the published figure is for J=2, L=16 and batches of 256.",
+            "12 blocks and 100 epochs are our choice: the paper only states J=2, L=16 and batches of 256.",
             "Only the baseline has the random affine transformation.",
         ),
     )
@@ -265,13 +285,31 @@ def _figure8() -> Study:
     )
 
 
-def _study() -> Study:
-    models = {"scatsimclr8": "ScatSimCLR, 8 blocks", "resnet18": "ResNet-18"}
+def _few_labels(
+    name: str, title: str, cells: tuple[Cell, ...], *, corner: str, notes: tuple[str, ...]
+) -> Study:
+    """A study of our own: logistic regression with 10 labels per class, with all baselines, over five seeds."""
     return Study(
-        "study",
-        "Few labels: scattering front end and pretext task",
+        name,
+        title,
         "",
         "digits",
+        cells,
+        (*_ALWAYS, "evaluation.labels_per_class=[10]"),
+        corner=corner,
+        plot="points",
+        metric="logistic_10",
+        seeds=5,
+        baselines=True,
+        notes=notes,
+    )
+
+
+def _study() -> Study:
+    models = {"scatsimclr8": "ScatSimCLR, 8 blocks", "resnet18": "ResNet-18"}
+    return _few_labels(
+        "study",
+        "Few labels: scattering front end and pretext task",
         tuple(
             Cell(
                 f"{model}-{task}",
@@ -282,14 +320,9 @@ def _study() -> Study:
             for model, label in models.items()
             for task in ("none", "rotation")
         ),
-        (*_ALWAYS, "evaluation.labels_per_class=[10]"),
         corner="model",
-        plot="points",
-        metric="logistic_10",
-        seeds=5,
-        baselines=True,
         notes=(
-            "ResNet-18 has its usual stem, which like the scattering transform makes 8×8 of 32×32 pixels; "
+            "ResNet-18 has its usual stem, which like the scattering transform reduces 32×32 pixels to 8×8; "
             "model.cifar_stem=true keeps 32×32, at ten times the cost.",
         ),
     )
@@ -302,20 +335,13 @@ def _precision() -> Study:
         "bfloat16": ("fused, bfloat16", ("amp=bf16",)),
         "float16": ("fused, float16", ("amp=fp16",)),
     }
-    return Study(
+    return _few_labels(
         "precision",
         "Fused kernels and mixed precision against the plain reference",
-        "",
-        "digits",
         tuple(Cell(name, label, "accuracy", settings) for name, (label, settings) in variants.items()),
-        (*_ALWAYS, "evaluation.labels_per_class=[10]"),
         corner="path",
-        plot="points",
-        metric="logistic_10",
-        seeds=5,
-        baselines=True,
         notes=(
-            "Few CPUs multiply float16 matrices themselves; elsewhere its cells take fifty times as long.",
+            "Few CPUs multiply float16 matrices in hardware; on others those cells take fifty times as long.",
         ),
     )
 
