@@ -4,9 +4,10 @@ kymatio. One command for a machine with a GPU and without network, in under 8 mi
     python benchmarks/gpu_check.py [--no-build] [--results FILE]
 
 builds and installs the package in place, runs every GPU test, compares, measures (`gpu_measure.py`), and writes
-`benchmarks/results/gpu-<device>.json`, from which `scatsimclr.info` and `recorded_run` read which implementations
-have run on hardware. Every step has its own share of the time; one that fails or runs out of it is recorded as such and
-the rest goes on. Exit status 0 where everything agreed. Without a GPU: what can be checked without one.
+`scatsimclr/ops/records/gpu-<device>.json`. These records are shipped with the package: `python -m scatsimclr.info`
+reads from them which implementations have run on hardware. Every step has its own share of the time; one that fails or
+runs out of it is recorded as such, and the others still run. Exit status 0 where everything agreed. Without a GPU:
+what can be checked without one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,17 @@ BUILD, TESTS, MEASURE, COMPILE = 140, 130, 150, 50
 
 
 def run(name: str, command: list[str], seconds: float, **environment: str) -> dict:
-    """Runs a step; how it ended, with the end of what it printed."""
+    """Runs a step.
+
+    Args:
+        name: what it is called in the output.
+        command: its command line.
+        seconds: the time it may take.
+        **environment: variables to set for it.
+
+    Returns:
+        "status" (0, an exit status, or that it ran out of time), "seconds", and "tail", the end of its output.
+    """
     start = time.monotonic()
     print(f"{name}: {' '.join(map(str, command[1:]))}", flush=True)
     try:
@@ -101,7 +112,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--no-build", action="store_true", help="use the package as it is installed")
     parser.add_argument(
-        "--results", type=Path, help="where to write, instead of benchmarks/results/gpu-<device>.json"
+        "--results", type=Path, help="where to write, instead of scatsimclr/ops/records/gpu-<device>.json"
     )
     options = parser.parse_args()
     import torch  # the package itself is imported by the steps, after the build
@@ -128,11 +139,12 @@ def main() -> int:
     report["verified"] = report.get("agreed", {}) if good else {}
     report["seconds"] = round(time.monotonic() - start, 1)
     device = re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name().lower()).strip("-")
-    results = options.results or ROOT / "benchmarks" / "results" / f"gpu-{device}.json"
+    results = options.results or ROOT / "scatsimclr" / "ops" / "records" / f"gpu-{device}.json"
     table = report["measure"]["tail"]
     for step in ("build", "tests", "measure", "compile"):
         if report[step]:
             report[step].pop("tail")  # names this machine's folders
+    results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(json.dumps(report, indent=1) + "\n")
     print(table)
     print(f"gpu_check: {'agreed' if good else 'NOT ALL AGREED'}; {results}, {report['seconds']} s")

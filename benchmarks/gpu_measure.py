@@ -23,7 +23,7 @@ from benchmarks.peers import kymatio_module, plain_ntxent
 from benchmarks.work import ntxent_work, scattering_work
 from scatsimclr import Scattering2D
 from scatsimclr.loss import nt_xent_loss
-from scatsimclr.ops.library import IMPLEMENTATIONS
+from scatsimclr.ops.library import OPERATORS
 from scatsimclr.reference import scattering2d as reference
 
 ROUNDS = 9
@@ -47,7 +47,8 @@ DEPTH, TAU = 128, 0.5
 
 def on_gpu(op: str) -> list[str]:
     """Implementations of an operator that can run here."""
-    return [n for n, entry in IMPLEMENTATIONS[op].items() if entry.device == "cuda" and not entry.missing()]
+    entries = OPERATORS[op].implementations.values()
+    return [entry.name for entry in entries if entry.device == "cuda" and entry.availability().usable]
 
 
 def milliseconds(call, repeats=1) -> float:
@@ -120,7 +121,7 @@ def agreement(shape, J, L, dtype) -> dict:
     truth = reference.scattering2d(x.double(), [f.double() for f in filters], J, L, 2, False).flatten(1, 2)
     found = {}
     for name in on_gpu("scattering2d"):
-        out = IMPLEMENTATIONS["scattering2d"][name].forward(
+        out = OPERATORS["scattering2d"].by(name)(
             x, filters, module._packed(module._filters()), J, L, 2, False, dtype != torch.float32, dtype
         )
         error = (out.double() - truth).abs()

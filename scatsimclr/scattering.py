@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scatsimclr.filters import filter_bank, padded_shape
-from scatsimclr.ops.library import check_backend
-from scatsimclr.ops.scattering2d import scattering2d
+from scatsimclr.ops.scattering2d import SCATTERING2D, scattering2d
 from scatsimclr.reference.scattering2d import channels
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -79,7 +78,7 @@ class Scattering2D(nn.Module):
         self.pre_pad = bool(pre_pad)
         self.backend = "auto" if backend == "torch" else backend
         self.out_type = out_type
-        check_backend("scattering2d", self.backend)
+        SCATTERING2D.check_name(self.backend)
         if self.J < 1:
             raise ValueError(f"J must be at least 1, got {J}")
         if self.L < 1:

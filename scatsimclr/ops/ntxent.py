@@ -1,70 +1,93 @@
-"""The operators `ntxent` and `ntxent_backward`: schema, shapes, autograd, validation, implementations."""
+"""The operators `ntxent` and `ntxent_backward`: schema, shapes, derivatives, implementations; checks of arguments."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import numbers
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scatsimclr.ops.library import (
-    IMPLEMENTATIONS,
-    LIBRARY,
-    NO_GPU,
-    Implementation,
-    called,
-    differentiable,
-    extension_missing,
-    forward_mode,
-    gradients_again,
-    key_call,
-    select,
-)
+from scatsimclr.ops.autograd import Context, called, differentiable, forward_mode, gradients_again
+from scatsimclr.ops.library import LIBRARY, late, register
 from scatsimclr.reference import ntxent as reference
+from scatsimclr.reference.accumulation import accumulate_dtype
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _triton() -> ModuleType:
+    from scatsimclr.kernels import ntxent as kernels
+
+    return kernels
+
+
+def _on_gpu(plain: Callable[P, R], kernel: Callable[P, R], rows_at: int) -> Callable[P, R]:
+    """The kernel, or plain PyTorch where argument `rows_at`, the rows, is float64: that has no Triton kernel."""
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        rows: Any = args[rows_at]
+        return (plain if rows.dtype == torch.float64 else kernel)(*args, **kwargs)
+
+    return run
+
+
+def _fake_forward(x: Tensor, *settings: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    dtype, rows = accumulate_dtype(x.dtype), settings[-1]
+    return x.new_empty((), dtype=dtype), x.new_empty((2, rows), dtype=dtype)
+
+
+def _fake_backward(grad: Tensor, x: Tensor, *settings: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    rows = settings[-1]
+    return x.new_empty((rows, x.shape[1])), x.new_empty((), dtype=accumulate_dtype(x.dtype))
+
 
 # x (M, D): all rows. The rows first … first + rows − 1 are the local ones: `ntxent` returns their share of
 # the loss (0-d) and their statistics (2, rows), `ntxent_backward` their gradient (rows, D) and their share
 # of the temperature's (0-d). Without labels, x is blocks of `rows` rows, each `views` views of rows/views
 # images. τ is `temperature` where there is one (a single element, never read by the host on a GPU), else tau.
-LIBRARY.define(
-    "ntxent(Tensor x, Tensor? labels, Tensor? temperature, float tau, bool normalize, int views, int first, "
-    "int rows) -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
+_SETTINGS = "Tensor? labels, Tensor? temperature, float tau, bool normalize, int views, int first, int rows"
+
+_triton_forward = late(lambda: _triton().ntxent)
+_triton_backward = late(lambda: _triton().ntxent_backward)
+
+NTXENT = register(
+    "ntxent",
+    f"(Tensor x, {_SETTINGS}) -> (Tensor, Tensor)",
+    fake=_fake_forward,
+    reference=reference.ntxent,
+    cpu=True,
+    triton=_triton_forward,
+    on_gpu=_on_gpu(reference.ntxent, _triton_forward, 0),
 )
-LIBRARY.define(
-    "ntxent_backward(Tensor grad, Tensor x, Tensor stats, Tensor? labels, Tensor? temperature, float tau, "
-    "bool normalize, int views, int first, int rows) -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
+NTXENT_BACKWARD = register(
+    "ntxent_backward",
+    f"(Tensor grad, Tensor x, Tensor stats, {_SETTINGS}) -> (Tensor, Tensor)",
+    fake=_fake_backward,
+    reference=reference.ntxent_backward,
+    cpu=True,
+    triton=_triton_backward,
+    on_gpu=_on_gpu(reference.ntxent_backward, _triton_backward, 1),
+    part_of="ntxent",
 )
-LIBRARY.impl("ntxent", reference.ntxent, "CompositeExplicitAutograd")
-LIBRARY.impl("ntxent_backward", reference.ntxent_backward, "CompositeExplicitAutograd")
-
-forward = torch.ops.scatsimclr.ntxent.default
-backward = torch.ops.scatsimclr.ntxent_backward.default
 
 
-@torch.library.register_fake("scatsimclr::ntxent", lib=LIBRARY)
-def _(x, labels, temperature, tau, normalize, views, first, rows):
-    dtype = reference.accumulate_dtype(x.dtype)
-    return x.new_empty((), dtype=dtype), x.new_empty((2, rows), dtype=dtype)
+class _Context(Context, Protocol):
+    settings: tuple[float, bool, int, int, int]
 
 
-@torch.library.register_fake("scatsimclr::ntxent_backward", lib=LIBRARY)
-def _(grad, x, stats, labels, temperature, tau, normalize, views, first, rows):
-    dtype = reference.accumulate_dtype(x.dtype)
-    return x.new_empty((rows, x.shape[1])), x.new_empty((), dtype=dtype)
-
-
-def _setup_context(ctx, inputs, output):
-    x, labels, temperature, *ctx.settings = inputs
-    if ctx.settings[-1] != x.shape[0]:
+def _setup_context(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, labels, temperature, *settings = inputs
+    ctx.settings = tuple(settings)
+    if settings[-1] != x.shape[0]:
         raise RuntimeError(
-            "ntxent of a share of the rows has no autograd formula: see scatsimclr.ops.ntxent_distributed"
+            "ntxent of a share of the rows has no autograd formula: NTXentLoss(gather_distributed=True) has one"
         )
     stats = output[1]
     ctx.mark_non_differentiable(stats)
@@ -79,24 +102,28 @@ def of_dead_rows(dx: Tensor, x: Tensor, normalize: bool) -> Tensor:
     return dx.masked_fill((x == 0).all(1, keepdim=True), 0)
 
 
-def like(dtau, temperature):
+def like(dtau: Tensor, temperature: Tensor | None) -> Tensor | None:
+    """The temperature's gradient (0-d) in the temperature's shape and dtype; None where it is a number."""
     return None if temperature is None else dtau.to(temperature.dtype).reshape(temperature.shape)
 
 
-def _setup_backward_context(ctx, inputs, output):
-    grad, x, _, labels, temperature, *ctx.settings = inputs
+def _setup_backward_context(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    grad, x, _, labels, temperature, *settings = inputs
+    ctx.settings = tuple(settings)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(grad, x, labels, temperature)
 
 
-def _second_derivative(ctx, *cotangents):
+def _second_derivative(ctx: _Context, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
     """Of the gradients in x and the temperature, by the reference."""
     grad, x, labels, temperature = ctx.saved_tensors
     tau, normalize, views, *_ = ctx.settings
     # 0-d, as the second result is; a number where no tensor is.
     inputs = (grad, x) if temperature is None else (grad, x, temperature)
 
-    def gradient(grad, x, temperature=None):
+    def gradient(
+        grad: Tensor, x: Tensor, temperature: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
         one = (
             torch.tensor(tau, dtype=torch.float64, requires_grad=True) if temperature is None else temperature
         )
@@ -108,10 +135,12 @@ def _second_derivative(ctx, *cotangents):
     return *found[:2], None, None, found[2] if len(found) > 2 else None, *[None] * 5
 
 
-def _make_backward(backward):
+def _make_backward(
+    backward: Callable[..., tuple[Tensor, Tensor]],
+) -> Callable[..., tuple[Tensor | None, ...]]:
     again = differentiable(backward, _setup_backward_context, _second_derivative)
 
-    def run(ctx, grad, _=None):
+    def run(ctx: _Context, grad: Tensor | None, _: None = None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 8
         x, stats, labels, temperature = ctx.saved_tensors
@@ -124,54 +153,12 @@ def _make_backward(backward):
 
 
 torch.library.register_autograd(
-    "scatsimclr::ntxent", _make_backward(backward), setup_context=_setup_context, lib=LIBRARY
+    "scatsimclr::ntxent", _make_backward(NTXENT_BACKWARD.overload), setup_context=_setup_context, lib=LIBRARY
 )
 
-
-def _triton_forward(*args):
-    from scatsimclr.kernels import ntxent as kernels
-
-    return kernels.ntxent(*args)
-
-
-def _triton_backward(*args):
-    from scatsimclr.kernels import ntxent as kernels
-
-    return kernels.ntxent_backward(*args)
-
-
-def _cuda_forward(x, *args):
-    # float64 has no Triton kernel.
-    return (reference.ntxent if x.dtype == torch.float64 else _triton_forward)(x, *args)
-
-
-def _cuda_backward(grad, x, *args):
-    return (reference.ntxent_backward if x.dtype == torch.float64 else _triton_backward)(grad, x, *args)
-
-
-_HAVE_TRITON = importlib.util.find_spec("triton") is not None
-if _HAVE_TRITON:
-    LIBRARY.impl("ntxent", _cuda_forward, "CUDA")
-    LIBRARY.impl("ntxent_backward", _cuda_backward, "CUDA")
-
-
-def _triton_missing() -> str | None:
-    if not _HAVE_TRITON:
-        return "triton is not installed"
-    return None if torch.cuda.is_available() else NO_GPU
-
-
-IMPLEMENTATIONS["ntxent"] = {
-    "cpu": Implementation(
-        "cpu",
-        "cpu",
-        key_call(forward, torch._C.DispatchKey.CPU),
-        key_call(backward, torch._C.DispatchKey.CPU),
-        extension_missing,
-    ),
-    # Interpreter and ahead-of-time compiler only so far: not yet run on hardware (house rule 18).
-    "triton": Implementation("triton", "cuda", _triton_forward, _triton_backward, _triton_missing),
-    "reference": Implementation("reference", "any", reference.ntxent, reference.ntxent_backward),
+_NAMED = {
+    name: differentiable(entry.run, _setup_context, _make_backward(NTXENT_BACKWARD.by(name)))
+    for name, entry in NTXENT.implementations.items()
 }
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -308,11 +295,12 @@ def _check_labels(labels: Tensor, x: Tensor) -> None:
         raise ValueError(f"labels must be on the device of the rows, {x.device}, got {labels.device}")
 
 
-def resolve(temperature, x, backend):
-    """(temperature tensor or None, tau, implementation or None for the dispatcher's choice)."""
+def resolve(temperature: float | Tensor, x: Tensor, backend: str) -> tuple[Tensor | None, float]:
+    """Checks temperature and backend for rows x; (temperature where it is a tensor, else None; τ where it is not)."""
     check_temperature(temperature, x.device)
-    tensor, tau = (temperature, 1.0) if isinstance(temperature, Tensor) else (None, float(temperature))
-    return tensor, tau, None if backend == "auto" else select("ntxent", backend, x.device)
+    if backend != "auto":
+        NTXENT.check(backend, x.device)
+    return (temperature, 1.0) if isinstance(temperature, Tensor) else (None, float(temperature))
 
 
 def ntxent_loss(
@@ -324,20 +312,33 @@ def ntxent_loss(
     labels: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """The loss (0-d) of all rows x (M, D), as in `scatsimclr.reference.ntxent`.
+    """The loss of all rows, as in `scatsimclr.reference.ntxent`.
 
-    Positives are the `views` views of an image (`stack_views` gives the layout) or, with labels (M,), the
-    rows of the same label. Products, sums and loss in float32 (float64 for float64 rows); gradients in x's
-    dtype. Differentiable in x and in a tensor temperature, any number of times: derivatives of the gradient are
-    the reference's, which stores all similarities. Raises ValueError, TypeError.
+    Differentiable in x and in a tensor temperature, any number of times: derivatives of the gradient are the
+    reference's, which stores all similarities.
+
+    Args:
+        x: all rows (M, D).
+        temperature: τ > 0, a number or a tensor of one element.
+        normalize: cosine similarities, else dot products.
+        views: how many views of an image there are, where positives are the other views (`stack_views` gives the
+            layout).
+        labels: integers (M,): positives are the other rows of the same label.
+        backend: "auto" or the name of one implementation.
+
+    Returns:
+        0-d, float32 (float64 for float64 rows), as products and sums are; gradients have x's dtype.
+
+    Raises:
+        ValueError, TypeError: an argument that cannot be used.
     """
-    tensor, tau, chosen = resolve(temperature, x, backend)
+    tensor, tau = resolve(temperature, x, backend)
     if labels is not None:
         _check_labels(labels, x)
         labels = labels.to(torch.int64)
     args = (x, labels, tensor, tau, bool(normalize), views, 0, x.shape[0])
     if forward_mode(x, tensor):
         return reference.ntxent_by_autograd(*args[:6])
-    if chosen is None:
-        return called(forward, args, (x, tensor))[0]
-    return differentiable(chosen.forward, _setup_context, _make_backward(chosen.backward))(*args)[0]
+    if backend == "auto":
+        return called(NTXENT.overload, args, (x, tensor))[0]
+    return _NAMED[backend](*args)[0]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from scatsimclr.ops import ntxent as ops
-from scatsimclr.ops.library import forward_mode
+from scatsimclr.ops.autograd import Context, forward_mode
 
 
 def _gathered(t: Tensor, counts: Sequence[int]) -> Tensor:
@@ -25,6 +26,12 @@ def _gathered(t: Tensor, counts: Sequence[int]) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(everyone.split(most), counts, strict=True)])
 
 
+class _Context(Context, Protocol):
+    settings: tuple[float, bool, int, int, int]
+    backend: str
+    size: int
+
+
 class _Distributed(torch.autograd.Function):
     """Local rows against the rows of all processes: their numbers, rows, statistics and loss forward, no message
     backward.
@@ -34,7 +41,16 @@ class _Distributed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, temperature, tau, normalize, views, counts, chosen):
+    def forward(
+        ctx: _Context,
+        x: Tensor,
+        temperature: Tensor | None,
+        tau: float,
+        normalize: bool,
+        views: int,
+        counts: list[int],
+        backend: str,
+    ) -> Tensor:
         rank, size = dist.get_rank(), len(counts)
         everyone, labels = _gathered(x, counts), None
         if len(set(counts)) > 1:  # blocks of different sizes: the images are counted through
@@ -42,19 +58,20 @@ class _Distributed(torch.autograd.Function):
             offsets = [sum(counts[:i]) // views for i in range(size)]
             labels = torch.cat([block + offset for block, offset in zip(blocks, offsets, strict=True)])
         settings = (tau, normalize, views, sum(counts[:rank]), len(x))
-        loss, stats = (chosen.forward if chosen else ops.forward)(everyone, labels, temperature, *settings)
+        loss, stats = ops.NTXENT.by(backend)(everyone, labels, temperature, *settings)
         stats = _gathered(stats.T, counts).T.contiguous()
         dist.all_reduce(loss)
-        ctx.settings, ctx.backward_op, ctx.size = settings, chosen.backward if chosen else ops.backward, size
+        ctx.settings, ctx.backend, ctx.size = settings, backend, size
         ctx.save_for_backward(everyone, stats, labels, temperature)
         return loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
         everyone, stats, labels, temperature = ctx.saved_tensors
+        backward = ops.NTXENT_BACKWARD.by(ctx.backend)
         # Times the number of processes, over which DistributedDataParallel then averages.
-        dx, dtau = ctx.backward_op(grad * ctx.size, everyone, stats, labels, temperature, *ctx.settings)
+        dx, dtau = backward(grad * ctx.size, everyone, stats, labels, temperature, *ctx.settings)
         _, normalize, _, first, rows = ctx.settings
         dx = ops.of_dead_rows(dx, everyone[first : first + rows], normalize)
         return dx, ops.like(dtau, temperature), *[None] * 5
@@ -98,7 +115,7 @@ def ntxent_loss_distributed(
     alone = not (dist.is_available() and dist.is_initialized())
     try:
         x, views = ops.stack_views(z_i, z_j, views_dim)
-        tensor, tau, chosen = ops.resolve(temperature, x, backend)
+        tensor, tau = ops.resolve(temperature, x, backend)
     except (TypeError, ValueError):
         if not alone:  # the others wait for this one
             _agreed(None, 0, z_i.device if isinstance(z_i, Tensor) else torch.get_default_device())
@@ -107,5 +124,6 @@ def ntxent_loss_distributed(
         return ops.ntxent_loss(x, temperature=temperature, normalize=normalize, views=views, backend=backend)
     counts = _agreed(x, views, x.device)
     if forward_mode(x, tensor):
-        raise NotImplementedError("gather_distributed has no derivative of forward mode")
-    return _Distributed.apply(x, tensor, tau, bool(normalize), views, counts, chosen)
+        raise NotImplementedError("NTXentLoss(gather_distributed=True) has no forward-mode derivative")
+    loss: Tensor = _Distributed.apply(x, tensor, tau, bool(normalize), views, counts, backend)
+    return loss

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
-from scatsimclr.reference.ntxent import accumulate_dtype
+from scatsimclr.reference.accumulation import accumulate_dtype
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None, adjoint: bool) -> Tensor:

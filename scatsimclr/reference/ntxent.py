@@ -23,10 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the arithmetic, the loss and the row statistics: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+from scatsimclr.reference.accumulation import accumulate_dtype
 
 
 def view_labels(total: int, views: int, rows: int, device: torch.device) -> Tensor:

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import torch
 
-from scatsimclr.ops.library import extension_missing
+from scatsimclr.ops import availability
 
 
 def available(names: Sequence[str]) -> list[str]:
     """Those of `names`, worst first, that this CPU has; the first is every machine's."""
-    if extension_missing():
+    if not availability.compiled().usable:
         return list(names[:1])
     found = []
     for name in names:

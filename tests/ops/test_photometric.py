@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from scatsimclr.ops.library import IMPLEMENTATIONS, default_implementation, extension_missing
-from scatsimclr.ops.photometric import photometric
+from scatsimclr.ops import availability
+from scatsimclr.ops.photometric import PHOTOMETRIC, photometric
 from scatsimclr.reference.blur import gaussian_weights
 from tests.ops.machine import available, forced
 
@@ -17,8 +17,8 @@ SHAPES = [(5, 1, 1), (9, 1, 13), (3, 50, 1), (31, 7, 5), (64, 23, 23), (7, 5, 33
 
 @pytest.fixture(params=ISAS)
 def isa(request):
-    if reason := extension_missing():
-        pytest.skip(reason)
+    if obstacle := availability.compiled().obstacle:
+        pytest.skip(obstacle)
     with forced(request.param):
         yield request.param
 
@@ -89,8 +89,8 @@ def test_hue_of_a_lattice_of_all_colours(isa, shift):
 
 
 def test_the_default_on_a_cpu_is_the_compiled_kernel_and_threads_change_nothing():
-    if not extension_missing():
-        assert default_implementation("photometric", "cpu").name == "cpu"
+    if availability.compiled().usable:
+        assert PHOTOMETRIC.default("cpu").name == "cpu"
     given = arguments(33, 20, 20)
     threads = torch.get_num_threads()
     results = []
@@ -150,16 +150,16 @@ def test_opcheck(channels):
 def test_bad_arguments_are_refused_by_name(position, value, error, name):
     given = list(arguments(4, 5, 6))
     given[position] = value
-    with pytest.raises(error, match=rf"^{name}: expected .* got "):
+    with pytest.raises(error, match=rf"^{name} must .*, got "):
         photometric(*given)
 
 
 def test_an_unknown_step_is_refused_and_a_backend_that_cannot_serve_says_why():
     given = list(arguments(4, 5, 6))
-    if not extension_missing():
+    if availability.compiled().usable:
         given[2] = torch.full((4, 4), 7)
         with pytest.raises(RuntimeError, match=r"order must be -1\.\.3"):
             photometric(*given)
     with pytest.raises(ValueError, match="backend"):
         photometric(*given, backend="triton")
-    assert set(IMPLEMENTATIONS["photometric"]) == {"cpu", "triton", "reference"}
+    assert set(PHOTOMETRIC.implementations) == {"cpu", "triton", "reference"}
