@@ -18,8 +18,8 @@ import torch
 import triton
 from torch import Tensor
 
-from scatsimclr.kernels import ntxent_gradient as gradient
-from scatsimclr.kernels import ntxent_tiles as tiles
+from . import ntxent_gradient as gradient
+from . import ntxent_tiles as tiles
 
 # |c s| ≤ c: 2^(c2 s) and its sums over 2^30 rows stay within float32.
 FIXED_LIMIT = 60.0

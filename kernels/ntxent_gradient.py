@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from scatsimclr.kernels.ntxent_tiles import (
+from .ntxent_tiles import (
     EPS,
     LOG2E,
     LOWEST,

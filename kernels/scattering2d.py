@@ -21,11 +21,12 @@ import torch
 import triton
 from torch import Tensor
 
-from scatsimclr.kernels import scattering2d_paths as paths
-from scatsimclr.kernels import scattering2d_planes as planes
-from scatsimclr.kernels import scattering2d_tables as tables
-from scatsimclr.kernels.scattering2d_tables import BLOCK, Node, pack, tile
 from scatsimclr.reference.scattering2d import channels
+
+from . import scattering2d_paths as paths
+from . import scattering2d_planes as planes
+from . import scattering2d_tables as tables
+from .scattering2d_tables import BLOCK, Node, pack, tile
 
 __all__ = ["pack", "scattering2d", "scattering2d_backward"]
 

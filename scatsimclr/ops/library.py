@@ -140,8 +140,9 @@ def register(
     if triton is not None:
         table.append(Implementation("triton", "cuda", triton, availability.triton))
     table.append(Implementation("reference", "any", reference, availability.reference))
-    OPERATORS[op] = Operator(op, overload, {entry.name: entry for entry in table}, part_of)
-    return OPERATORS[op]
+    operator = Operator(op, overload, {entry.name: entry for entry in table}, part_of)
+    OPERATORS[op] = operator
+    return operator
 
 
 def late(load: Callable[[], Callable[P, R]]) -> Callable[P, R]:

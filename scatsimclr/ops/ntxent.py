@@ -6,7 +6,6 @@ import math
 import numbers
 import warnings
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
@@ -22,7 +21,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def _triton() -> ModuleType:
+def _triton() -> Any:
     from scatsimclr.kernels import ntxent as kernels
 
     return kernels
@@ -164,7 +163,8 @@ _NAMED = {
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def _check_view(z: Tensor, name: str, like: Tensor | None, like_name: str) -> None:
+def _check_view(z: object, name: str, like: Tensor | None, like_name: str) -> Tensor:
+    """z, if it is rows (N, D), of the shape, dtype and device of `like` where there is one."""
     if not isinstance(z, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(z).__name__}")
     if z.dtype not in FLOATING:
@@ -174,7 +174,7 @@ def _check_view(z: Tensor, name: str, like: Tensor | None, like_name: str) -> No
     if z.shape[0] == 0 or z.shape[1] == 0:
         raise ValueError(f"{name} must hold at least one row and one column, got shape {tuple(z.shape)}")
     if like is None:
-        return
+        return z
     if z.shape != like.shape:
         raise ValueError(
             f"{name} must have the shape of {like_name}, {tuple(like.shape)}, got {tuple(z.shape)}"
@@ -183,15 +183,25 @@ def _check_view(z: Tensor, name: str, like: Tensor | None, like_name: str) -> No
         raise TypeError(f"{name} must have the dtype of {like_name}, {like.dtype}, got {z.dtype}")
     if z.device != like.device:
         raise ValueError(f"{name} must be on the device of {like_name}, {like.device}, got {z.device}")
+    return z
 
 
 def stack_views(
     z_i: Tensor | Sequence[Tensor], z_j: Tensor | None = None, views_dim: int | None = None
 ) -> tuple[Tensor, int]:
-    """All views as one (V·N, D) tensor, view-major, and V.
+    """All views as one tensor, checked.
 
-    Two (N, D) tensors; or, with z_j None, one (V, N, D) tensor, (N, V, D) with `views_dim` 1, or a sequence of V (N, D)
-    tensors, V ≥ 2. Without `views_dim`, more views than images are said to be unlikely by a warning.
+    Args:
+        z_i: one of two views (N, D); or, with z_j None, all V ≥ 2 views, as a (V, N, D) tensor or a sequence of
+            (N, D) tensors.
+        z_j: the other view (N, D), or None.
+        views_dim: 1 where a tensor of all views is (N, V, D). None is 0, with a warning where V ≥ N.
+
+    Returns:
+        (V·N, D), view-major, and V.
+
+    Raises:
+        ValueError, TypeError: what cannot be taken as views.
     """
     if views_dim not in (None, 0, 1):
         raise ValueError(f"views_dim must be 0, 1 or None, got {views_dim!r}")
@@ -201,9 +211,8 @@ def stack_views(
             f"temperature={z_j}"
         )
     if z_j is not None:
-        _check_view(z_i, "z_i", None, "")
-        _check_view(z_j, "z_j", z_i, "z_i")
-        return torch.cat((z_i, z_j)), 2
+        first = _check_view(z_i, "z_i", None, "")
+        return torch.cat((first, _check_view(z_j, "z_j", first, "z_i"))), 2
     if isinstance(z_i, Tensor):
         if z_i.dim() != 3 or z_i.shape[1 if views_dim == 1 else 0] < 2:
             raise ValueError(
@@ -214,7 +223,7 @@ def stack_views(
         elif views_dim is None and z_i.shape[0] >= z_i.shape[1] > 1 and not torch.compiler.is_compiling():
             warnings.warn(
                 f"a tensor of shape {tuple(z_i.shape)} is taken as {z_i.shape[0]} views of {z_i.shape[1]} images; "
-                "views_dim=1 takes it as (images, views, D), views_dim=0 is this without a warning",
+                "views_dim=1 takes it as (images, views, D), views_dim=0 silences this warning",
                 stacklevel=4,
             )
         _check_view(z_i[0], "z_i", None, "")
@@ -230,16 +239,15 @@ def stack_views(
 
 
 def single_view(z: Tensor, name: str) -> Tensor:
-    """Rows (M, D), checked."""
-    _check_view(z, name, None, "")
-    return z
+    """z, checked to be rows (M, D)."""
+    return _check_view(z, name, None, "")
 
 
 def repeat_labels(labels: Tensor, views: int, images: int) -> Tensor:
-    """Labels (N,) of images as those of their V·N rows, view-major."""
+    """The labels (N,) of images repeated for their V·N rows, view-major."""
     if isinstance(labels, Tensor) and labels.shape != (images,):
         other = (
-            f"; where the rows are (images, views, D), {views} images of {images} views, give views_dim=1"
+            f"; if the rows are (images, views, D), {views} images of {images} views, pass views_dim=1"
             if labels.shape == (views,)
             else ""
         )
@@ -250,7 +258,7 @@ def repeat_labels(labels: Tensor, views: int, images: int) -> Tensor:
 
 
 def is_number(value: object) -> bool:
-    """A real number: of Python, NumPy (a 0-d array too) or any type that registers as one; no bool."""
+    """Whether it is a real number, of Python, NumPy (0-d arrays included) or any type registered as one; no bool."""
     if isinstance(value, (bool, np.bool_)):
         return False
     if isinstance(value, np.ndarray):
@@ -259,9 +267,12 @@ def is_number(value: object) -> bool:
 
 
 def check_temperature(temperature: float | Tensor, device: torch.device | None = None) -> None:
-    """A positive, finite number, or a floating-point tensor of one element on `device`.
+    """Checks for a positive, finite number, or a floating-point tensor of one element on `device`.
 
-    A tensor on a GPU is not read: that would wait for the device.
+    The value of a tensor on a GPU is not checked: reading it would wait for the device.
+
+    Raises:
+        TypeError, ValueError: it is something else.
     """
     if isinstance(temperature, Tensor):
         if temperature.numel() != 1 or not temperature.is_floating_point():

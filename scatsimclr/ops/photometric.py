@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from scatsimclr.ops.library import late, register
 from scatsimclr.reference import photometric as reference
 
 
-def _triton() -> ModuleType:
+def _triton() -> Any:
     from scatsimclr.kernels import photometric as kernels
 
     return kernels

@@ -4,7 +4,6 @@ implementations."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import ModuleType
 from typing import Any, Protocol
 
 import torch
@@ -90,7 +89,7 @@ def _fake_pack(filters: Filters, J: int, L: int, max_order: int) -> Tensor:
     return torch.empty(size, dtype=torch.uint8, device=filters[0].device)
 
 
-def _triton() -> ModuleType:
+def _triton() -> Any:
     from scatsimclr.kernels import scattering2d as kernels
 
     return kernels
