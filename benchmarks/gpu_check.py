@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 GPU_TESTS = ["tests/ops/test_scattering2d_cuda.py", "tests/ops/test_ntxent_cuda.py"]
@@ -28,7 +29,7 @@ GPU_TESTS = ["tests/ops/test_scattering2d_cuda.py", "tests/ops/test_ntxent_cuda.
 BUILD, TESTS, MEASURE, COMPILE = 140, 130, 150, 50
 
 
-def run(name: str, command: list[str], seconds: float, **environment: str) -> dict:
+def run(name: str, command: list[str], seconds: float, **environment: str) -> dict[str, Any]:
     """Runs a step.
 
     Args:
@@ -53,7 +54,8 @@ def run(name: str, command: list[str], seconds: float, **environment: str) -> di
             errors="replace",
             timeout=seconds,
         )
-        status, output = done.returncode, done.stdout
+        status: int | str = done.returncode
+        output = done.stdout
     except subprocess.TimeoutExpired as late:
         status = f"out of time after {seconds:.0f} s"
         output = (late.stdout or b"").decode(errors="replace")
@@ -64,8 +66,8 @@ def run(name: str, command: list[str], seconds: float, **environment: str) -> di
     return {"status": status, "seconds": took, "tail": output[-2000:]}
 
 
-def build() -> dict:
-    """An editable install from what is on the machine; without the C++ kernels where they do not compile."""
+def build() -> dict[str, Any]:
+    """An editable install from what is on the machine; without the compiled kernels if they do not compile."""
     install = [
         sys.executable,
         "-m",
@@ -84,12 +86,13 @@ def build() -> dict:
 
 
 def passed(output: str) -> dict[str, int]:
-    """Counts of pytest's last line."""
+    """The counts in pytest's last line."""
     return {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|skipped|errors?)\b", output)}
 
 
-def pytest(name: str, tests: list[str], seconds: float, *options: str) -> dict:
-    # Most of a first run is compiling, which is spread over the cores.
+def pytest(name: str, tests: list[str], seconds: float, *options: str) -> dict[str, Any]:
+    """Runs tests as a step, whose "counts" says how many passed."""
+    # Most of a first run is compilation, which is spread over the cores.
     spread = ["-n", str(min(8, (os.cpu_count() or 2) // 2))] if (os.cpu_count() or 1) >= 4 else []
     command = [sys.executable, "-m", "pytest", "-q", "--tb=short", *spread, *options, *tests]
     step = run(name, command, seconds)
@@ -97,7 +100,7 @@ def pytest(name: str, tests: list[str], seconds: float, *options: str) -> dict:
 
 
 def without_gpu() -> int:
-    """The interpreter, the compilers' budgets and the host build of the CUDA kernels, in one line."""
+    """Runs the interpreter, the compilers' budgets and the host build of the CUDA kernels; prints one line."""
     step = pytest("checks without a GPU", ["tests/kernels"], 420)
     counts = ", ".join(f"{n} {what}" for what, n in step["counts"].items()) or step["status"]
     compiler = "nvcc's" if shutil.which("nvcc") else "(no nvcc here)"
@@ -105,7 +108,7 @@ def without_gpu() -> int:
         "gpu_check: no GPU here; checked instead: the Triton kernels in the interpreter against float64, Triton's "
         f"budgets for cc 80, 90 and 100, {compiler} budgets and the CUDA kernels' phases on the host ({counts})"
     )
-    return step["status"] != 0
+    return int(step["status"] != 0)
 
 
 def main() -> int:
@@ -120,7 +123,7 @@ def main() -> int:
     if not torch.cuda.is_available():
         return without_gpu()
     start = time.monotonic()
-    report = {"build": None if options.no_build else build()}
+    report: dict[str, Any] = {"build": None if options.no_build else build()}
     report["tests"] = pytest("GPU tests", GPU_TESTS, TESTS)
     (ROOT / "build").mkdir(exist_ok=True)
     for name, argument, seconds in (

@@ -105,9 +105,9 @@ def layout(J: int, L: int, max_order: int, M: int, N: int) -> tuple[Layout, int]
     for node in all_nodes(J, L, max_order, M, N):
         parts[f"psi{node.index}"] = torch.float32, (L, *node.size)
         if node.on_chip:
-            shape = (L, node.fold**2, tile(node.out[0]), tile(node.out[1]))
-            parts[f"code{node.index}"] = torch.int32, shape
-            parts[f"weight{node.index}"] = torch.float32, shape
+            sources = (L, node.fold**2, tile(node.out[0]), tile(node.out[1]))
+            parts[f"code{node.index}"] = torch.int32, sources
+            parts[f"weight{node.index}"] = torch.float32, sources
             parts[f"layers{node.index}"] = torch.int32, (L,)
             parts[f"sizes{node.index}"] = torch.int32, (5,)
             for size in node.out:

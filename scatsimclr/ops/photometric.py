@@ -17,15 +17,8 @@ def _triton() -> Any:
     return kernels
 
 
-def _fake(
-    images: Tensor,
-    mirror: Tensor,
-    order: Tensor,
-    factors: Tensor,
-    grayscale: Tensor,
-    weights: Tensor,
-    table: Tensor,
-) -> Tensor:
+def _fake(images: Tensor, *others: Tensor, **named: Any) -> Tensor:
+    table = others[-1]
     return torch.empty(images.shape, dtype=table.dtype, device=images.device)
 
 

@@ -65,16 +65,9 @@ def _reference_pack(filters: Filters, J: int, L: int, max_order: int) -> Tensor:
 
 
 def _fake_forward(
-    x: Tensor,
-    filters: Filters,
-    packed: Tensor,
-    J: int,
-    L: int,
-    max_order: int,
-    pre_pad: bool,
-    channels_last: bool,
-    out_dtype: torch.dtype,
+    x: Tensor, filters: Filters, packed: Tensor, J: int, L: int, max_order: int, *settings: Any, **named: Any
 ) -> Tensor:
+    _, channels_last, out_dtype = settings
     shape = out_shape(x, filters, J, L, max_order)
     return torch.empty(shape, dtype=out_dtype, device=x.device, memory_format=_layout(channels_last))
 
@@ -132,9 +125,9 @@ def _packed_on_gpu(filters: Filters, packed: Tensor, J: int, L: int, max_order: 
     return packed, packed.numel() != 1
 
 
-# x (N, C, M, N') -> (N, C*K, H, W). `filters` are kymatio's buffers in kymatio's order; `packed` holds the
-# same numbers as the device's kernel wants them, from scattering2d_pack (empty for the reference, and where the kernel
-# is to make it). The CPU's kernel compares it with samples of the filters, and makes it anew where they have changed.
+# x (N, C, M, N') -> (N, C*K, H, W). `filters` are kymatio's buffers in kymatio's order; `packed` holds the same numbers
+# as the device's kernel wants them, from scattering2d_pack (empty for the reference, and where the kernel is to make
+# it). The CPU's kernel compares it with samples of the filters, and makes it again where they have changed.
 SCATTERING2D = register(
     "scattering2d",
     "(Tensor x, Tensor[] filters, Tensor packed, int J, int L, int max_order, bool pre_pad, bool channels_last, "

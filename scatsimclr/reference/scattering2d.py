@@ -67,7 +67,8 @@ class _Modulus(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         z, modulus = ctx.saved_tensors
-        return torch.where(modulus == 0, 0, grad / modulus) * z
+        derivative: Tensor = torch.where(modulus == 0, 0, grad / modulus) * z
+        return derivative
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:
