@@ -19,7 +19,6 @@ from scatsimclr.reference import scattering2d as reference
 from tests.kernels.ahead_of_time import run
 
 pytest.importorskip("triton", reason="triton is not installed, and with it the kernels' tables")
-from scatsimclr.kernels import scattering2d as kernels
 from scatsimclr.kernels import scattering2d_engine as engines
 from scatsimclr.kernels import scattering2d_tables as tables
 
