@@ -74,7 +74,8 @@ def backward_kernel(x_ptr, z_ptr, divisor_ptr, sums_ptr, place_ptr, share_ptr, s
             s = _similarities(z_ptr, rows, columns, M, D, BI, BJ, BD, PRECISION)
         shift_j, inverse_j = _weights(stats_ptr, share_ptr, columns, columns < M, c2, M, FIXED, SMALL, GAIN)
         u = s * c2
-        # Columns beyond M have weight 0, but rows do not: only the diagonal and the end need a mask.
+        # Columns beyond M have no weight, but the rows' weights would count them; only the diagonal and the end need
+        # a mask.
         edge = (j + BJ > M) | (
             (j < first + (tl.program_id(0) + 1) * BI) & (j + BJ > first + tl.program_id(0) * BI)
         )

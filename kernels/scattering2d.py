@@ -32,15 +32,15 @@ from .scattering2d_tables import BLOCK, Node, pack, tile
 
 __all__ = ["pack", "scattering2d", "scattering2d_backward"]
 
-# Bytes of the moduli and spectra of a chunk of planes, and of the products of a slice of fields. cuFFT may take as much
-# as the spectra for itself: together below 256 MB.
+# Bytes of the moduli and spectra of a chunk of planes, and of the products of a slice of fields. cuFFT may need as much
+# again as the spectra: below 256 MB in all.
 CHUNK_BYTES = 128 << 20
 SLICE_BYTES = 32 << 20
 # Programs of a launch on chip: about four waves of an H100's 132 multiprocessors. Beyond that, programs take several
 # fields each, for which they read the matrices once.
 PROGRAMS = 2048
 # Tile area -> warps. 64 rows feed the instructions of one warp group (a second one would repeat its work; on Blackwell
-# it halves the registers); of smaller tiles, many run on a multiprocessor at once.
+# it takes over half of the registers); of smaller tiles, many run on a multiprocessor at once.
 WARPS = {256: 1, 512: 1, 1024: 2, 2048: 4, 4096: 4}
 BLACKWELL_WARPS = {**WARPS, 4096: 8}
 HALF = (torch.float16, torch.bfloat16)
@@ -85,8 +85,8 @@ class _Transform:
             packed = pack(filters, J, L, max_order)
         if packed.numel() == 1:
             raise ValueError(
-                f"backend '{name}' of scattering2d serves float32 filters with a separable low-pass, as kymatio's "
-                "are; these are not"
+                f"backend '{name}' of scattering2d serves float32 filters with a separable low-pass, like kymatio's, "
+                "got others"
             )
         self.x, self.J, self.L, self.engine = x, J, L, engine
         self.M, self.N = filters[0].shape[:2]
@@ -94,7 +94,7 @@ class _Transform:
         expected = (self.M, self.N) if pre_pad else (self.height, self.width)
         if (self.height, self.width) != expected or self.height > self.M or self.width > self.N:
             raise ValueError(
-                f"x must be images that fit filters of ({self.M}, {self.N}), with pre_pad of just that size, got "
+                f"x must hold images that fit filters of ({self.M}, {self.N}), with pre_pad exactly, got "
                 f"{tuple(x.shape)}"
             )
         self.planes = self.images * self.colours

@@ -2,9 +2,10 @@
 
     Y = fold(û ψ̂)      Z = F Y Fᵀ, F[p, q] = exp(2πi pq/m)      U = |Z|      S = A_y U A_xᵀ
 
-Transforms and low-pass are matrix products on tensor cores. Operands are float16 with float32 sums: SPLIT takes each
-as hi + lo (22 bits) and three products, for float32 results; without it one product, for half-precision results. Y
-is first scaled by a power of two, and U by a smaller one: every operand is then in float16's range.
+Transforms and low-pass are matrix products on tensor cores. Operands are float16 with float32 sums. SPLIT takes
+each as hi + lo (22 bits) and computes three products, for float32 results; without it there is one product, for
+half-precision results. Y is first scaled by a power of two, and U by a smaller one, to keep every operand in float16's
+range.
 Spectra are complex64, each number read as one int64. Nothing is shared between programs: no atomics, no races.
 """
 
@@ -53,7 +54,7 @@ def _parts(bits):
 
 @triton.jit
 def _as_bits(re, im):
-    """The other way round."""
+    """The inverse of `_parts`."""
     low = re.to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF
     return (im.to(tl.int32, bitcast=True).to(tl.int64) << 32) | low
 
@@ -222,7 +223,7 @@ def path_backward_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_pt
                          first, stride, field0, P, colours, K, image_step, channel_step, row_step, column_step,
                          PM: tl.constexpr, PN: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
                          SQUARE: tl.constexpr, HAVE_DU: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
-    """∂/∂Y (fields, L, m, n) complex64 of one filter's coefficients, whose gradient is `grad`; Z is made anew.
+    """∂/∂Y (fields, L, m, n) complex64 of one filter's coefficients, whose gradient is `grad`; Z is computed again.
 
     HAVE_DU: `du` (fields, L, m, n) is what the second order adds to the gradient of U.
     """

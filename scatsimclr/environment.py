@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, implementations."""
+"""What a run uses: versions, machine, implementations."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def implementation(op: str, device: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """All of it, by name, for a person to read."""
+    """Versions, machine and default implementations, by name, as text to read."""
     found = {
         "scatsimclr": scatsimclr.__version__,
         "Python": platform.python_version(),

@@ -16,6 +16,7 @@ from scatsimclr.ops.library import listed
 
 
 def command(argv: list[str]) -> int:
+    """Prints versions, devices and a table of the operators."""
     argparse.ArgumentParser(
         prog="python -m scatsimclr.info", description=__doc__.split(": ", 1)[1]
     ).parse_args(argv)

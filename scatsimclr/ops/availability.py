@@ -43,26 +43,26 @@ HAS_TRITON = find_spec("triton") is not None
 
 
 def reference() -> Availability:
-    """Of plain PyTorch."""
+    """Plain PyTorch: always available."""
     return AVAILABLE
 
 
 def compiled() -> Availability:
-    """Of the compiled CPU kernels."""
+    """Whether the compiled CPU kernels can be used."""
     if EXTENSION is None:
         return Availability(False, "the package was installed without its compiled extension")
     return AVAILABLE
 
 
 def triton() -> Availability:
-    """Of the Triton kernels."""
+    """Whether the Triton kernels can be used."""
     if not HAS_TRITON:
         return Availability(False, "triton is not installed")
     return _on_a_gpu()
 
 
 def cuda() -> Availability:
-    """Of the CUDA C++ kernels, which Triton's accompany."""
+    """Whether the CUDA C++ kernels can be used; they need Triton's beside them."""
     if not HAS_TRITON:
         return triton()
     if CUDA_EXTENSION is None:

@@ -30,7 +30,7 @@ def _fake_weight(grad: Tensor, x: Tensor) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
 
 
-# x (N, C, H, W), weight (O, C, 3, 3) -> (N, O, H, W), or of the adjoint (N, O, H, W) -> (N, C, H, W); all of them
+# x (N, C, H, W), weight (O, C, 3, 3) -> (N, O, H, W), for the adjoint (N, O, H, W) -> (N, C, H, W); all of them
 # channels-last.
 CONV3X3 = register(
     "conv3x3",
@@ -129,19 +129,21 @@ def serves(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str = "auto") -> Tensor:
-    """The 3×3 convolution of stride 1 with zero padding of one pixel, as `torch.nn.functional.conv2d(x, weight, bias,
-    padding=1)`, by Winograd's minimal filtering on the CPU (Lavin and Gray, CVPR 2016): 4/9 of the multiplications.
+    """The 3×3 convolution of stride 1 with zero padding of one pixel: `conv2d(x, weight, bias, padding=1)`.
+
+    On the CPU it uses Winograd's minimal filtering (Lavin and Gray, CVPR 2016), with 4/9 of the multiplications.
+    Differentiable in all three tensors, any number of times.
 
     Args:
-        x: images (N, C, H, W); float32 and bfloat16 have a kernel on the CPU. It works channels-last; another layout
-            is copied.
+        x: images (N, C, H, W); float32 and bfloat16 have a kernel on the CPU. It works channels-last and copies other
+            layouts.
         weight: filters (O, C, 3, 3); converted to float32, or to float64 where x is. Filters are not rounded to
             bfloat16 first, as autocast would: the kernel rounds their transforms.
         bias: None or (O,).
         backend: "auto" or the name of one implementation.
 
     Returns:
-        (N, O, H, W), channels-last, of x's dtype. Sums are float32. Differentiable by all three, any number of times.
+        (N, O, H, W), channels-last, of x's dtype. Sums are float32, or float64 where x is.
 
     Raises:
         TypeError, ValueError: an argument of the wrong dtype or shape, or a backend that cannot serve x.

@@ -116,9 +116,9 @@ def _backward_on_gpu(
 
 
 def _packed_on_gpu(filters: Filters, packed: Tensor, J: int, L: int, max_order: int) -> tuple[Tensor, bool]:
-    """The pack, made where there is none, and whether the kernels can serve its filters.
+    """The pack, made if there is none, and whether the kernels can serve its filters.
 
-    A pack of one byte says that they cannot: float64, or a low-pass that is no outer product.
+    A pack of one byte says that they cannot: the filters are float64, or their low-pass is not an outer product.
     """
     if not packed.numel():
         packed = _triton_pack(filters, J, L, max_order)
@@ -229,7 +229,7 @@ def _batched(
     if any(
         dim is not None for dims in in_dims[count:] for dim in (dims if isinstance(dims, list) else [dims])
     ):
-        raise ValueError("vmap of scattering must be over images alone, got a dimension of filters")
+        raise ValueError("in_dims must be None for all but images, got a dimension of filters")
     tensors = [
         x.expand(batch, *x.shape) if dim is None else x.movedim(dim, 0)
         for x, dim in zip(args[:count], in_dims[:count], strict=True)

@@ -175,7 +175,7 @@ def test_labels_and_views(implementation, depth, tau):
 
 @pytest.mark.parametrize("tau", [0.3, 0.005])
 def test_a_share_of_the_rows(implementation, tau):
-    """Three processes' shares, of a size that cuts no strip evenly, make up the whole."""
+    """The shares of three processes, of a size that strips do not divide, add up to the whole."""
     x = rows(3 * 82, 40)
     whole = run("reference", x.double(), tau, labels=reference.view_labels(246, 2, 82, x.device))
     parts = [run(implementation, x, tau, first=first, count=82) for first in (0, 82, 164)]

@@ -60,7 +60,7 @@ def test_every_isa_gives_the_references_bits(isa, shape, channels):
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_grey_is_the_first_of_three_equal_channels_and_knows_no_colour_steps(shape, backend):
-    """Also where saturation, hue and grey are asked for: of grey levels they change nothing."""
+    """Even with saturation, hue and grey asked for: they do not change grey levels."""
     images, *steps, table = arguments(*shape, channels=1)
     three = photometric(images.expand(-1, -1, -1, 3), *steps, table.expand(3, 256), backend=backend)
     grey = photometric(images, *steps, table, backend=backend)
@@ -71,7 +71,7 @@ def test_grey_is_the_first_of_three_equal_channels_and_knows_no_colour_steps(sha
 
 
 def test_the_kernels_product_has_the_whole_part_of_the_quotient():
-    """Of every d · chroma + 32512 with d, chroma / 255 levels of 0 to 255."""
+    """For every d · chroma + 32512 with d and chroma / 255 from 0 to 255."""
     sums = np.arange(32512, 255 * 255 * 255 + 32512 + 1, dtype=np.int32).astype(np.float32)
     quotients = (sums / np.float32(65025)).astype(np.int32)
     assert np.array_equal((sums * (np.float32(1) / np.float32(65025))).astype(np.int32), quotients)

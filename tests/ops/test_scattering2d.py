@@ -108,7 +108,7 @@ def orders(y, J, L):
 
 
 def assert_as_near(ours, theirs, truth, factor=2.0, roundings=1):
-    """ours is not further from the truth than `factor` times theirs, and some roundings of the largest value."""
+    """ours is at most `factor` times as far from the truth as theirs, plus some roundings of the largest value."""
     floor = roundings * 2.0**-24 * truth.abs().max()
     for measure in (lambda e: e.abs().max(), lambda e: e.square().mean().sqrt()):
         error, allowed = measure(ours - truth), factor * measure(theirs - truth) + floor
@@ -381,7 +381,7 @@ def test_threads_do_not_change_a_bit(isa, shape, J, L):
             results.append((out, SCATTERING2D_BACKWARD.by("cpu")(out, x, *args)))
     assert all(torch.equal(results[0][0], out) for out, _ in results)
     assert torch.equal(results[1][1], results[2][1])
-    # Pieces add their gradients in another order than one task does.
+    # Pieces add up their gradients in a different order from a single task.
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-4, atol=1e-6)
 
 
