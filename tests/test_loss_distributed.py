@@ -104,7 +104,7 @@ def uneven():
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
 def test_processes_with_different_numbers_of_images(tmp_path):
-    """The loss of the whole batch; rows that do not fit together are an error on every process, and none is left waiting."""
+    """The loss of the whole batch; rows that do not fit together are an error everywhere."""
     mp.spawn(unequal_process, (str(tmp_path),), nprocs=len(COUNTS))
     z, tau = uneven()
     z.requires_grad_(), tau.requires_grad_()

@@ -71,7 +71,7 @@ def gradient(S, x):
 def test_gradient_is_as_close_to_the_truth_as_kymatios(backend, blank_rows):
     # Where a patch is blank, moduli near 0 turn rounding into 1e-6 of gradient, in kymatio as in ours: both are
     # judged against float64.
-    # By the norm over sixteen images: which single value is furthest off is a matter of luck. Largest errors of four inputs, ours
+    # By the norm over sixteen images: which single value is furthest off is luck. Largest errors of four inputs, ours
     # and kymatio's: 14 and 5.3, 8.9 and 10, 61 and 134, 6.8 and 5.4 e-6; norms 33 and 19, 30 and 31, 114 and 235,
     # 20 and 18 e-6 (Xeon with AMX).
     x = torch.randn(16, 20, 25)
