@@ -220,8 +220,8 @@ class EvaluationSettings(_Settings):
     fine_tune, the whole encoder trained with the labels. Logistic regression is L2-regularised, its strength chosen by
     cross-validation of the labels that it gets.
     features: what the probes see: h; z; scattering, all coefficients of the front end; pooled, their means over 4×4
-    parts of the image; both, h and scattering side by side; both_pooled; whitened and h_whitened, with
-    model.front=log; auto, h and beside it what is recommended.
+    parts of the image; texture, functions of their means over the whole image; both, h and scattering side by side;
+    both_pooled; whitened and h_whitened, with model.front=log; auto, h and beside it what is recommended.
     """
 
     probes: tuple[Literal["knn", "linear", "few", "logistic", "folds", "fine_tune"], ...] = (
@@ -230,7 +230,7 @@ class EvaluationSettings(_Settings):
         "few",
     )
     features: Literal[
-        "auto", "h", "z", "scattering", "pooled", "both", "both_pooled", "whitened", "h_whitened"
+        "auto", "h", "z", "scattering", "pooled", "texture", "both", "both_pooled", "whitened", "h_whitened"
     ] = "auto"
     probe_epochs: PositiveInt = 100
     fine_tune_epochs: PositiveInt = 20
