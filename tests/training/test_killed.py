@@ -23,7 +23,7 @@ original = Trainer._batches
 
 def recorded(self, done):
     for batch in original(self, done):
-        tensors = (batch.indices, *batch.views, *batch.pretext)
+        tensors = (batch.indices, batch.views, *batch.pretext)
         digest = hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in tensors)).hexdigest()
         with open(log, "a") as file:
             file.write(f"{self.step} {digest}\\n")
