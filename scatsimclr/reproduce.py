@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.cli import run
 from scatsimclr.config import Config, parse_config
 from scatsimclr.data import datasets
@@ -110,6 +111,7 @@ def run_cells(sweep: Sweep, cells: list[Cell]) -> None:
     if len(pending) < len(runs):
         print(f"{len(runs) - len(pending)} of {len(runs)} runs are finished already")
     write_tables(sweep)
+    keep_freed_memory()
     start = time.monotonic()
     for done, (cell, seed) in enumerate(pending, start=1):
         before = time.monotonic()

@@ -158,7 +158,7 @@ class PairLoader:
         repeated = torch.cat((indices, self.partners(indices, epoch)))
         view = torch.arange(VIEWS).repeat_interleave(len(indices))
         images = _gather(self.images, repeated.to(self.images.device))
-        views = self.augment(images, repeated, epoch, view).unflatten(0, (VIEWS, len(indices)))
+        views = torch.unflatten(self.augment(images, repeated, epoch, view), 0, (VIEWS, len(indices)))
         extra = None
         if pretext:
             if self.pretext is None:

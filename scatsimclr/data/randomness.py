@@ -10,12 +10,21 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import torch
+
+# One integer, or several: numbers, an array or a tensor on any device.
+Integers = npt.ArrayLike | torch.Tensor
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _LOW = np.uint64(0xFFFFFFFF)
 _HALF = np.uint64(32)
 _ROUNDS = 10
+
+
+def as_array(values: Integers) -> npt.ArrayLike:
+    """What NumPy can read of integers that may be a tensor."""
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else values
 
 
 def philox4x32(counter: npt.ArrayLike, key: int) -> npt.NDArray[np.uint32]:
@@ -80,7 +89,7 @@ def uniforms(
     counter[..., 2] = view
     counter[..., 3] = np.arange(blocks)
     bits = philox4x32(counter, int(seed)).reshape(rows.size, 4 * blocks)[:, :count]
-    return (bits + 0.5) * 2.0**-32
+    return (bits.astype(np.float64) + 0.5) * 2.0**-32
 
 
 def _check_integer(name: str, value: object, bits: int) -> None:

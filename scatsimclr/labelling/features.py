@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import torch
 from torch import Tensor, nn
 
@@ -42,11 +44,12 @@ def scattering_features(pixels: Tensor, seed: int = 0) -> Tensor:
     """
     if bool((pixels == pixels[..., :1]).all()):
         pixels = pixels[..., :1]
-    *shape, colours = pixels.shape[1:]
+    height, width, colours = pixels.shape[1:]
+    shape = (height, width)
     mean, deviation = normalization("folder", colours)
-    settings = load_config(None, ["dataset.dataset=folder"]).augment.model_dump()
-    spec = AugmentSpec(tuple(shape), mean=mean, std=deviation, **settings)
-    model = _Front(tuple(shape), colours)
+    settings = asdict(load_config(None, ["dataset.dataset=folder"]).augment)
+    spec = AugmentSpec(shape, mean=mean, std=deviation, **settings)
+    model = _Front(shape, colours)
     fit_front(model, pixels, Augment(spec, seed))
     parts = [model.scatter(center_view(part, spec), torch.float32) for part in pixels.split(BATCH)]
     features = torch.cat([model.front.whitened(part) for part in parts])

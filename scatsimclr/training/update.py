@@ -153,9 +153,11 @@ class Update:
             with self.part("loss"):
                 z = [self.model.project(part) for part in h]
         with self.part("loss"):
-            if together:
-                return self.criterion(z[0].float().unflatten(0, batch.views.shape[:2]))
-            return self.criterion([part.float() for part in z])
+            rows = [part.float() for part in z]
+            loss: Tensor = self.criterion(
+                torch.unflatten(rows[0], 0, batch.views.shape[:2]) if together else rows
+            )
+        return loss
 
     def _encode(self, x: Tensor) -> Tensor:
         if isinstance(self.model, ResNetSimCLR):

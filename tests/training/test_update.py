@@ -6,7 +6,8 @@ import json
 import pytest
 import torch
 
-from scatsimclr.config import load_config, native_bfloat16
+from scatsimclr.config import load_config
+from scatsimclr.cpu import native_bfloat16
 from scatsimclr.data.loader import Batch
 from scatsimclr.errors import UserError
 from scatsimclr.models.scatsimclr import ScatSimCLR
