@@ -130,7 +130,7 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been(images, tmp_path):
     original = stopped._train_epoch
 
     def stop():
-        if stopped.epoch == 1:
+        if stopped.progress.epoch == 1:
             raise KeyboardInterrupt
         return original()
 
