@@ -1,8 +1,8 @@
-"""`python -m benchmarks.labelling`: what a few labels of 5,000 images of Fashion-MNIST make of the others.
+"""`python -m benchmarks.labelling`: labels for 5,000 images of Fashion-MNIST from a few of them.
 
-Scattering alone, no trained encoder. Accuracy and calibration error on the images without a label, with 10 and 100
-labels of each class, by candidate and by what `label` chooses, beside the accuracy that `label` expects; and the labels
-that suggested images need for the accuracy that 100 random ones have, in rounds of ten. Writes
+With whitened scattering, without a trained encoder. Measures accuracy and calibration error on the unlabelled images,
+with 10 and 100 labels per class, of every candidate and of the one that `label` chooses, beside the accuracy that
+`label` expects; and how many labels of suggested images reach the accuracy of 100 random ones, in rounds of ten. Writes
 benchmarks/results/labelling.json.
 """
 
@@ -29,7 +29,7 @@ COUNT, ROUNDS, STEP = 5000, 10, 10
 
 
 def accuracies(space: Space, truth: Tensor, per_class: int, draws: int) -> dict[str, list[float]]:
-    """By candidate, of `label` ("chosen"), and its calibration error, one number a draw; shares."""
+    """Accuracies of every candidate and of `label` ("chosen"), its calibration error and expectations; one per draw."""
     found: dict[str, list[float]] = {}
     for draw in range(draws):
         chosen = few_labels(truth, per_class, draw)
@@ -53,7 +53,7 @@ def accuracies(space: Space, truth: Tensor, per_class: int, draws: int) -> dict[
 
 
 def course(space: Space, truth: Tensor, suggested: bool, seed: int) -> list[float]:
-    """Accuracy of all images after each round of STEP more labels, suggested or random ones."""
+    """Accuracy on all images after each round of STEP further labels, suggested or random ones."""
     labels, p, reached = torch.full_like(truth, -1), None, []
     order = torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed))
     for number in range(ROUNDS):
@@ -71,7 +71,7 @@ def course(space: Space, truth: Tensor, suggested: bool, seed: int) -> list[floa
 
 
 def needed(mean: np.ndarray, target: float) -> float:
-    """Labels at which a course, interpolated between rounds, reaches `target`; infinite where it does not."""
+    """Labels at which a course, interpolated between rounds, reaches `target`; infinite if it does not."""
     above = np.flatnonzero(mean >= target)
     if not len(above):
         return float("inf")
@@ -82,10 +82,11 @@ def needed(mean: np.ndarray, target: float) -> float:
 
 
 def main() -> None:
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, required=True, help="where the files of Fashion-MNIST are")
-    parser.add_argument("--draws", type=int, default=5)
-    parser.add_argument("-o", "--output", type=Path, default=OUTPUT)
+    parser.add_argument("--draws", type=int, default=5, help="draws of labels (default: 5)")
+    parser.add_argument("-o", "--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT.name}")
     options = parser.parse_args()
     images = load("fashion_mnist", "train", size=(28, 28), channels=1, data_dir=options.data_dir)
     images = images.subset(range(COUNT))
@@ -112,7 +113,7 @@ def main() -> None:
     result |= {"courses": courses, "target": target, "ratio of labels": ratio}
     for name, rows in courses.items():
         print(name, " ".join(f"{100 * value:.1f}" for value in np.mean(rows, 0)))
-    print(f"suggested images need {ratio:.2f} of the labels that random ones need for {100 * target:.1f} %")
+    print(f"suggested images need {ratio:.2f} times as many labels as random ones for {100 * target:.1f} %")
     options.output.write_text(json.dumps(result, indent=1) + "\n")
 
 
