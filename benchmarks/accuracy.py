@@ -1,4 +1,4 @@
-"""What `benchmarks.bench_accuracy` measured, as a table and a plot."""
+"""The results of `benchmarks.bench_accuracy` as a table and a plot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib import pyplot as plt
 
-PER_CLASS = (10, 100)  # labels
+PER_CLASS = (10, 100)  # labels per class
 TEST_IMAGES = 5000
 TITLES = {
     "pixels": "pixels",
@@ -27,16 +27,21 @@ TITLES = {
     "resnet18_cifar_stem h": "SimCLR, ResNet-18 with 3×3 stem, h",
 }
 
-# What single parts of the recipe are worth: in the table alone.
+# Contenders without one part of the recipe; only the table shows them.
 PARTS = ("blocks8", "no_neighbours", "paper_head")
 FIXED = {"ours": "black", "pixels": "#999999"}  # colours
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Accuracies in [0, 1] of one kind of features: for each seed of training, by PER_CLASS. minutes: 0 untrained.
+    """Accuracies of one kind of features.
 
-    spreads: over the draws of labels, of what has no seeds.
+    Attributes:
+        name: A key of TITLES.
+        images: Number of training images.
+        minutes: Minutes of training, 0 for none.
+        seeds: For each training seed, accuracies in [0, 1] by PER_CLASS.
+        spreads: Standard deviations over the draws of labels, by PER_CLASS.
     """
 
     name: str
@@ -47,7 +52,7 @@ class Entry:
 
     @property
     def figures(self) -> list[tuple[float, float | None]]:
-        """Mean and sample standard deviation for each of PER_CLASS; over seeds, where there are several, else draws."""
+        """Mean and standard deviation for each of PER_CLASS: over seeds where there are several, else over draws."""
         columns = list(zip(*self.seeds, strict=True))
         if len(self.seeds) > 1:
             return [(statistics.fmean(values), statistics.stdev(values)) for values in columns]
@@ -55,7 +60,7 @@ class Entry:
 
 
 def entries(result: dict) -> list[Entry]:
-    """By images and minutes, in the order of TITLES."""
+    """All entries, sorted by images, minutes, and the order of TITLES."""
 
     def entry(name: str, images: int, minutes: float, records: Sequence[dict], prefix: str = "") -> Entry:
         seeds = [tuple(record[f"{prefix}logistic_{n}"] for n in PER_CLASS) for record in records]
@@ -79,12 +84,12 @@ def entries(result: dict) -> list[Entry]:
 
 
 def devices(result: dict) -> str:
-    """What the runs were made on."""
+    """The machines that the runs were made on."""
     return "; ".join(dict.fromkeys(run["device"] for run in result["runs"]))
 
 
 def table(result: dict) -> str:
-    """Means and standard deviations in %."""
+    """A Markdown table of means and standard deviations in %."""
     head = ["images", "minutes", "features", "seeds", *(f"{n} labels per class" for n in PER_CLASS)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for entry in entries(result):
@@ -96,7 +101,7 @@ def table(result: dict) -> str:
 
 
 def plot(result: dict, colours: Sequence[str]):
-    """Accuracy over minutes of training on the number of images that has most runs; lines: what needs none."""
+    """Accuracy over minutes of training, on the number of images with most runs; dashed lines need no training."""
     counts = [run["images"] for run in result["runs"]]
     shown = [entry for entry in entries(result) if entry.images == statistics.mode(counts)]
     shown = [entry for entry in shown if not entry.name.startswith(PARTS)]

@@ -1,15 +1,17 @@
-"""`python -m benchmarks.bench_accuracy --data-dir DIR`: what training is worth, on images of Fashion-MNIST.
+"""`python -m benchmarks.bench_accuracy --data-dir DIR`: what training gains, on images of Fashion-MNIST.
 
-Trains this package's recipe and SimCLR on its ResNet-18 for equal minutes, as `python -m scatsimclr.train` does, each
-in a process of its own, on a seeded part of the images; test images are a seeded part of the test set. Beside them
-what needs no training: pixels, the scattering alone, and whitened scattering. One logistic probe for all, on the same
-draws of 10 and 100 labels of each class; nothing is chosen by test images.
+Trains this package's recipe and SimCLR on its ResNet-18 for the same number of minutes with `python -m
+scatsimclr.train`, each in a process of its own, on a random but fixed sample of the training images, and tests them on
+a fixed sample of the test images. They are compared with features that need no training: pixels, the scattering alone,
+and whitened scattering. All have the same logistic probe, with the same draws of 10 and 100 labels per class; nothing
+is chosen by test images.
 
-The first seed's epochs are those that fit into the minutes by the measured speed; the other seeds on the same device
-train for as many, so that they differ by their seed alone, and other work on the machine costs time but no epochs.
+The first seed trains for as many epochs as fit into the minutes at the measured speed. Later seeds on the same device
+train for the same number of epochs, so that they differ only in their seed, and other work on the machine costs time
+but no epochs.
 
-Writes benchmarks/results/accuracy-cpu.json after each run, and goes on where it stopped: a run that the file has, of
-the same contender, minutes, seed and number of images, is not repeated. --show prints the file's table.
+Writes benchmarks/results/accuracy-cpu.json after each run, and continues where it stopped: a run that the file already
+has, of the same contender, minutes, seed and number of images, is not repeated. --show prints the file's table.
 """
 
 from __future__ import annotations
@@ -40,10 +42,10 @@ from scatsimclr.evaluation.standard import Standard
 from scatsimclr.training.metrics import read_metrics
 
 OUTPUT = Path(__file__).parent / "results" / "accuracy-cpu.json"
-DRAWS = 5  # of labels
+DRAWS = 5  # draws of labels
 _RESNET = ("model.base_model=resnet18", "model.front=paper", "model.head=paper", "neighbours=0")
-# What each contender changes of the recipe configs/fashion_mnist.yaml. The ResNet keeps its augmentation, temperature,
-# batch and rate; with the stem of 7×7 and pooling an epoch takes a fraction of the time of the one of 3×3.
+# What each contender changes in the recipe configs/fashion_mnist.yaml. The ResNet keeps its augmentation, temperature,
+# batch size and learning rate; with its 7×7 stem and pooling, an epoch takes a fraction of the time with a 3×3 stem.
 CONTENDERS = {
     "ours": (),
     "paper": ("model.base_model=scatsimclr8", "model.front=paper", "model.head=paper", "neighbours=0"),
@@ -56,7 +58,7 @@ CONTENDERS = {
 
 
 def write_idx(images: ImageSet, folder: Path, part: str) -> None:
-    """Images (n, H, W, 1) and labels as a split of an IDX data set."""
+    """Writes images (n, H, W, 1) and labels as a split of an IDX data set."""
     n, height, width, _ = images.images.shape
     pictures = struct.pack(">4i", 0x803, n, height, width) + images.images.numpy().tobytes()
     labels = struct.pack(">2i", 0x801, n) + images.labels.to(torch.uint8).numpy().tobytes()
@@ -65,7 +67,7 @@ def write_idx(images: ImageSet, folder: Path, part: str) -> None:
 
 
 def write_part(source: Path | None, folder: Path, count: int) -> None:
-    """A data set of `count` seeded training images and TEST_IMAGES test images."""
+    """Writes a data set of `count` random but fixed training images and TEST_IMAGES test images."""
     for split, part, number in (("train", "train", count), ("test", "t10k", TEST_IMAGES)):
         whole = load("fashion_mnist", split, size=(28, 28), channels=1, data_dir=source)
         order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0))[:number]
@@ -75,16 +77,24 @@ def write_part(source: Path | None, folder: Path, count: int) -> None:
 def earlier_epochs(
     runs: Sequence[dict], contender: str, images: int, minutes: float, device: str
 ) -> int | None:
-    """What another seed's minutes were on this device."""
+    """The epochs of an earlier seed on this device; None for the first."""
     wanted = (contender, images, minutes, device)
     keys = ("contender", "images", "minutes", "device")
     return next((run["epochs"] for run in runs if tuple(run[key] for key in keys) == wanted), None)
 
 
 def train(data: Path, folder: Path, contender: str, duration: str, seed: int) -> dict:
-    """One run of the command line: its figures, the seconds of its epochs' steps, and of the whole process.
+    """Makes one run of the command line.
 
-    duration: a setting, epochs=N or minutes=N.
+    Args:
+        data: The folder of the data set.
+        folder: The run folder.
+        contender: A key of CONTENDERS.
+        duration: A setting, epochs=N or minutes=N.
+        seed: The run's seed.
+
+    Returns:
+        Its number of epochs, the seconds of their steps and of the whole process, and the figures before and after.
     """
     arguments = [
         "--fused", "--data-dir", str(data), "--run-dir", str(folder), "dataset.dataset=fashion_mnist",
@@ -109,7 +119,7 @@ def train(data: Path, folder: Path, contender: str, duration: str, seed: int) ->
 
 
 def pixels(data: Path) -> dict[str, float]:
-    """The figures of pixels of the size that the encoders see, with the runs' probe and draws."""
+    """The figures of pixels, at the size that the encoders see, with the runs' probe and draws."""
     bank, queries = (
         load("fashion_mnist", split, size=(32, 32), channels=1, data_dir=data) for split in ("train", "test")
     )
@@ -126,20 +136,24 @@ def pixels(data: Path) -> dict[str, float]:
 
 
 def free(after: dict, name: str) -> dict[str, float]:
-    """The figures in a run's record of what needs no training."""
+    """The figures of features that need no training, from a run's record."""
     keys = [f"logistic_{n}{suffix}" for n in PER_CLASS for suffix in ("", "_sd")]
     return {key: after[f"{name}_{key}"] for key in keys}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, help="where the files of Fashion-MNIST are")
-    parser.add_argument("--images", type=int, default=5000)
-    parser.add_argument("--minutes", type=float, nargs="+", default=[3.0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=["ours", "resnet18"])
-    parser.add_argument("-o", "--output", type=Path, default=OUTPUT)
-    parser.add_argument("--show", action="store_true", help="print the table of the results file and end")
+    parser.add_argument("--images", type=int, default=5000, help="training images (default: 5000)")
+    parser.add_argument("--minutes", type=float, nargs="+", default=[3.0], help="of each run (default: 3)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
+    parser.add_argument(
+        "--contenders", nargs="+", choices=CONTENDERS, default=["ours", "resnet18"],
+        help="what to train (default: ours resnet18)",
+    )  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT.name}")
+    parser.add_argument("--show", action="store_true", help="print the table of the results file and exit")
     options = parser.parse_args(arguments)
     result = {"untrained": {}, "runs": []}
     if options.output.exists():

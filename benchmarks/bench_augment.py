@@ -1,9 +1,9 @@
-"""Claim: pairs of views several times as fast as the original's way, an image at a time in two worker processes.
+"""Claim: pairs of views are made several times as fast as by the original code, one image at a time in two processes.
 
-The original's way is its list of steps on Pillow images, blurred by OpenCV, in a DataLoader with two workers. Each
-round draws whole epochs with each competitor in turn on two cores (`benchmarks/measure.py` says what is recorded; an
+The original code applies a list of steps to Pillow images, with OpenCV's blur, in a DataLoader with two workers. Each
+round makes whole epochs with each competitor in turn on two cores (`benchmarks/measure.py` says what is recorded; an
 item is an image, of which two views are made). Ours is DALI where it is installed, else the torch twin. Before timing,
-both ways get the same parameters and their views are compared.
+the views of all for the same parameters are compared.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ IMAGES = {32: 4096, 96: 2048}
 
 
 def pictures(count, size):
-    """Smooth colours with noise: uint8 (count, size, size, 3)."""
+    """Smooth colours with noise, uint8 (count, size, size, 3)."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[0:size, 0:size][..., None]
     speed, phase = rng.uniform(0.02, 0.4, (2, count, 1, 1, 3)), rng.uniform(0, 6, (count, 1, 1, 3))
@@ -38,7 +38,7 @@ def pictures(count, size):
 
 
 def drawn(spec):
-    """One view's parameters as torchvision's transforms draw them."""
+    """One view's parameters, drawn as by torchvision's transforms."""
     height, width = spec.size
     for _ in range(10):
         area = height * width * random.uniform(*spec.crop_scale)
@@ -59,7 +59,7 @@ def drawn(spec):
 
 
 def one_view(image, spec, params):
-    """The original's steps on one uint8 (H, W, 3) image: float32 (3, H, W)."""
+    """The original code's steps on one image, uint8 (H, W, 3) → float32 (3, H, W)."""
     height, width = spec.size
     picture = Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS)
     top, left, tall, wide = params["box"]
@@ -87,7 +87,7 @@ def one_view(image, spec, params):
 
 
 class Original(torch.utils.data.Dataset):
-    """Two views of an image, drawn anew each time."""
+    """Two views of each image, drawn anew each time."""
 
     def __init__(self, images, spec):
         self.images, self.spec = images, spec
@@ -101,7 +101,7 @@ class Original(torch.utils.data.Dataset):
 
 
 def assert_close(images, spec):
-    """Views with the same parameters: the torch twin's are the original's bits, DALI's near by."""
+    """For the same parameters, the torch twin's views equal the original's bit for bit, and DALI's are close."""
     twin = Augment(spec, 0)
     params = twin.draw(range(len(images)), 0, 0)
     fields = ("flip", "jitter", "order", "factors", "grayscale", "blur", "sigma", "box")
@@ -131,7 +131,7 @@ def bench_two_views(benchmark, size):
     }
     epochs = {name: (lambda loader=loader: loader.epoch(0)) for name, loader in loaders.items()}
     epochs["original"] = lambda: iter(workers)
-    # Named for the record: what is called ours is DALI or, without it, the twin.
+    # For the record, ours is DALI or, without it, the twin.
     epochs["ours"] = epochs.pop("dali" if "dali" in epochs else "torch twin")
 
     def whole_epoch(name):
@@ -146,7 +146,7 @@ def bench_two_views(benchmark, size):
         case={"size": size, "batch": BATCH},
         peers=["original"],
         items=count,
-        # uint8 read, two views of float32 written.
+        # uint8 read, two float32 views written.
         work={"bytes": count * 3 * size * size * (1 + 2 * 4)},
         ours="torch twin" if dali_missing() else "DALI",
     )

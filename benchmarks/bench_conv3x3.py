@@ -1,9 +1,9 @@
-"""Claim: the adapters' 3×3 convolutions are faster than PyTorch's, forward and backward, in float32 and in bfloat16.
+"""Claim: the adapters' 3×3 convolutions are faster than PyTorch's, forward and backward, in float32 and bfloat16.
 
-PyTorch's own (oneDNN's kernels on a CPU) gets channels-last images and, in bfloat16, filters already converted; both
-take turns in one process, forward and backward as phases (`benchmarks/measure.py` says what is recorded). Images are as
-after a ReLU, and the stem's convolution gives none of their gradient, as in training. Work is 2·9 operations a pixel
-and pair of channels, three times with both gradients, whatever a scheme saves.
+PyTorch's own (oneDNN's kernels on a CPU) takes channels-last images and, in bfloat16, filters converted in advance;
+both take turns in one process, with forward and backward as phases (`benchmarks/measure.py` says what is recorded). As
+in training, images are outputs of a ReLU, and the stem's convolution has no gradient with respect to its images. Work
+is 2·9 operations per pixel and pair of channels, three times that with both gradients, whatever an algorithm saves.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.work import conv3x3_work
 from scatsimclr.ops.conv3x3 import conv3x3
 
 full = pytest.mark.full
-# N, size, C, O: the layers of ScatSimCLR8 at 96×96 with 16 pairs of views and at 32×32 with 64, the widest of a
+# N, size, C, O: the layers of ScatSimCLR8 at 96×96 with 16 pairs of views and at 32×32 with 64, the widest layer of a
 # ResNet-18, and a small batch.
 CASES = [
     (32, 24, 128, 128),
@@ -30,7 +30,7 @@ CASES = [
     pytest.param(128, 4, 512, 512, marks=full),
     pytest.param(2, 24, 128, 128, marks=full),
 ]
-# Of the largest value.
+# As a share of the largest value.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 
@@ -39,7 +39,7 @@ def plain(x, weight):
 
 
 def arguments(name, N, size, C, O, dtype):  # noqa: E741
-    """x, weight and the gradient of the result for a competitor."""
+    """x, the weight and the gradient of the result, for a competitor."""
     generator = torch.Generator().manual_seed(C)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     x, weight = draw(N, C, size, size).relu(), draw(O, C, 3, 3) * math.sqrt(2 / (9 * C))
@@ -59,7 +59,7 @@ def gradients(name, x, weight, grad):
 
 
 def phased(name, x, weight, grad):
-    """A call for `interleaved`: forward, then backward."""
+    """A call for `interleaved`, forward and then backward."""
     leaves = [leaf for leaf in (x, weight) if leaf.requires_grad]
 
     def run():
@@ -72,7 +72,7 @@ def phased(name, x, weight, grad):
 
 
 def memory_case(name, N, size, C, O, dtype):  # noqa: E741
-    """Forward and backward, after a small one has started the threads."""
+    """Forward and backward, after a small case has started the threads."""
     dtype = getattr(torch, dtype)
     gradients(name, *arguments(name, 1, 2, 2, 2, dtype))
     given = arguments(name, N, size, C, O, dtype)

@@ -1,4 +1,4 @@
-"""Claim: the filter bank is kymatio's to the last bit and takes milliseconds instead of seconds."""
+"""Claim: the filter bank equals kymatio's bit for bit, and takes milliseconds instead of seconds."""
 
 import numpy as np
 import pytest

@@ -1,8 +1,8 @@
-"""Claim: NT-Xent is several times faster than plain PyTorch, in memory linear in the batch.
+"""Claim: NT-Xent is several times faster than plain PyTorch, in memory linear in the batch size.
 
-Competitors take turns in one process (`benchmarks/measure.py` says what is recorded), forward and backward apart and
-together. τ = 0.5; rows are redrawn for every shape. On a CPU float32; on a GPU also bfloat16, and small batches under
-CUDA graphs. Work is 2·M²·D operations forward and 4·M²·D backward, whatever a scheme saves.
+Competitors take turns in one process (`benchmarks/measure.py` says what is recorded); forward and backward are timed
+separately and together. τ = 0.5; rows are drawn anew for every shape. CPUs run float32, GPUs also bfloat16 and small
+batches as CUDA graphs. Work is 2·M²·D operations forward and 4·M²·D backward, whatever an algorithm saves.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def lightly():
 def pytorch_metric_learning():
     loss = importlib.import_module("pytorch_metric_learning.losses").NTXentLoss(temperature=TAU)
 
-    # Its denominator is one positive and the negatives: the same sum only where an image has two views.
+    # Its denominator has one positive and the negatives, which is the same sum only for two views per image.
     def run(z_i, z_j):
         labels = torch.arange(len(z_i), device=z_i.device).repeat(2)
         return loss(torch.cat((z_i, z_j)), labels)
@@ -49,7 +49,7 @@ def pytorch_metric_learning():
 
 
 def inf_cl():
-    """Inf-CL's kernel at the same work: M queries against M keys. It cannot leave a row itself out of its sum."""
+    """Inf-CL's kernel for the same work, M queries against M keys. It cannot exclude a row from its own sum."""
     if not torch.cuda.is_available():
         raise ImportError("inf_cl needs a GPU")
     loss = importlib.import_module("inf_cl").cal_flash_loss
@@ -69,7 +69,7 @@ PEERS = ("plain", "plain, compiled", "original", "lightly", "pytorch_metric_lear
 
 
 def competitors(M, D, compiled):
-    """name -> loss, and name -> why it is missing."""
+    """Losses by name, and by name why others are missing."""
     found, missing = {"ours": ours}, {}
     if M <= 8192 or torch.cuda.is_available():
         found["plain"] = plain_ntxent
@@ -77,7 +77,7 @@ def competitors(M, D, compiled):
             found["plain, compiled"] = compiled_plain()
     else:
         missing["plain"] = (
-            f"its similarities alone would take {M * M * 4 / 1e9:.0f} GB, and as much again twice"
+            f"its similarities alone would take {M * M * 4 / 1e9:.0f} GB, and twice as much on top"
         )
     if M <= 512:
         found["original"] = original_ntxent
@@ -106,7 +106,7 @@ def gradients(loss, z_i, z_j):
 
 
 def phased(loss, z):
-    """A call for `interleaved`: forward, then backward."""
+    """A call for `interleaved`, forward and then backward."""
 
     def run():
         value = loss(*z)
@@ -118,7 +118,7 @@ def phased(loss, z):
 
 
 def memory_case(name, M, D, device, dtype):
-    """Forward and backward, after a small one has started the threads or compiled."""
+    """Forward and backward, after a small case has started the threads or compiled the code."""
     loss = competitors(M, D, compiled=True)[0][name]
     dtype = getattr(torch, dtype)
     gradients(loss, *rows(16 if device == "cpu" else M, D, device, dtype))
@@ -127,8 +127,8 @@ def memory_case(name, M, D, device, dtype):
 
 
 def assert_close(losses, z, tolerance):
-    """Every loss and its gradients against the same loss in float64."""
-    # In float64 and beyond 2,048 rows plain PyTorch itself would need gigabytes.
+    """Compares every loss and its gradients with the same loss in float64."""
+    # Beyond 2,048 rows, plain PyTorch in float64 would need gigabytes.
     reference = plain_ntxent if len(z[0]) <= 1024 else ours
     truth = gradients(reference, *(t.detach().cpu().double().requires_grad_() for t in z))
     for name, loss in losses.items():
@@ -140,7 +140,7 @@ def assert_close(losses, z, tolerance):
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-# Of the largest gradient: rows rounded to bfloat16 differ by 2^-9.
+# As a share of the largest gradient: rows rounded to bfloat16 differ by 2^-9.
 TOLERANCE = {torch.bfloat16: 2e-2, torch.float32: 1e-5}
 # M, D, device, dtype.
 CASES = [
@@ -158,7 +158,7 @@ CASES = [
 
 
 def that_fit(losses, missing, z):
-    """The losses that run on z; the others go to `missing`."""
+    """Moves the losses for which z needs too much memory to `missing`."""
     for name, loss in list(losses.items()):
         try:
             gradients(loss, *z)
@@ -171,7 +171,7 @@ def that_fit(losses, missing, z):
 @pytest.mark.parametrize(("M", "D", "device", "dtype"), CASES)
 def bench_ntxent(benchmark, M, D, device, dtype):
     rows_ = 64 if benchmark.disabled else M
-    # Not timed, the compiled formula would only cost its compilation.
+    # In an untimed run, the compiled formula would only cost its compilation.
     losses, missing = competitors(rows_, D, compiled=not benchmark.disabled)
     z = rows(rows_, D, device, dtype)
     if device == "cuda":
@@ -179,14 +179,14 @@ def bench_ntxent(benchmark, M, D, device, dtype):
     if rows_ <= 8192:
         assert_close(losses, z, TOLERANCE[dtype])
     elif dtype == torch.bfloat16:
-        # Float32 products, which were compared at M=8192, stand in for float64.
+        # Float32 products, compared with float64 at M=8192, take its place.
         truth = gradients(ours, *(t.detach().float().requires_grad_() for t in z))
         for got, want in zip(gradients(ours, *z), truth, strict=True):
             assert (got - want).abs().max() < TOLERANCE[dtype] * want.abs().max()
     calls = {name: phased(loss, z) for name, loss in losses.items()}
     times = interleaved(benchmark, calls, device)
     name = str(dtype).removeprefix("torch.")
-    # Compiling in another process would only tell the memory of the same formula.
+    # Compiled in another process, it would only show the memory of the same formula.
     measured = {n: t for n, t in times.items() if n != "plain, compiled"}
     record(
         benchmark,
@@ -213,7 +213,7 @@ def bench_threads(benchmark):
         return gradients(ours, *z)
 
     def ready(n):
-        with_threads(n)  # wakes the threads up
+        with_threads(n)  # wakes the threads
         return ()
 
     for one, two in zip(with_threads(1), with_threads(2), strict=True):
@@ -228,7 +228,7 @@ def bench_threads(benchmark):
 
 
 def graph_of(loss, z):
-    """A CUDA graph of one forward and backward, after the calls that compile and warm up."""
+    """A CUDA graph of one forward and backward pass, after calls that compile and warm up."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -242,7 +242,7 @@ def graph_of(loss, z):
 
 
 def launches(call):
-    """Kernels that a call launches."""
+    """Names of the kernels that a call launches."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         call()
         torch.cuda.synchronize()
@@ -257,7 +257,7 @@ def launches(call):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("M", [64, 512, 2048])
 def bench_cuda_graph(benchmark, M, dtype):
-    """Small batches, where launches are the cost: both views stacked, forward and backward, from a graph."""
+    """Small batches, whose cost is their launches: both views stacked, forward and backward, from a graph."""
     repeats, D = 100, 128
     z = rows(M, D, "cuda", dtype)
     losses = {"plain": plain_ntxent, "ours": ours}
@@ -296,7 +296,7 @@ def bench_cuda_graph(benchmark, M, dtype):
 
 @needs_gpu
 def bench_cuda_1048576_rows(benchmark):
-    """Where the similarities alone would be 2 TB; memory beyond rows and gradients at most 3·M·D·4 bytes."""
+    """The similarities alone would take 2 TB; memory beyond rows and gradients is at most 3·M·D·4 bytes."""
     M, D = 1048576 if not benchmark.disabled else 8192, 128
     z = rows(M, D, "cuda", torch.bfloat16)
     extra = peak_mb(__name__, "ours", M, D, "cuda", "bfloat16")

@@ -1,7 +1,7 @@
-"""Claim: kymatio's numbers at 20 to 50 times its speed, and faster than pytorch_wavelets' cheaper transform.
+"""Claim: kymatio's results at 20 to 50 times its speed, and faster than pytorch_wavelets' cheaper transform.
 
-kymatio and, with L=6 and 8, pytorch_wavelets' `ScatLayerj2` (another, cheaper transform with six directions) take turns
-with ours, in one process with the same threads. `benchmarks/measure.py` says what is recorded.
+kymatio and, for L=6 and 8, pytorch_wavelets' `ScatLayerj2` (another, cheaper transform with six directions) take turns
+with ours in one process, with the same number of threads. `benchmarks/measure.py` says what is recorded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scatsimclr import Scattering2D
 
 MEMORY_LIMIT_MB = 67  # 64 MiB
 
-# Shape of x, J, L; those that are marked only in the full run.
+# Shape of x, J, L; marked ones only run in full.
 FORWARD = [
     ((16, 3, 96, 96), 2, 16),
     ((1, 3, 96, 96), 2, 16),
@@ -31,7 +31,7 @@ FORWARD = [
     pytest.param((2, 3, 224, 224), 4, 8, marks=pytest.mark.full),
     pytest.param((1, 1, 512, 512), 3, 8, marks=pytest.mark.full),
     ((8, 1, 61, 83), 2, 6),
-    # Where there is least to do: one path, and the padded width 454 = 2·227.
+    # Least work: one path, and the padded width 454 = 2·227.
     ((1, 1, 300, 451), 1, 1),
     ((1, 1, 1021, 1021), 1, 1),
 ]
@@ -44,7 +44,7 @@ BACKWARD = [
 
 
 def wavelets_layer(shape, J, L):
-    """pytorch_wavelets' layer where it can stand in for ours, or None; and why it is missing."""
+    """pytorch_wavelets' layer where it is comparable, else None, and the reason where it is missing."""
     if J != 2 or L not in (6, 8) or shape[2] % 4:
         return None, ""
     try:
@@ -54,12 +54,12 @@ def wavelets_layer(shape, J, L):
 
 
 def batch(benchmark, shape):
-    """Random images; only one where the benchmark is not timed but merely kept from rotting."""
+    """Random images, or one where the benchmark runs untimed, to show that it works."""
     return torch.rand(1 if benchmark.disabled else shape[0], *shape[1:])
 
 
 def memory_case(name, shape, J, L):
-    """The first call, workspaces and all, after a tiny one of another module has started the threads."""
+    """The first call, including its workspaces, after a tiny call of another module has started the threads."""
     x, tiny = torch.rand(shape), torch.rand(1, 3, 8, 8)
     if name == "pytorch_wavelets":
         module, L = pytorch_wavelets_layer(), 6
@@ -104,7 +104,7 @@ def bench_backward(benchmark, shape, J, L):
     grad = torch.randn_like(modules["ours"](x))
 
     def prepared(name):
-        """Input and output of a forward pass, which stays out of the figure."""
+        """Input and output of a forward pass, which is not timed."""
         leaf = x.clone().requires_grad_()
         return leaf, modules[name](leaf)
 
@@ -112,7 +112,7 @@ def bench_backward(benchmark, shape, J, L):
         return torch.autograd.grad(out, leaf, grad)[0]
 
     expected, found = gradient(*prepared("kymatio")), gradient(*prepared("ours"))
-    # A modulus near 0 makes both gradients uncertain: their distance is compared, not every pixel.
+    # A modulus near 0 makes both gradients uncertain, hence their distance is compared, not every pixel.
     assert (found - expected).norm() <= 1e-4 * expected.norm()
     times = interleaved(
         benchmark,
@@ -134,7 +134,7 @@ def bench_threads(benchmark, images):
         return ours(x)
 
     def ready(n):
-        with_threads(n)  # wakes the threads up
+        with_threads(n)  # wakes the threads
         return ()
 
     assert torch.equal(with_threads(1), with_threads(2))

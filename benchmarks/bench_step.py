@@ -1,16 +1,16 @@
-"""Claim: a training step several times as fast as the original's, at more than 60 % of the machine's matrix rate.
+"""Claim: a training step is several times as fast as the original's, at over 60 % of the machine's matrix rate.
 
 Competitors have the same weights and views and take turns in one process:
 
 - original: kymatio's scattering, the two views one after the other through a contiguous float32 network, cosine
   similarities of broadcast rows, Adam;
-- plain: kymatio's scattering, and the network with plain PyTorch's good practice: views together, channels-last,
-  fused Adam, a masked cross-entropy;
+- plain: kymatio's scattering, and the network with good PyTorch practice: both views together, channels-last, fused
+  Adam, a masked cross-entropy;
 - ours in float32, and ours as `--fused` chooses (bfloat16 where the device has it, CUDA graphs on a GPU).
 
 Their losses are compared before they are timed (`benchmarks/measure.py` says what is recorded). The work of a step is
-the network's operations alone, forward and backward. Memory is what the first three steps take beyond model and views.
-All have the allocator as it is: `train` would keep freed memory, about 6 %, and the original would not.
+that of the network alone, forward and backward. Memory is what the first three steps take beyond model and views. All
+use the default allocator: `train` would keep freed memory (about 6 %), and the original would not.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STEPS = (
     if DEVICE.type == "cpu"
     else [(8, 32, 256), (30, 96, 256)]
 )
-# ours alone: how throughput and memory grow.
+# Ours alone: how throughput and memory grow.
 GROWTH = [
     (8, 32, 16),
     *(pytest.param(8, 32, batch, marks=full) for batch in (32, 64, 128, 256)),
@@ -51,7 +51,7 @@ GROWTH = [
 
 
 class KymatioEncoder(nn.Module):
-    """A copy of an encoder's layers, PyTorch's own, behind kymatio's scattering, called as the original does."""
+    """A copy of an encoder in PyTorch's own layers, behind kymatio's scattering, called as in the original code."""
 
     def __init__(self, encoder, size):
         super().__init__()
@@ -69,7 +69,11 @@ class KymatioEncoder(nn.Module):
 
 
 class OriginalStep:
+<<<<<<< HEAD
     """The loss of a pair of views (2, B, C, H, W), then an update of the weights."""
+=======
+    """The loss of (x_i, x_j), and an update of the weights."""
+>>>>>>> commands
 
     def __init__(self, encoder, size):
         self.model = KymatioEncoder(encoder.to(memory_format=torch.contiguous_format), size).train()
@@ -122,11 +126,18 @@ def views(size, batch):
     return drawn.to(DEVICE, memory_format=torch.channels_last).unflatten(0, (2, batch))
 
 
+<<<<<<< HEAD
 def network_operations(model, pair):
     """Operations of the network's forward and backward pass, by the definition of a convolution; the scattering's are
     not counted."""
     model = plain_convolutions(model)  # the counter knows PyTorch's operators alone
     coefficients = model.scatter(pair.flatten(0, 1)).float()
+=======
+def network_operations(model, x_i, x_j):
+    """Operations of the network's forward and backward pass, by the definition of a convolution, without scattering."""
+    model = plain_convolutions(model)  # the counter only knows PyTorch's operators
+    coefficients = model.scatter(torch.cat((x_i, x_j))).float()
+>>>>>>> commands
     with FlopCounterMode(display=False) as counter:
         model.project(model.adapt(coefficients)).sum().backward()
     return counter.get_total_flops()
@@ -141,7 +152,7 @@ STEP_KINDS = {
 
 
 def precision(amp):
-    """Of products under `amp`, a dtype or None."""
+    """The precision of products under `amp`, a dtype or None."""
     return str(amp or torch.float32).removeprefix("torch.")
 
 
@@ -157,8 +168,13 @@ def memory_case(kind, blocks, size, batch):
 
 
 @torch.no_grad()
+<<<<<<< HEAD
 def assert_close(steps, pair):
     """The losses are the same, with running statistics: those of a batch are not those of two batches together."""
+=======
+def assert_close(steps, x_i, x_j):
+    """The losses are equal with running statistics; a batch's own statistics differ from those of two together."""
+>>>>>>> commands
     losses = {}
     for name, step in steps.items():
         step.model.eval()
@@ -197,9 +213,9 @@ def bench_step(benchmark, blocks, size, batch):
 
 @pytest.mark.parametrize(("size", "batch"), [(32, 64), pytest.param(96, 64, marks=full)])
 def bench_features(benchmark, size, batch):
-    """Evaluation and embedding, in the batches of `embed`: h of normalised images, in float32 and as `--fused` chooses.
+    """Evaluation and embedding in batches as of `embed`: h of normalised images, in float32 and as `--fused` chooses.
 
-    The original computes it in float32, with autograd on.
+    The original code computes it in float32, with autograd on.
     """
     batch = 2 if benchmark.disabled else batch
     start, x = encoder(8, size).eval(), views(size, batch)[0]
@@ -232,7 +248,7 @@ def bench_features(benchmark, size, batch):
 
 @pytest.mark.parametrize(("blocks", "size", "batch"), GROWTH)
 def bench_growth(benchmark, blocks, size, batch):
-    """Throughput and memory by batch and by size of the images."""
+    """Throughput and memory by batch size and by image size."""
     batch = 2 if benchmark.disabled else batch
     step, pair = STEP_KINDS["ours"](encoder(blocks, size), size), views(size, batch)
     assert torch.isfinite(step(pair))

@@ -1,15 +1,14 @@
 """Whether a change made a benchmark slower: `python -m benchmarks.compare OLD.json NEW.json`.
 
-What is compared is each group's ratio of a peer to ours, of which the machine's speed and load cancel, as both were
-timed in turns, and on the same CPU also the time itself. A peer may take two times by what its memory allocator happens
-to hold, and a time may grow by the machine's load: of these clocks the median counts (of two the one that shows less).
-A median is uncertain by WIDTH times the distance of its quartiles over the square root of the rounds (three standard
-errors). A change is beyond noise where it is larger than the uncertainties of both runs together (the root of the sum
-of their squares), and than FLOOR: two runs of the same code differ for reasons that no single run shows (where memory
-lies, which pages it got), by up to 1.28 in 43 groups (EPYC Zen 4, 2026-11-25).
+It compares each group's ratios of peers to ours, in which the machine's speed and load cancel, as both were timed in
+turns, and on the same CPU also our time itself. A peer's time may double with what its memory allocator happens to
+hold, and times grow with the machine's load; so the median of these clocks counts (of two, the one that shows less). A
+median is uncertain by WIDTH times the distance of its quartiles over the square root of the rounds (three standard
+errors). A change is beyond noise where it exceeds both the uncertainty of the two runs together (the root of the sum of
+squares) and FLOOR: two runs of the same code differ by up to 1.28 in 43 groups (EPYC Zen 4, 2026-11-25), for reasons
+that no single run shows, such as where memory lies.
 
-Exit status 1 where a group became slower beyond noise, 2 where a file is not there or no
-results file.
+The exit status is 1 where a group became slower beyond noise, and 2 for a file that is missing or not a results file.
 """
 
 from __future__ import annotations
@@ -29,18 +28,18 @@ WIDTH, FLOOR = 3.0, 1.35
 
 
 def parts(record: dict) -> dict[str, dict]:
-    """The whole and each phase, each with competitors and over_ours."""
+    """The whole, under "", and each phase, each with competitors and over_ours."""
     return {"": record, **record["phases"]}
 
 
 def noise(quartiles: Sequence[float], rounds: int) -> float:
-    """What a median is uncertain by, as a logarithm."""
+    """The uncertainty of a median, as a logarithm."""
     low, high = quartiles
     return WIDTH * math.log(high / low) / math.sqrt(rounds)
 
 
 def changes(old: dict, new: dict, peers: Sequence[str], same_cpu: bool) -> list[dict]:
-    """By each clock: how many times as much time ours takes in `new`, and where noise ends."""
+    """For each clock, how many times as long ours takes in `new`, and up to where that is noise."""
 
     def change(clock, slower, noises, texts):
         bound = math.exp(max(math.log(FLOOR), math.hypot(*noises)))
@@ -62,22 +61,24 @@ def changes(old: dict, new: dict, peers: Sequence[str], same_cpu: bool) -> list[
 
 
 def median(found: Sequence[dict]) -> dict:
-    """The change by the clock in the middle; of two in the middle the one that shows less."""
+    """The median change over the clocks; of two in the middle, the smaller one."""
     ordered, half = sorted(found, key=lambda change: change["slower"]), len(found) // 2
     middle = ordered[half : half + 1] if len(found) % 2 else ordered[half - 1 : half + 1]
     return min(middle, key=lambda change: abs(math.log(change["slower"])))
 
 
 def verdict(slower: float, bound: float) -> str:
+    """ "SLOWER" or "faster" beyond noise, else ""."""
     return "SLOWER" if slower > bound else "faster" if slower < 1 / bound else ""
 
 
 def key(record: dict) -> tuple[str, str]:
+    """What identifies a group."""
     return record["op"], described(record["case"])
 
 
 def compare(old: Sequence[dict], new: Sequence[dict], same_cpu: bool = True) -> tuple[list[dict], list[str]]:
-    """One entry for each group and phase that both hold with a common peer, and lines on what could not be judged."""
+    """An entry for each group and phase that both files have with a common peer, and a line on each of the others."""
     before, rows, notes = {key(record): record for record in old}, [], []
     for record in new:
         earlier = before.pop(key(record), None)
@@ -86,7 +87,7 @@ def compare(old: Sequence[dict], new: Sequence[dict], same_cpu: bool = True) -> 
             continue
         peers = [name for name in record["peers"] if name in earlier["peers"]]
         if not peers:
-            notes.append(f"{title(record)}: no peer in both, so that only times could be compared")
+            notes.append(f"{title(record)}: no peer in both files, so that only times could be compared")
             continue
         earlier_parts = parts(earlier)
         for name, part in parts(record).items():
@@ -102,8 +103,8 @@ def compare(old: Sequence[dict], new: Sequence[dict], same_cpu: bool = True) -> 
 
 
 def lines(rows: Sequence[dict], notes: Sequence[str]) -> list[str]:
-    """A table, what became slower first."""
-    texts = [("group", "by", "old", "new", "time of ours", "noise", "")]
+    """A table, with what became slower first."""
+    texts = [("group", "clock", "old", "new", "our time", "noise", "")]
     texts += [
         (
             row["group"], row["clock"], row["old"], row["new"], f"× {row['slower']:.2f}", f"× {row['bound']:.2f}",
@@ -117,9 +118,10 @@ def lines(rows: Sequence[dict], notes: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__.split("\n")[0])
-    parser.add_argument("old", type=Path)
-    parser.add_argument("new", type=Path)
+    parser.add_argument("old", type=Path, help="results file from before the change")
+    parser.add_argument("new", type=Path, help="results file from after it")
     options = parser.parse_args(arguments)
     try:
         files = load(options.old), load(options.new)

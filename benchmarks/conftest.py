@@ -1,7 +1,7 @@
-"""`--quick`, the machine in every results file, and the order of what is printed: where we lose comes first.
+"""The option --quick, the machine's description in results files, and the printed summary.
 
-Cases marked `full` run neither with --quick nor with --benchmark-disable, where the others show that every benchmark
-still works.
+Cases marked `full` run neither with --quick nor with --benchmark-disable, under which the others show that every
+benchmark still works.
 """
 
 import importlib.metadata
@@ -21,7 +21,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "full: a case that only the full, timed run takes")
+    config.addinivalue_line("markers", "full: a case that only runs when timed and without --quick")
     measure.quick = config.getoption("--quick")
 
 
@@ -52,7 +52,7 @@ def versions():
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
-    """Adds device and versions, and leaves out the machine's name."""
+    """Adds device and versions, and removes the machine's name."""
     machine_info.pop("node", None)
     machine_info.update(
         torch=torch.__version__,
@@ -64,7 +64,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 def pytest_benchmark_update_json(config, benchmarks, output_json):
-    """Adds the machine's limits; leaves out each round's time, and what a checkout's folder and branch are called."""
+    """Adds the machine's limits, and removes the rounds' times and the names of the checkout's folder and branch."""
     devices = {entry["extra_info"].get("device") for entry in output_json["benchmarks"]} - {None}
     output_json["machine_info"]["limits"] = {device: measure.limits(device) for device in sorted(devices)}
     output_json["machine_info"]["quick"] = measure.quick

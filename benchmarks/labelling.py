@@ -1,9 +1,16 @@
-"""`python -m benchmarks.labelling`: what a few labels of 5,000 images of Fashion-MNIST make of the others.
+"""`python -m benchmarks.labelling`: labels for 5,000 images of Fashion-MNIST from a few of them.
 
+<<<<<<< HEAD
 With the scattering alone, or with `--epochs N` with what a run of N epochs on these images recommends. Accuracy and
 calibration error on the images without a label, with 10 and 100 labels per class, by candidate and by what `label`
 chooses, beside the accuracy that `label` expects; and the number of suggested images that reach the accuracy of 100
 random ones, in rounds of ten. Writes benchmarks/results/labelling.json, or labelling-trained.json.
+=======
+With whitened scattering, without a trained encoder. Measures accuracy and calibration error on the unlabelled images,
+with 10 and 100 labels per class, of every candidate and of the one that `label` chooses, beside the accuracy that
+`label` expects; and how many labels of suggested images reach the accuracy of 100 random ones, in rounds of ten. Writes
+benchmarks/results/labelling.json.
+>>>>>>> commands
 """
 
 from __future__ import annotations
@@ -48,7 +55,7 @@ def trained_features(pixels: Tensor, epochs: int) -> Tensor:
 
 
 def accuracies(space: Space, truth: Tensor, per_class: int, draws: int) -> dict[str, list[float]]:
-    """By candidate, of `label` ("chosen"), and its calibration error, one number a draw; shares."""
+    """Accuracies of every candidate and of `label` ("chosen"), its calibration error and expectations; one per draw."""
     found: dict[str, list[float]] = {}
     for draw in range(draws):
         chosen = few_labels(truth, per_class, draw)
@@ -72,7 +79,7 @@ def accuracies(space: Space, truth: Tensor, per_class: int, draws: int) -> dict[
 
 
 def course(space: Space, truth: Tensor, suggested: bool, seed: int) -> list[float]:
-    """Accuracy of all images after each round of STEP more labels, suggested or random ones."""
+    """Accuracy on all images after each round of STEP further labels, suggested or random ones."""
     labels, p, reached = torch.full_like(truth, -1), None, []
     order = torch.randperm(len(truth), generator=torch.Generator().manual_seed(seed))
     for number in range(ROUNDS):
@@ -90,7 +97,7 @@ def course(space: Space, truth: Tensor, suggested: bool, seed: int) -> list[floa
 
 
 def needed(mean: np.ndarray, target: float) -> float:
-    """Labels at which a course, interpolated between rounds, reaches `target`; infinite where it does not."""
+    """Labels at which a course, interpolated between rounds, reaches `target`; infinite if it does not."""
     above = np.flatnonzero(mean >= target)
     if not len(above):
         return float("inf")
@@ -101,11 +108,17 @@ def needed(mean: np.ndarray, target: float) -> float:
 
 
 def main() -> None:
+    """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, required=True, help="where the files of Fashion-MNIST are")
+<<<<<<< HEAD
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--epochs", type=int, help="train for so many epochs first, without labels")
     parser.add_argument("-o", "--output", type=Path)
+=======
+    parser.add_argument("--draws", type=int, default=5, help="draws of labels (default: 5)")
+    parser.add_argument("-o", "--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT.name}")
+>>>>>>> commands
     options = parser.parse_args()
     trained = options.epochs is not None
     output = options.output or RESULTS / ("labelling-trained.json" if trained else "labelling.json")
@@ -138,8 +151,13 @@ def main() -> None:
     result |= {"courses": courses, "target": target, "ratio of labels": ratio}
     for name, rows in courses.items():
         print(name, " ".join(f"{100 * value:.1f}" for value in np.mean(rows, 0)))
+<<<<<<< HEAD
     print(f"suggested images need {ratio:.2f} of the labels that random ones need for {100 * target:.1f} %")
     output.write_text(json.dumps(result, indent=1) + "\n")
+=======
+    print(f"suggested images need {ratio:.2f} times as many labels as random ones for {100 * target:.1f} %")
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+>>>>>>> commands
 
 
 if __name__ == "__main__":

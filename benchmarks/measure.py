@@ -1,19 +1,19 @@
-"""How every benchmark here measures, and the record it leaves in pytest-benchmark's `extra_info`.
+"""How every benchmark here measures, and the record that it leaves in pytest-benchmark's `extra_info`.
 
-Competitors take turns in one process, ours last in each round and by pytest-benchmark, whose own statistics are of
-ours' turns. Garbage is collected between turns, not in them. A call of less than TURN seconds is repeated until its
-turn takes as long, and the median is the turn's figure: the first calls after another competitor pay for what that one
-left in the caches, which where a call takes microseconds is several times their own work. A record holds
+Competitors take turns in one process. Ours comes last in each round and is run by pytest-benchmark, whose own
+statistics are of our turns. Garbage is collected between turns, not during them. A call of less than TURN seconds is
+repeated until its turn takes as long, and the median is the turn's time: the first calls after another competitor's pay
+for the state of the caches, which for calls of microseconds is several times their own work. A record has
 
-- op, case: what was done and at which sizes; `items` of what a call handles (images), where that makes sense;
-- competitors: name -> median and quartiles in seconds, rounds, and `peak_mb`, the most memory beyond input and output;
-- over_ours: name -> median over ours (more than 1: ours is faster), with the quartiles of that ratio in each round; of
-  the rounds in which both were timed;
-- phases: the same two for the parts of a call (forward, backward), where it has parts;
-- peers: the competitors that are somebody else's; the others are variants of ours. The first is the reference;
+- op, case: what is done and at which sizes; `items`: how many a call handles (images), where that makes sense;
+- competitors: name -> median and quartiles in seconds, rounds, and `peak_mb`, peak memory beyond input and output;
+- over_ours: name -> its median time over ours (above 1: ours is faster), with the quartiles of that ratio over the
+  rounds in which both were timed;
+- phases: the same two for the parts of a call (forward, backward), where it has any;
+- peers: the competitors by others, the first of which is the reference; the rest are variants of ours;
 - missing: name -> why a peer does not take part;
-- work: FLOPs and bytes that the case cannot do without, and `share`, name -> share of the machine's measured rates;
-  `precision` is of the products in ours.
+- work: the operations and bytes that the case cannot do without, and `share`, name -> share of the machine's measured
+  rates; `precision` is that of our products.
 """
 
 from __future__ import annotations
@@ -39,20 +39,21 @@ import torch
 ROOT = Path(__file__).parents[1]
 THREADS = min(2, os.cpu_count() or 1)
 OURS = "ours"
-# Of each competitor in a group: seconds, and bounds of the number of rounds; with --quick the second of each.
+# For each competitor of a group: seconds, and bounds for the number of rounds; the second of each is for --quick.
 SECONDS, LEAST, MOST = (2.0, 0.4), (7, 3), (200, 40)
-SLOW, SLOWEST = 1.0, 8.0  # seconds of a call that is timed three times, and once
+SLOW, SLOWEST = 1.0, 8.0  # seconds beyond which a call is timed three times, and once
 TURN = 5e-3
 quick = False  # set by conftest.py
 
 
 def synchronize(device: torch.device | str) -> None:
+    """Waits for the kernels of a GPU."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize()
 
 
 def laps(call: Callable, arguments: tuple, device) -> dict[str, float]:
-    """Seconds of a call in all (""), and of the parts that end with the names it yields where it is a generator."""
+    """Seconds of a whole call, under "", and of the parts that a generator ends by yielding their names."""
     synchronize(device)
     last = start = time.perf_counter()
     found, result = {}, call(*arguments)
@@ -67,7 +68,7 @@ def laps(call: Callable, arguments: tuple, device) -> dict[str, float]:
 
 @contextmanager
 def automatic_collection_off():
-    """No garbage collection but by `gc.collect()`, which then looks only at what was made inside."""
+    """Only `gc.collect()` collects garbage in the block, and only objects created there."""
     was_enabled = gc.isenabled()
     gc.disable()
     gc.collect()
@@ -81,13 +82,13 @@ def automatic_collection_off():
 
 
 def turn(call: Callable, arguments: tuple, device, calls: int) -> dict[str, float]:
-    """Median laps of that many calls in a row."""
+    """Median laps of several calls in a row."""
     found = [laps(call, arguments, device) for _ in range(calls)]
     return {part: statistics.median(lap[part] for lap in found) for part in found[0]}
 
 
 def rounds_for(seconds: float) -> int:
-    """Rounds of a competitor whose call takes that long."""
+    """The number of rounds for a competitor whose call takes so long."""
     if seconds > SLOW:
         return 1 if seconds > SLOWEST else 3
     return max(LEAST[quick], min(MOST[quick], int(SECONDS[quick] / seconds)))
@@ -96,10 +97,16 @@ def rounds_for(seconds: float) -> int:
 def interleaved(
     benchmark, calls: dict[str, Callable], device="cpu", prepare: dict[str, Callable] | None = None
 ):
-    """Times the calls in turns: name -> laps of each round; slow ones take part in the first rounds alone, ours in all.
+    """Times calls in turns.
 
-    `prepare` makes a call's arguments, outside the figure, for a turn of one call. With --benchmark-disable each runs
-    once, and {} is returned.
+    Args:
+        benchmark: The fixture of pytest-benchmark.
+        calls: The calls by name. Slow ones only take part in the first rounds, ours in all.
+        device: The device to wait for.
+        prepare: By name, makes the arguments of a call, untimed; such a call is not repeated within its turn.
+
+    Returns:
+        The laps of each round by name; {} with --benchmark-disable, where every call only runs once.
     """
     prepare = prepare or {}
 
@@ -113,12 +120,12 @@ def interleaved(
     }
     rounds = {n: rounds_for(t) for n, t in seconds.items()}
     repeats = {n: 1 if n in prepare else max(1, math.ceil(TURN / t)) for n, t in seconds.items()}
-    # Rounds of ours alone, with caches that nobody else has used since, would flatter it.
+    # Rounds of ours alone would flatter it, as nobody else would have used the caches in between.
     count = max((n for name, n in rounds.items() if name != OURS), default=rounds.get(OURS, 1))
     times: dict[str, list] = {name: [] for name in calls}
 
     def ready(name):
-        gc.collect()  # before the arguments are made: threads that they have woken are not to fall asleep again
+        gc.collect()  # before the arguments are made, so that threads that they wake do not fall asleep again
         return prepare.get(name, tuple)()
 
     def timed(name, *arguments):
@@ -137,13 +144,13 @@ def interleaved(
 
 
 def quartiles(values: Sequence[float]) -> list[float]:
-    """Lower quartile, median, upper quartile; by the inclusive method: never outside of what was measured."""
+    """Lower quartile, median and upper quartile, by the inclusive method, which stays within the measured range."""
     values = list(values)
     return statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
 
 
 def figures(times: dict[str, list[float]]) -> dict:
-    """competitors and over_ours of a record, from seconds of each round."""
+    """competitors and over_ours of a record, from the seconds of each round."""
     competitors, over = {}, {}
     for name, values in times.items():
         low, median, high = quartiles(values)
@@ -171,9 +178,9 @@ def record(
     device: torch.device | str = "cpu",
     **more,
 ) -> None:
-    """Leaves the record of a group; nothing but the group's name with --benchmark-disable.
+    """Leaves the record of a group; only its name with --benchmark-disable.
 
-    `work` holds "flop" and "bytes" (either may be left out) of a call; `peak_mb` is by name, in MB of 10^6 bytes.
+    `work` holds a call's "flop" and "bytes", or one of them; `peak_mb` is by name, in MB of 10^6 bytes.
     """
     benchmark.group = f"{op}: {described(case)}"
     if not times:
@@ -196,24 +203,26 @@ def record(
 
 
 def described(case: dict) -> str:
-    """The sizes of a case in words: `16×3×96×96, J=2, L=16`."""
+    """The sizes of a case as text: `16×3×96×96, J=2, L=16`."""
     return ", ".join(
         "×".join(map(str, value)) if key == "shape" else f"{key}={value}" for key, value in case.items()
     )
 
 
-# --- limits of the machine
-
-
 def best_seconds(call: Callable, device: str, times: int = 9) -> float:
+    """The fastest of several calls, after one to warm up."""
     call()
     return min(laps(call, (), device)[""] for _ in range(times))
 
 
 @cache
 def limits(device: str) -> dict[str, float]:
-    """Measured once in a session: operations per second of matrix products (2048², 8192² on a GPU) of float32 and
-    bfloat16, bytes per second of a copy, read and written (256 MB, 2 GB on a GPU), in memory that was used before."""
+    """The machine's rates, measured once per session.
+
+    Returns:
+        Operations per second of float32 and bfloat16 matrix products (2048², or 8192² on a GPU), and bytes per second,
+        read and written, of a copy in memory that was used before (256 MB, or 4 GB on a GPU).
+    """
     n, count = (2048, 1 << 25) if device == "cpu" else (8192, 1 << 29)
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
@@ -230,7 +239,7 @@ def limits(device: str) -> dict[str, float]:
 
 
 def shares_of_limits(work: dict[str, float], seconds: float, device: str) -> dict[str, float]:
-    """What `work` in `seconds` is of each measured rate."""
+    """The share of each measured rate that `work` in `seconds` amounts to."""
     rates = limits(device) if work else {}
     return {
         rate: round(work[kind] / seconds / per_second, 4)
@@ -240,14 +249,11 @@ def shares_of_limits(work: dict[str, float], seconds: float, device: str) -> dic
     }
 
 
-# --- memory
-
-
 def peak_mb(module: str, *arguments) -> float:
-    """Most memory in MB that a call takes beyond what is there before and what it returns, in a process of its own:
-    later calls of this process would use memory that is already there.
+    """Peak memory of a call, in MB, beyond what is there before and what it returns.
 
-    `memory_case(*arguments)` of the benchmark module `module` gives the call, the bytes that it returns, the device.
+    It is measured in a process of its own, as later calls of this one would reuse memory. `memory_case(*arguments)` of
+    the benchmark module `module` gives the call, the bytes that it returns, and the device.
     """
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.measure", module, json.dumps(arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
@@ -255,7 +261,7 @@ def peak_mb(module: str, *arguments) -> float:
 
 
 def peaks(times: dict, module: str, *arguments) -> dict[str, float]:
-    """`peak_mb(module, name, *arguments)` of those that were timed; with --quick of ours alone."""
+    """`peak_mb(module, name, *arguments)` of those that were timed; only of ours with --quick."""
     return {name: peak_mb(module, name, *arguments) for name in times if name == OURS or not quick}
 
 
@@ -268,7 +274,7 @@ def _print_peak(module: str, arguments: list) -> None:
     torch.set_num_threads(THREADS)
     call, returned, device = importlib.import_module(module).memory_case(*arguments)
     gc.collect()
-    # What was freed before goes back to the system (glibc); else the call would use those pages and seem to need none.
+    # Returns freed memory to the system (glibc); otherwise the call would reuse those pages and seem to need none.
     getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)(0)
     if torch.device(device).type == "cuda":
         before = torch.cuda.memory_allocated()
@@ -277,11 +283,11 @@ def _print_peak(module: str, arguments: list) -> None:
         peak = torch.cuda.max_memory_allocated()
     else:
         with open("/proc/self/clear_refs", "w") as reset:
-            reset.write("5")  # Linux: the high-water mark starts again
+            reset.write("5")  # resets the high-water mark (Linux)
         before = _status("VmRSS")
         call()
         peak = _status("VmHWM")
-    # Below 0 by the pages of a result that were there already.
+    # Pages of the result that were there before would make it negative.
     print(max(0, peak - before - returned) / 1e6)
 
 

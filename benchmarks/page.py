@@ -1,9 +1,15 @@
 """The performance page with its plots, and other pages' tables, from results files: `python -m benchmarks.page`.
 
+<<<<<<< HEAD
 Without arguments: benchmarks/results/{filters,scattering2d,ntxent,conv3x3,augment,step,accuracy}-cpu.json become
 docs/performance.md, docs/performance/*.svg, and the tables that the README and other pages of docs/ have between `<!--
 performance: NAME -->` and `<!-- end -->`. With files and `--output PAGE.md`, a page of those files alone, with its
 plots in a folder beside it.
+=======
+Without arguments, benchmarks/results/{filters,scattering2d,ntxent,conv3x3,augment,step,accuracy}-cpu.json become
+docs/performance.md, docs/performance/*.svg and the README's blocks between `<!-- performance: NAME -->` and
+`<!-- end -->`. With files and `--output PAGE.md`, only a page about those is written, its plots in a folder beside it.
+>>>>>>> commands
 """
 
 from __future__ import annotations
@@ -30,13 +36,17 @@ PAGE = ROOT / "docs" / "performance.md"
 # Pages with tables between markers.
 MARKED = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("training", "scattering", "loss"))]
 FIGURES = {
-    "ratios": "Time of each peer over ours, with the quartiles of that ratio over the rounds",
-    "roofline": "Operations per second under the measured limits, by what a case cannot do without",
+    "ratios": "Each peer's time over ours, with the quartiles of that ratio over the rounds",
+    "roofline": "Operations per second beneath the measured limits, by operations per byte",
     "ntxent": "NT-Xent by the number of rows, D = 128",
-    "growth": "A training step by batch and by size of the images",
+    "growth": "A training step by batch size and by image size",
     "threads": "Two threads against one",
 }
+<<<<<<< HEAD
 # The headline: op, a part of the case, peer.
+=======
+# Rows of the README's first table: op, case, peer.
+>>>>>>> commands
 HEADLINE = [
     ("scattering2d forward", "16×3×96×96, J=2, L=16", "kymatio"),
     ("scattering2d forward", "64×3×32×32, J=2, L=8", "pytorch_wavelets"),
@@ -51,7 +61,11 @@ HEADLINE = [
     ("training step", "blocks=8, size=96, batch=16", "original"),
     ("features", "blocks=8, size=32, batch=64", "original"),
 ]
+<<<<<<< HEAD
 # Other marked tables: ops, the results file.
+=======
+# Other blocks of the README: their ops, and the results file that they are from.
+>>>>>>> commands
 BLOCKS = {
     "scattering2d": (("scattering2d forward", "scattering2d backward"), "scattering2d"),
     "ntxent": (("NT-Xent cpu float32",), "ntxent"),
@@ -60,39 +74,40 @@ BLOCKS = {
 
 
 INTRODUCTION = """\
-Written by `make performance` (`python -m benchmarks.page`) from the results files named at its end. Competitors take
-turns in one process; figures are medians. A ratio is a competitor's time over ours: more than 1 where ours is faster.
-Memory is what a call takes beyond its input and output. "Of the limit" is the largest share of the machine's measured
-rates (matrix products in ours' precision, copy) by the operations and bytes of `benchmarks/work.py`: transforms for the
-scattering, the convolutions for a training step, and for NT-Xent three full products of similarities. It can be above
-100 %: of the similarities ours leaves out what symmetry gives, and its 3×3 convolutions need 4/9 of the operations that
-their definition has (Winograd's F(2×2, 3×3)). Peers whose large temporaries are fresh memory in each
-call swing with what their process has freed before: the last two runs in the history of
+Written by `make performance` (`python -m benchmarks.page`) from the results files listed at the end. Competitors take
+turns in one process; times are medians. A ratio is a competitor's time over ours: above 1, ours is faster. Memory is
+what a call takes beyond its input and output. "Share of the limit" is the largest share of the machine's measured rates
+(matrix products in our precision, copy) that our time amounts to, with the operations and bytes of
+`benchmarks/work.py`: transforms for the scattering, convolutions for a training step, and for NT-Xent three full
+products of similarities. It can exceed 100 %: our NT-Xent skips the similarities that symmetry gives, and our 3×3
+convolutions need 4/9 of the operations in their definition (Winograd's F(2×2, 3×3)). Peers that allocate large
+temporaries in each call vary with what their process has freed before: the last two runs in the history of
 `benchmarks/results/scattering2d-cpu.json` have 711 ms and 1.11 s for kymatio's 16×3×96×96 with L=16, and 34 and 33 ms
 for ours."""
 
 
 def command(stem: str) -> str:
-    """What measures one part again; with `--benchmark-json=FILE` into a file."""
+    """The command that measures one part again; `--benchmark-json=FILE` makes it write a results file."""
     return f"`pytest benchmarks/bench_{stem}.py --benchmark-enable --benchmark-only`"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table of which the first row is the head."""
+    """A table whose first row is the header."""
     head, *body = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([head, "|" + "---|" * len(rows[0]), *body])
 
 
 def megabytes(entry: dict) -> str:
+    """A competitor's peak memory; "–" where it was not measured."""
     return f"{two_figures(entry['peak_mb'])} MB" if "peak_mb" in entry else "–"
 
 
 def op_table(records: Sequence[dict]) -> str:
-    """A row for each case: our time, each other competitor's over ours, memory of ours and of the first peer."""
+    """A row for each case: our time, the other competitors' over ours, our memory and the first peer's."""
     names = list(dict.fromkeys(name for record in records for name in record["competitors"] if name != OURS))
     several = len({record["op"] for record in records}) > 1
     memory_of = "memory, ours / first peer" if any(record["peers"] for record in records) else "memory"
-    rows = [["case", "ours", *names, memory_of, "ours of the limit"]]
+    rows = [["case", "ours", *names, memory_of, "share of the limit"]]
     for record in records:
         over, entries = record["over_ours"], record["competitors"]
         memory = " / ".join(megabytes(entries[name]) for name in (OURS, *record["peers"][:1]))
@@ -103,14 +118,15 @@ def op_table(records: Sequence[dict]) -> str:
             memory.replace("– / –", "–"),
             largest_share(record) or "–",
         ])  # fmt: skip
-    # Columns that say nothing here.
+    # Columns without entries are left out.
     kept = [i for i, column in enumerate(zip(*rows, strict=True)) if i < 2 or set(column[1:]) != {"–"}]
     return markdown([[row[i] for i in kept] for row in rows])
 
 
 def headline(records: Sequence[dict]) -> str:
+    """The README's first table."""
     found = {(record["op"], described(record["case"])): record for record in records}
-    rows = [["what", "case", "compared with", "takes", "ours", "times our time"]]
+    rows = [["operation", "case", "peer", "peer's time", "our time", "ratio"]]
     for op, case, peer in HEADLINE:
         record = found.get((op, case))
         if record and peer in record["peers"]:
@@ -121,12 +137,13 @@ def headline(records: Sequence[dict]) -> str:
 
 
 def lost(records: Sequence[dict]) -> str:
+    """A list of the groups in which a peer is faster."""
     found = [f"- {where} takes {ratio:.2f} of our time" for ratio, where in losses(records)]
     return "\n".join(found) or "In no group."
 
 
 def origin(name: str, found: dict) -> str:
-    """A line on a results file: machine, versions, date, commit."""
+    """A line about a results file: machine, versions, date, commit."""
     machine, commit = found["machine_info"], found["commit_info"]
     limits = "; ".join(
         f"{device}: float32 products {rates['float32_flop_per_s'] / 1e9:.0f} GFLOP/s, bfloat16 products "
@@ -143,12 +160,12 @@ def origin(name: str, found: dict) -> str:
 
 
 def worth(result: dict, folder: str) -> str:
-    """What training is worth, from `bench_accuracy`'s results."""
+    """The section on what training gains, from `bench_accuracy`'s results."""
     return f"""\
-## What training is worth
+## What training gains
 
-Fashion-MNIST, {accuracy.TEST_IMAGES:,} of its test images, one logistic probe for all. Accuracy in %, mean ± standard
-deviation over seeds of training where there are several, else over five draws of labels.
+Fashion-MNIST, {accuracy.TEST_IMAGES:,} of its test images, the same logistic probe for all. Accuracy in %, mean ±
+standard deviation over training seeds where there are several, or over five draws of labels.
 (`python -m benchmarks.bench_accuracy --data-dir DIR`, `benchmarks/results/{ACCURACY.name}`;
 {accuracy.devices(result)}.)
 
@@ -156,7 +173,7 @@ deviation over seeds of training where there are several, else over five draws o
 
 ![Accuracy by minutes of training]({folder}/accuracy.svg)
 
-*Accuracy by minutes of training; broken lines need none.*"""
+*Accuracy by minutes of training; dashed lines need none.*"""
 
 
 def page(
@@ -165,7 +182,14 @@ def page(
     folder: str,
     trained: dict | None = None,
 ) -> str:
-    """The page's text; `files` by name, figures as `folder/NAME.svg`; trained: `bench_accuracy`'s results."""
+    """The page's text.
+
+    Args:
+        files: What `records.load` reads, by file name.
+        figures: Names of the figures in the folder.
+        folder: The folder of the figures, relative to the page.
+        trained: `bench_accuracy`'s results; None leaves their section out.
+    """
     records = [record for _, found in files.values() for record in found]
     parts = [
         "# Performance",
@@ -182,14 +206,18 @@ def page(
     parts += [worth(trained, folder)] if trained else []
     parts += [
         "## Not compared with",
-        "\n".join(f"- {line}" for line in missing_peers(records)) or "None is missing.",
+        "\n".join(f"- {line}" for line in missing_peers(records)) or "No peer is missing.",
     ]
     parts += ["## Files", "\n".join(origin(name, found) for name, (found, _) in files.items())]
     return "\n\n".join(parts) + "\n"
 
 
 def blocks(records: Sequence[dict], trained: dict) -> dict[str, str]:
+<<<<<<< HEAD
     """The marked tables by name."""
+=======
+    """The README's marked tables, by name."""
+>>>>>>> commands
     found = {
         "headline": headline(records),
         "accuracy": f"{accuracy.table(trained)}\n\n(`benchmarks/results/{ACCURACY.name}`; "
@@ -202,7 +230,11 @@ def blocks(records: Sequence[dict], trained: dict) -> dict[str, str]:
 
 
 def inserted(text: str, tables: dict[str, str]) -> str:
-    """`text` with the tables between their markers; KeyError where a marker names none of them."""
+    """Puts the tables between their markers.
+
+    Raises:
+        KeyError: For a marker that names none of them.
+    """
     return re.sub(
         r"(<!-- performance: (\w+) -->\n).*?(<!-- end -->)",
         lambda found: f"{found[1]}{tables[found[2]]}\n{found[3]}",
@@ -212,14 +244,17 @@ def inserted(text: str, tables: dict[str, str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.page", description=__doc__.split("\n")[0].split(":")[0]
     )
-    parser.add_argument("files", nargs="*", type=Path, help="instead of the committed ones")
-    parser.add_argument("--output", type=Path, default=PAGE, help="the page (default: docs/performance.md)")
+    parser.add_argument(
+        "files", nargs="*", type=Path, help="results files (default: those in the repository)"
+    )
+    parser.add_argument("-o", "--output", type=Path, default=PAGE, help="default: docs/performance.md")
     options = parser.parse_args(arguments)
     if options.files and options.output == PAGE:
-        parser.error("docs/performance.md is made of the committed files alone: --output names another page")
+        parser.error("docs/performance.md is only made from the repository's files; give --output for others")
     files = {path.name: load(path) for path in options.files or COMMITTED}
     records = [record for _, found in files.values() for record in found]
     limits = next(iter(files.values()))[0]["machine_info"]["limits"]

@@ -1,4 +1,4 @@
-"""What more than one benchmark compares with."""
+"""Competitors of more than one benchmark."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from scatsimclr.filters import filter_bank
 
 
 def kymatio_module(J, size, L):
-    """kymatio's module; its filters, which take it up to half a minute, come from our equal bank. ImportError where it
-    is not installed."""
+    """kymatio's module, with filters from our equal bank, as its own would take up to half a minute.
+
+    Raises:
+        ImportError: Where it is not installed.
+    """
     from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
     def bank(M, N, J, L):
@@ -28,8 +31,11 @@ def kymatio_module(J, size, L):
 
 
 def pytorch_wavelets_layer():
-    """pytorch_wavelets' order 2 scattering layer. It reads its coefficients by `pkg_resources`, which setuptools has no
-    more; the one function that it needs is put in its place."""
+    """pytorch_wavelets' scattering layer of order 2.
+
+    It reads its coefficients with `pkg_resources`, which setuptools no longer has; the one function that it needs is
+    put in its place.
+    """
 
     def resource_stream(package, name):
         return importlib.resources.files(package).joinpath(name).open("rb")
@@ -44,14 +50,14 @@ def pytorch_wavelets_layer():
 
 
 def plain_ntxent(z_i, z_j, tau=0.5):
-    """NT-Xent as one writes it: normalise, product, masked cross-entropy."""
+    """NT-Xent as commonly written: normalisation, product, masked cross-entropy."""
     z = F.normalize(torch.cat((z_i, z_j)), dim=1)
     s = (z @ z.T / tau).fill_diagonal_(-torch.inf).float()
     return F.cross_entropy(s, torch.arange(len(z), device=z.device).roll(len(z_i)))
 
 
 def original_ntxent(z_i, z_j, tau=0.5):
-    """The original's: cosine_similarity of broadcast rows, an (M, M, D) temporary."""
+    """The original code's NT-Xent: cosine_similarity of broadcast rows, with an (M, M, D) temporary."""
     n = len(z_i)
     z = torch.cat((z_j, z_i))
     s = F.cosine_similarity(z[:, None], z[None], dim=-1)

@@ -1,4 +1,4 @@
-"""The figures of the performance page, from records alone; SVG of the same bytes for the same records."""
+"""The figures of the performance page, from records: the same SVG bytes for the same records."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib import pyplot as plt
 from benchmarks.measure import OURS
 from benchmarks.records import title
 
-# Okabe and Ito's colours, told apart by colour-blind readers too; ours is black.
+# Okabe and Ito's colours, which colour-blind readers can tell apart; ours is black.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "scatsimclr", "font.size": 9, "font.family": "sans-serif",
          "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd",
@@ -24,16 +24,18 @@ STYLE = {"svg.fonttype": "none", "svg.hashsalt": "scatsimclr", "font.size": 9, "
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each name."""
     others = [name for name in dict.fromkeys(names) if name != OURS]
     return {OURS: "black", **{name: PALETTE[i % len(PALETTE)] for i, name in enumerate(others)}}
 
 
 def of(records: Sequence[dict], op: str) -> list[dict]:
+    """The records of ops that begin with `op`."""
     return [record for record in records if record["op"].startswith(op)]
 
 
 def ratios(records: Sequence[dict]):
-    """Each peer's time over ours, with quartiles, a row for each group."""
+    """Each peer's time over ours, with quartiles, in a row for each group."""
     shown = [record for record in records if record["peers"]]
     if not shown:
         return None
@@ -55,8 +57,7 @@ def ratios(records: Sequence[dict]):
 
 
 def roofline(records: Sequence[dict], limits: dict):
-    """Float32 operations per second over operations per byte, under the machine's measured roofs; ours and the first
-    peer."""
+    """Float32 operations per second over operations per byte, beneath the measured roofs; ours and the first peer."""
     shown = [
         r
         for r in records
@@ -90,7 +91,7 @@ def roofline(records: Sequence[dict], limits: dict):
 
 
 def growth(records: Sequence[dict]):
-    """Images per second and peak memory of a training step, by batch and by size of the images."""
+    """Images per second and peak memory of a training step, by batch size and by image size."""
     shown = of(records, "training step of ours")
     if len(shown) < 3:
         return None
@@ -112,14 +113,14 @@ def growth(records: Sequence[dict]):
             panel.set_xticks(xs, list(map(str, xs)))
             panel.minorticks_off()
     for row in panels:
-        row[0].set_ylim(0)  # of both columns, and only now that all is in them
+        row[0].set_ylim(0)  # after everything is drawn in both columns, which share it
     panels[0, 0].set_ylabel("images/s")
     panels[1, 0].set_ylabel("peak memory, MB")
     return figure
 
 
 def loss_by_rows(records: Sequence[dict]):
-    """Time and memory of NT-Xent by the number of rows, each competitor."""
+    """Time and memory of NT-Xent by the number of rows, for each competitor."""
     shown = sorted(
         (r for r in of(records, "NT-Xent cpu") if r["case"]["D"] == 128), key=lambda r: r["case"]["M"]
     )
@@ -170,12 +171,12 @@ FIGURES: dict[str, Callable] = {
 
 
 def digest(records: Sequence[dict] | dict) -> str:
-    """Says in a figure which records it shows."""
+    """A digest of records, by which a figure says what it shows."""
     return hashlib.sha256(json.dumps(records, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write(make: Callable, path: Path, shown: Sequence[dict] | dict) -> bool:
-    """Writes the figure that `make` makes of what is shown; False where that does not suffice for one."""
+    """Writes the figure that `make` draws of `shown`; False where it draws none."""
     with plt.rc_context(STYLE):
         figure = make()
         if figure is None:
@@ -188,7 +189,7 @@ def write(make: Callable, path: Path, shown: Sequence[dict] | dict) -> bool:
 
 
 def draw(records: Sequence[dict], limits: dict, folder: Path) -> list[str]:
-    """Writes NAME.svg of every figure that the records suffice for; their names."""
+    """Writes NAME.svg of every figure for which there are enough records, and returns their names."""
     return [
         name
         for name, make in FIGURES.items()

@@ -1,4 +1,4 @@
-"""Reading records (`measure.record` says what they hold) from results files, and their figures in words."""
+"""Reads records (see `benchmarks.measure`) from results files, and puts their figures into words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.measure import OURS, described
 
 
 def load(path: Path) -> tuple[dict, list[dict]]:
-    """What a results file says of its origin (machine_info, commit_info, datetime), and its records."""
+    """What a results file says about its origin (machine_info, commit_info, datetime), and its records."""
     with open(path, encoding="utf-8") as file:
         found = json.load(file)
     records = [entry["extra_info"] for entry in found.pop("benchmarks")]
@@ -18,27 +18,28 @@ def load(path: Path) -> tuple[dict, list[dict]]:
 
 
 def title(record: dict) -> str:
+    """The name of a group."""
     return f"{record['op']}: {described(record['case'])}"
 
 
 def seconds(value: float) -> str:
-    """Three figures with the unit that suits."""
+    """Three significant figures, with a suitable unit."""
     factor, unit = (1, "s") if value >= 1 else (1e3, "ms") if value >= 1e-3 else (1e6, "µs")
     return f"{value * factor:.3g} {unit}"
 
 
 def times(ratio: float) -> str:
-    """A ratio with two figures, three from 100 on: 0.79, 1.2, 21, 517."""
+    """A ratio with two significant figures, or three from 100 on: 0.79, 1.2, 21, 517."""
     return f"{ratio:.0f}" if ratio >= 9.95 else f"{ratio:.1f}" if ratio >= 1.05 else f"{ratio:.2f}"
 
 
 def two_figures(value: float) -> str:
-    """At least two figures, never an exponent: 0.13, 4.1, 531."""
+    """A number with at least two significant figures and no exponent: 0.13, 4.1, 531."""
     return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def losses(records: Sequence[dict]) -> list[tuple[float, str]]:
-    """(peer over ours, where) of every group and phase in which a peer is faster, the worst first."""
+    """(peer's time over ours, where) for every group and phase in which a peer is faster, the worst first."""
     found = []
     for record in records:
         parts = {"": record["over_ours"]}
@@ -53,7 +54,7 @@ def losses(records: Sequence[dict]) -> list[tuple[float, str]]:
 
 
 def largest_share(record: dict) -> str:
-    """The machine's limit that ours is nearest to, and how near; of the products those of the record's precision."""
+    """Our largest share of a measured rate, of copies or of products in the record's precision, in words."""
     other = {"float32_flop_per_s", "bfloat16_flop_per_s"} - {f"{record['precision']}_flop_per_s"}
     shares = {rate: share for rate, share in record["share"].get(OURS, {}).items() if rate not in other}
     if not shares:
@@ -63,7 +64,7 @@ def largest_share(record: dict) -> str:
 
 
 def missing_peers(records: Sequence[dict]) -> list[str]:
-    """Which peer takes no part and why; where it is not everywhere the same, with the groups."""
+    """Which peers do not take part and why, and in which groups where these are few."""
     where: dict[tuple[str, str], list[str]] = {}
     for record in records:
         for peer, why in record["missing"].items():

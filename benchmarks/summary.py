@@ -1,4 +1,4 @@
-"""What is printed after a run: where a peer is faster first, then every group, then the peers that took no part."""
+"""The summary after a run: where a peer is faster, then every group, then the peers that did not take part."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from benchmarks.records import largest_share, losses, missing_peers, seconds, ti
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as their widest entry, the first to the left and the others to the right."""
+    """Columns as wide as their widest entry, the first aligned left and the others right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -21,13 +21,13 @@ def table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def summary(records: Sequence[dict]) -> list[str]:
-    """Lines for a terminal; none without records."""
+    """Lines for the terminal; none without records."""
     if not records:
         return []
     lines, lost = [""], losses(records)
     lines.append("Where a peer is faster than ours:" if lost else "No peer is faster than ours in any group.")
     lines += [f"  {where} takes {ratio:.2f} of our time" for ratio, where in lost]
-    rows = [("group", "ours", "peak MB", "of the limit", "others, in our time")]
+    rows = [("group", "ours", "peak MB", "of the limit", "others over ours")]
     for record in sorted(records, key=lambda record: record["op"]):
         own = record["competitors"][OURS]
         others = [

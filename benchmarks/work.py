@@ -1,4 +1,4 @@
-"""The least that a case must do: what a record's `work` counts, on any device and whatever an implementation saves."""
+"""The work that a case requires by definition, on any device, whatever an implementation saves."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from scatsimclr.reference.scattering2d import channels
 
 
 def coefficient_bytes(shape: tuple[int, ...], J: int, L: int, itemsize: int = 4) -> int:
-    """What the scattering coefficients of (images, colours, height, width) take."""
+    """Size of the scattering coefficients of (images, colours, height, width)."""
     images, colours, height, width = shape
     return images * colours * channels(J, L, 2) * (height >> J) * (width >> J) * itemsize
 
 
 def scattering_work(shape: tuple[int, ...], J: int, L: int, itemsize: int = 4) -> dict[str, float]:
-    """Of (images, colours, height, width) in float32 to coefficients of `itemsize` bytes: bytes in and out, and float32
-    operations of the Fourier transforms.
+    """Work of the transform of (images, colours, height, width), float32, to coefficients of `itemsize` bytes.
 
-    5 n log2 n operations a complex transform of n points, half that of a real signal; products, moduli and low-pass
-    are left out, so this floor cannot be reached.
+    "bytes" are read and written; "flop" are those of the Fourier transforms: 5 n log2 n for a complex transform of n
+    points, half as many for a real signal. Products, moduli and low-pass filters are not counted, so that this floor
+    cannot be reached.
     """
     images, colours, height, width = shape
     planes, (M, N) = images * colours, padded_shape((height, width), J)
@@ -40,14 +40,19 @@ def scattering_work(shape: tuple[int, ...], J: int, L: int, itemsize: int = 4) -
 
 
 def ntxent_work(M: int, D: int, itemsize: int = 4) -> dict[str, float]:
-    """Of NT-Xent forward and backward for M rows: one product of similarities, two for the gradients; rows read,
-    gradients written."""
+    """Work of NT-Xent, forward and backward, for M rows.
+
+    One product for the similarities and two for the gradients; rows are read, gradients written.
+    """
     return {"flop": 6 * M * M * D, "bytes": 2 * M * D * itemsize}
 
 
 def conv3x3_work(N: int, size: int, C: int, O: int, itemsize: int = 4, both: bool = True) -> dict[str, float]:  # noqa: E741
-    """Of a 3×3 convolution of N images of size² from C to O channels, forward and backward, by filters alone or by both
-    arguments: products of the definition; images and gradients read and written once."""
+    """Work of a 3×3 convolution of N images of size² pixels from C to O channels, forward and backward.
+
+    The gradient is that of the filters or, with `both`, also that of the images. Operations are those of the
+    definition; images and gradients are read and written once.
+    """
     products = 3 if both else 2
     images = (2 * C if both else C) + 2 * O
     return {

@@ -37,9 +37,9 @@ def test_the_spread_is_over_seeds_and_of_a_single_one_over_draws():
 def test_a_run_in_the_file_is_not_repeated_and_untrained_figures_are_the_first_runs(tmp_path, monkeypatch):
     made = []
 
-    def train(data, folder, contender, minutes, seed):
-        made.append((contender, minutes, seed))
-        return {"after": run(contender, whitened_logistic_10=0.6)["after"]}
+    def train(data, folder, contender, duration, seed):
+        made.append((contender, duration, seed))
+        return {"epochs": 7, "after": run(contender, whitened_logistic_10=0.6)["after"]}
 
     monkeypatch.setattr(bench_accuracy, "train", train)
     monkeypatch.setattr(bench_accuracy, "write_part", lambda *_: None)
@@ -48,7 +48,8 @@ def test_a_run_in_the_file_is_not_repeated_and_untrained_figures_are_the_first_r
     argv = ["--images", "100", "--minutes", "3", "-o", str(output)]
     assert bench_accuracy.main([*argv, "--seeds", "0", "--contenders", "ours"]) == 0
     assert bench_accuracy.main([*argv, "--seeds", "0", "1", "--contenders", "ours", "resnet18"]) == 0
-    assert made == [("ours", 3.0, 0), ("resnet18", 3.0, 0), ("ours", 3.0, 1), ("resnet18", 3.0, 1)]
+    first = [("ours", "minutes=3.0", 0), ("resnet18", "minutes=3.0", 0)]
+    assert made == [*first, ("ours", "epochs=7", 1), ("resnet18", "epochs=7", 1)]
     found = json.loads(output.read_text())
     assert len(found["runs"]) == 4
     assert found["untrained"]["100"]["whitened"]["logistic_10"] == 0.6

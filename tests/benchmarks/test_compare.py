@@ -69,7 +69,7 @@ def test_what_cannot_be_judged_is_named():
     rows, notes = compare(old, new)
     assert not rows
     assert notes == [
-        "loss: M=2: no peer in both, so that only times could be compared",
+        "loss: M=2: no peer in both files, so that only times could be compared",
         "loss: M=3: only in the new file",
         "loss: M=1: only in the old file",
     ]
