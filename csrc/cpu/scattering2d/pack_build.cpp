@@ -209,6 +209,20 @@ double product_scale(int ny, int nx, int k) {
   return 0.5 / (static_cast<double>(k) * k) / folded;
 }
 
+// The product of spectra of (ny, nx), folded by k, with one filter or with the orientations of a scale. `choose`: by
+// rows or by columns, whichever leaves more lines without any bin, which need no transform; otherwise by rows.
+template <class T>
+ProductRecord write_product(Writer& out, std::vector<const T*> filters, int ny, int nx, int k, int stride, bool choose) {
+  ProductBuilder<T> rows{std::move(filters), ny, nx, k, stride, product_scale<T>(ny, nx, k), false, {}, {0}, {}, {}};
+  rows.build();
+  if (!choose) return rows.write(out);
+  ProductBuilder<T> columns{rows.filters, ny, nx, k, stride, rows.scale, true, {}, {0}, {}, {}};
+  columns.build();
+  const double rows_left = static_cast<double>(rows.active_lines()) * k / ny;
+  const double columns_left = static_cast<double>(columns.active_lines()) * k / nx;
+  return columns_left < rows_left ? columns.write(out) : rows.write(out);
+}
+
 // The resolutions at which a ψ of scale j is stored.
 int psi_levels(int j, int J) { return std::min(j + 1, std::max(J - 1, 1)); }
 
@@ -251,21 +265,7 @@ std::vector<char> pack_filters(const FilterBank<T>& bank) {
   };
   std::vector<ProductRecord> products;
   const auto add = [&](std::vector<const T*> f, int level, int k, int stride, bool choose) {
-    const int y = ny >> level, x = nx >> level;
-    ProductBuilder<T> rows{std::move(f), y, x, k, stride, product_scale<T>(y, x, k), false, {}, {0}, {}, {}};
-    rows.build();
-    if (choose) {
-      // Lines without any bin need no transform: take the direction that has more of them.
-      ProductBuilder<T> columns{rows.filters, y, x, k, stride, rows.scale, true, {}, {0}, {}, {}};
-      columns.build();
-      const double rows_left = static_cast<double>(rows.active_lines()) * k / y;
-      const double columns_left = static_cast<double>(columns.active_lines()) * k / x;
-      if (columns_left < rows_left) {
-        products.push_back(columns.write(out));
-        return;
-      }
-    }
-    products.push_back(rows.write(out));
+    products.push_back(write_product(out, std::move(f), ny >> level, nx >> level, k, stride, choose));
   };
   for (int j = 0; j < J; ++j) {
     std::vector<const T*> orientations;

@@ -30,7 +30,7 @@ inline int count_second(int J, int L, int max_order) { return max_order >= 2 ? L
 // Vectors of weights start at any θ of the L, cyclically.
 inline int orientation_stride(int L) { return L + 16 - std::gcd(L, 16); }
 
-// Of a low-pass: see Lowpass.
+// Sizes of a low-pass; see Lowpass.
 struct LowpassSizes {
   int inputs, periods, parts, period, rows, pairs;
   LowpassSizes(int inputs_, int k)
@@ -39,10 +39,10 @@ struct LowpassSizes {
   size_t weights() const { return static_cast<size_t>(pairs) * rows * parts * 2; }
 };
 
-// Of a filter's elements, so many are compared.
+// How many of a filter's elements are compared.
 constexpr int kSamples = 64;
 
-// Of samples of the filters' bits.
+// A hash of samples of the filters' bits.
 template <class T>
 uint64_t fingerprint(const FilterBank<T>& bank) {
   using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;

@@ -1,4 +1,4 @@
-// How a pack is read, and told from one of other filters.
+// How a pack is read, and how it is told from a pack of other filters.
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -8,7 +8,7 @@
 namespace scatsimclr {
 namespace {
 
-// Reads what nobody vouches for.
+// Reads bytes that nobody vouches for.
 struct Reader {
   const char* blob;
   size_t bytes;

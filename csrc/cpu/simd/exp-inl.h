@@ -1,5 +1,4 @@
 // The exponential of vectors.
-#include <cstddef>
 #include <cstdint>
 #include <iterator>
 #include <type_traits>
@@ -23,8 +22,7 @@ template <>
 struct Exp2Polynomial<float> {
   static constexpr float kCoefficients[] = {
       0.00015461456301343578f, 0.0013400441580195398f, 0.00961805664951722f, 0.055503271931639935f,
-      0.2402265092242472505f, 0.69314720671853752154f, 1.0f
-  };
+      0.2402265092242472505f, 0.69314720671853752154f, 1.0f};
 };
 template <>
 struct Exp2Polynomial<double> {
@@ -32,8 +30,7 @@ struct Exp2Polynomial<double> {
       4.4558199665721416662e-10, 7.0741981587913462805e-9, 1.0178057076155389287e-7,
       1.3215432514189648706e-6, 0.000015252733841579288244, 0.00015403530463766596102,
       0.0013333558146406453105, 0.0096181291075872236643, 0.055504108664821627087, 0.24022650695910159656,
-      0.69314718055994530925, 1.0
-  };
+      0.69314718055994530925, 1.0};
 };
 
 // exp(c d) as 2^n 2^f, n an integer, |f| ≤ 1/2. The product c·log2(e)·d is never rounded before n is taken
@@ -66,9 +63,10 @@ struct Exponential {
     const V n = shifted - magic;
     V f = d * high - n;
     f = d * low + f;
-    constexpr auto& c = Exp2Polynomial<T>::kCoefficients;
+    constexpr const T* c = Exp2Polynomial<T>::kCoefficients;
+    constexpr int terms = std::size(Exp2Polynomial<T>::kCoefficients);
     V p = splat(c[0]);
-    SCATSIMCLR_UNROLL for (size_t k = 1; k < std::size(c); ++k) p = p * f + splat(c[k]);
+    SCATSIMCLR_UNROLL for (int k = 1; k < terms; ++k) p = p * f + splat(c[k]);
     // The low mantissa bits of `shifted` are n; they become the exponent. Unsigned, because lanes that the caller
     // masks may hold anything.
     const U exponent = (reinterpret_cast<U>(shifted) << kMantissa) + ((U{} + kBias) << kMantissa);
