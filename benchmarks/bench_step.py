@@ -69,11 +69,7 @@ class KymatioEncoder(nn.Module):
 
 
 class OriginalStep:
-<<<<<<< HEAD
     """The loss of a pair of views (2, B, C, H, W), then an update of the weights."""
-=======
-    """The loss of (x_i, x_j), and an update of the weights."""
->>>>>>> commands
 
     def __init__(self, encoder, size):
         self.model = KymatioEncoder(encoder.to(memory_format=torch.contiguous_format), size).train()
@@ -126,18 +122,11 @@ def views(size, batch):
     return drawn.to(DEVICE, memory_format=torch.channels_last).unflatten(0, (2, batch))
 
 
-<<<<<<< HEAD
 def network_operations(model, pair):
     """Operations of the network's forward and backward pass, by the definition of a convolution; the scattering's are
     not counted."""
     model = plain_convolutions(model)  # the counter knows PyTorch's operators alone
     coefficients = model.scatter(pair.flatten(0, 1)).float()
-=======
-def network_operations(model, x_i, x_j):
-    """Operations of the network's forward and backward pass, by the definition of a convolution, without scattering."""
-    model = plain_convolutions(model)  # the counter only knows PyTorch's operators
-    coefficients = model.scatter(torch.cat((x_i, x_j))).float()
->>>>>>> commands
     with FlopCounterMode(display=False) as counter:
         model.project(model.adapt(coefficients)).sum().backward()
     return counter.get_total_flops()
@@ -168,13 +157,8 @@ def memory_case(kind, blocks, size, batch):
 
 
 @torch.no_grad()
-<<<<<<< HEAD
 def assert_close(steps, pair):
     """The losses are the same, with running statistics: those of a batch are not those of two batches together."""
-=======
-def assert_close(steps, x_i, x_j):
-    """The losses are equal with running statistics; a batch's own statistics differ from those of two together."""
->>>>>>> commands
     losses = {}
     for name, step in steps.items():
         step.model.eval()

@@ -1,16 +1,9 @@
 """`python -m benchmarks.labelling`: labels for 5,000 images of Fashion-MNIST from a few of them.
 
-<<<<<<< HEAD
-With the scattering alone, or with `--epochs N` with what a run of N epochs on these images recommends. Accuracy and
-calibration error on the images without a label, with 10 and 100 labels per class, by candidate and by what `label`
-chooses, beside the accuracy that `label` expects; and the number of suggested images that reach the accuracy of 100
-random ones, in rounds of ten. Writes benchmarks/results/labelling.json, or labelling-trained.json.
-=======
-With whitened scattering, without a trained encoder. Measures accuracy and calibration error on the unlabelled images,
-with 10 and 100 labels per class, of every candidate and of the one that `label` chooses, beside the accuracy that
-`label` expects; and how many labels of suggested images reach the accuracy of 100 random ones, in rounds of ten. Writes
-benchmarks/results/labelling.json.
->>>>>>> commands
+With whitened scattering or, with `--epochs N`, the features that a run of N epochs on these images recommends. Measures
+accuracy and calibration error on the unlabelled images, with 10 and 100 labels per class, of every candidate and of the
+one that `label` chooses, beside the accuracy that `label` expects; and how many labels of suggested images reach the
+accuracy of 100 random ones, in rounds of ten. Writes benchmarks/results/labelling.json, or labelling-trained.json.
 """
 
 from __future__ import annotations
@@ -111,14 +104,9 @@ def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, required=True, help="where the files of Fashion-MNIST are")
-<<<<<<< HEAD
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--epochs", type=int, help="train for so many epochs first, without labels")
     parser.add_argument("-o", "--output", type=Path)
-=======
-    parser.add_argument("--draws", type=int, default=5, help="draws of labels (default: 5)")
-    parser.add_argument("-o", "--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT.name}")
->>>>>>> commands
     options = parser.parse_args()
     trained = options.epochs is not None
     output = options.output or RESULTS / ("labelling-trained.json" if trained else "labelling.json")
@@ -151,13 +139,8 @@ def main() -> None:
     result |= {"courses": courses, "target": target, "ratio of labels": ratio}
     for name, rows in courses.items():
         print(name, " ".join(f"{100 * value:.1f}" for value in np.mean(rows, 0)))
-<<<<<<< HEAD
-    print(f"suggested images need {ratio:.2f} of the labels that random ones need for {100 * target:.1f} %")
-    output.write_text(json.dumps(result, indent=1) + "\n")
-=======
     print(f"suggested images need {ratio:.2f} times as many labels as random ones for {100 * target:.1f} %")
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
->>>>>>> commands
+    output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

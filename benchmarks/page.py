@@ -1,15 +1,9 @@
 """The performance page with its plots, and other pages' tables, from results files: `python -m benchmarks.page`.
 
-<<<<<<< HEAD
 Without arguments: benchmarks/results/{filters,scattering2d,ntxent,conv3x3,augment,step,accuracy}-cpu.json become
 docs/performance.md, docs/performance/*.svg, and the tables that the README and other pages of docs/ have between `<!--
 performance: NAME -->` and `<!-- end -->`. With files and `--output PAGE.md`, a page of those files alone, with its
 plots in a folder beside it.
-=======
-Without arguments, benchmarks/results/{filters,scattering2d,ntxent,conv3x3,augment,step,accuracy}-cpu.json become
-docs/performance.md, docs/performance/*.svg and the README's blocks between `<!-- performance: NAME -->` and
-`<!-- end -->`. With files and `--output PAGE.md`, only a page about those is written, its plots in a folder beside it.
->>>>>>> commands
 """
 
 from __future__ import annotations
@@ -42,11 +36,7 @@ FIGURES = {
     "growth": "A training step by batch size and by image size",
     "threads": "Two threads against one",
 }
-<<<<<<< HEAD
 # The headline: op, a part of the case, peer.
-=======
-# Rows of the README's first table: op, case, peer.
->>>>>>> commands
 HEADLINE = [
     ("scattering2d forward", "16×3×96×96, J=2, L=16", "kymatio"),
     ("scattering2d forward", "64×3×32×32, J=2, L=8", "pytorch_wavelets"),
@@ -61,11 +51,7 @@ HEADLINE = [
     ("training step", "blocks=8, size=96, batch=16", "original"),
     ("features", "blocks=8, size=32, batch=64", "original"),
 ]
-<<<<<<< HEAD
 # Other marked tables: ops, the results file.
-=======
-# Other blocks of the README: their ops, and the results file that they are from.
->>>>>>> commands
 BLOCKS = {
     "scattering2d": (("scattering2d forward", "scattering2d backward"), "scattering2d"),
     "ntxent": (("NT-Xent cpu float32",), "ntxent"),
@@ -213,11 +199,7 @@ def page(
 
 
 def blocks(records: Sequence[dict], trained: dict) -> dict[str, str]:
-<<<<<<< HEAD
     """The marked tables by name."""
-=======
-    """The README's marked tables, by name."""
->>>>>>> commands
     found = {
         "headline": headline(records),
         "accuracy": f"{accuracy.table(trained)}\n\n(`benchmarks/results/{ACCURACY.name}`; "
