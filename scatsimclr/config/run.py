@@ -166,7 +166,7 @@ class Config(sections.Settings):
         """Whether whole updates are recorded as CUDA graphs; "auto" is yes with `fused`, wherever it is possible.
 
         Raises:
-            UserError: They were asked for and cannot be recorded.
+            UserError: The settings require them and they cannot be recorded.
         """
         reason = None
         if device_type != "cuda":
