@@ -1,4 +1,4 @@
-"""What is said of a setting that is unknown or ill-typed: one line that names it."""
+"""Messages about settings that are unknown or ill-typed: one line that names the setting."""
 
 from __future__ import annotations
 

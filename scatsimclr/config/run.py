@@ -15,23 +15,15 @@ from pydantic import (
     model_validator,
 )
 
+import scatsimclr.config.sections as sections
 from scatsimclr.config.augmentation import AugmentSettings
 from scatsimclr.config.messages import describe, dotted_names
-from scatsimclr.config.sections import (
-    DatasetSettings,
-    DataSettings,
-    EvaluationSettings,
-    LossSettings,
-    ModelSettings,
-    PretextSettings,
-    Settings,
-)
 from scatsimclr.config.values import Amp, BatchSize, OptionalText
 from scatsimclr.cpu import native_bfloat16
 from scatsimclr.errors import UserError
 
 
-class Config(Settings):
+class Config(sections.Settings):
     """Everything that decides a run.
 
     Attributes:
@@ -93,13 +85,13 @@ class Config(Settings):
     best_by: Literal["validation_loss", "knn"] = "validation_loss"
     fine_tune_from: OptionalText = None
     data_dir: OptionalText = None
-    model: ModelSettings = ModelSettings()
-    dataset: DatasetSettings = DatasetSettings()
-    data: DataSettings = DataSettings()
+    model: sections.ModelSettings = sections.ModelSettings()
+    dataset: sections.DatasetSettings = sections.DatasetSettings()
+    data: sections.DataSettings = sections.DataSettings()
     augment: AugmentSettings = AugmentSettings()
-    loss: LossSettings = LossSettings()
-    pretext: PretextSettings | None = None
-    evaluation: EvaluationSettings = EvaluationSettings()
+    loss: sections.LossSettings = sections.LossSettings()
+    pretext: sections.PretextSettings | None = None
+    evaluation: sections.EvaluationSettings = sections.EvaluationSettings()
 
     @model_validator(mode="after")
     def _image_holds_the_scale(self) -> Config:
@@ -174,7 +166,7 @@ class Config(Settings):
         """Whether whole updates are recorded as CUDA graphs; "auto" is yes with `fused`, wherever it is possible.
 
         Raises:
-            UserError: They were asked for and cannot be recorded.
+            UserError: The settings require them and they cannot be recorded.
         """
         reason = None
         if device_type != "cuda":

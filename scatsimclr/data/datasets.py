@@ -199,7 +199,7 @@ def load(
         progress=progress,
         scale=scale,
     )
-    return _told(DATASETS[name].read, asked)
+    return _reading(DATASETS[name].read, asked)
 
 
 def folds(
@@ -223,10 +223,10 @@ def folds(
     if name != "stl10":
         raise DataError(f"{name} has no predefined folds: only stl10 has")
     asked = request(name, "train", data_dir=data_dir, download=download, progress=progress)
-    return _told(stl10.folds, asked)
+    return _reading(stl10.folds, asked)
 
 
-def _told(read: Callable[[Request], T], request: Request) -> T:
+def _reading(read: Callable[[Request], T], request: Request) -> T:
     """`read(request)`, with a DataError where the system cannot open a file."""
     try:
         return read(request)

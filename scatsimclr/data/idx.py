@@ -270,7 +270,7 @@ def _chunks(file: IO[bytes], path: Path, count: int, transposed: bool) -> Iterat
 
 
 def _exactly(file: IO[bytes], path: Path, size: int, whole: int, before: int = 0) -> bytes:
-    """The next `size` of `whole` bytes after the header, `before` of which were read before."""
+    """The next `size` of `whole` bytes after the header, `before` of which were read already."""
     raw = file.read(size)
     if len(raw) < size:
         raise DataError(

@@ -76,12 +76,7 @@ class Jigsaw:
         self.boxes = torch.tensor([(y, x, v - y, w - x) for y, v in rows for x, w in columns])
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Makes the tiles and labels of images.
-
-        Args:
-            images: uint8 (B, H, W, C).
-            indices: int64 (B,), their positions in the data set.
-            epoch: Which epoch.
+        """Makes the tiles and labels of images; arguments as in `Rotation`.
 
         Returns:
             Tiles (9B, C, H, W), channels-last and normalised, the nine of an image in a row; and the permutation

@@ -3,7 +3,7 @@
 Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a 128-bit
 counter and a 64-bit key to 128 random bits by a bijection. The key is the seed, the counter (sample index, epoch, view,
 block). No two samples can share numbers, there is no state to save, and neither the batch nor the process nor the
-order in which samples are asked for can matter.
+order in which samples are drawn can matter.
 """
 
 from __future__ import annotations

@@ -149,8 +149,8 @@ def draw_params(spec: AugmentSpec, seed: int, indices: Integers, epoch: int, vie
         seed: Integer in [0, 2**64).
         indices: (B,) integers in [0, 2**32), the samples' positions in the data set.
         epoch: Integer in [0, 2**32).
-        view: Integers in [0, 2**32) that number independent draws of a sample, of which the two contrastive views
-            are 0 and 1; one for all, or (B,).
+        view: Integers in [0, 2**32) that number independent draws of a sample; the two contrastive views are 0
+            and 1. One for all samples, or (B,).
 
     Returns:
         Params of B rows, on the CPU.

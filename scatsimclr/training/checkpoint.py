@@ -44,7 +44,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]
     """
     path = _file(path)
     state = _read(path, device)
-    if not _is_ours(state):
+    if not _is_checkpoint(state):
         raise UserError(f"checkpoint {path} was not written by this program")
     return state
 
@@ -52,7 +52,7 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> dict[str, Any]
 def load_if_whole(path: Path | str) -> dict[str, Any] | None:
     """As `load`, but None for a readable file that holds mere weights, without the settings of a run."""
     state = _read(_file(path), "cpu")
-    return state if _is_ours(state) else None
+    return state if _is_checkpoint(state) else None
 
 
 def load_weights(path: Path | str, model: nn.Module) -> None:
@@ -66,7 +66,7 @@ def load_weights(path: Path | str, model: nn.Module) -> None:
     """
     path = _file(path)
     state = _read(path, "cpu")
-    if _is_ours(state):
+    if _is_checkpoint(state):
         state = state["model"]
     if not _is_state_dict(state):
         raise UserError(f"checkpoint {path} holds no weights of an encoder")
@@ -86,7 +86,7 @@ def load_head(path: Path | str, head: nn.Module) -> None:
     """
     path = _file(path)
     state = _read(path, "cpu")
-    if _is_ours(state):
+    if _is_checkpoint(state):
         state = state.get("head") or {}
     elif isinstance(state, dict) and set(state) == {"fc1", "fc2", "classification_fc"}:
         state = {f"{part}.{name}": value for part, inner in state.items() for name, value in inner.items()}
@@ -117,7 +117,7 @@ def _read(path: Path, device: torch.device | str) -> object:
         raise UserError(f"checkpoint {path} cannot be read: {reason}") from None
 
 
-def _is_ours(state: object) -> TypeGuard[dict[str, Any]]:
+def _is_checkpoint(state: object) -> TypeGuard[dict[str, Any]]:
     """Whether `save` wrote it."""
     return isinstance(state, dict) and state.get("format") == FORMAT
 

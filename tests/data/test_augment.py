@@ -10,16 +10,9 @@ import torch
 from scatsimclr.data.augment import Augment, AugmentSpec, center_view, normalize, to_uint8
 from scatsimclr.data.randomness import philox4x32, uniforms
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PLAIN = {"crop": False, "flip": 0.0, "jitter": 0.0, "grayscale": 0.0, "blur": 0.0}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """On a machine with other work, OpenMP's barriers make these small operations up to 100 times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def noise(batch, height, width, seed=0, channels=3):
