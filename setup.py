@@ -25,7 +25,7 @@ def extensions():
     if os.environ.get("SCATSIMCLR_NO_EXTENSION") == "1":
         return []
     sources = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").glob("**/*.cpp"))
-    headers = sorted(str(path) for path in (ROOT / "csrc").glob("**/*") if path.suffix in {".h", ".inl"})
+    headers = sorted(str(path) for path in (ROOT / "csrc").glob("**/*") if path.suffix == ".h")
     cuda = [CUDA] if wants_cuda() else []
     return [
         *cuda,

@@ -3,8 +3,8 @@
     python -m benchmarks.gpu_measure OUTPUT.json SECONDS      or      … OUTPUT.json compiled
 
 Competitors take turns in one process on fresh random inputs, timed by events around enough calls to fill 20 ms; figures
-are medians with quartiles. Where kymatio is not installed, the reference (its operations, one by one) stands in.
-OUTPUT is written again after every case, so that a run that is stopped leaves what it has.
+are medians with quartiles. Where kymatio is not installed, the reference (the same operations, one by one) takes its
+place. OUTPUT is rewritten after every case, so that a run that is stopped leaves the results it has.
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ import json
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from benchmarks.peers import kymatio_module, plain_ntxent
 from benchmarks.work import ntxent_work, scattering_work
 from scatsimclr import Scattering2D
 from scatsimclr.loss import nt_xent_loss
-from scatsimclr.ops.library import IMPLEMENTATIONS
+from scatsimclr.ops.library import OPERATORS
 from scatsimclr.reference import scattering2d as reference
+
+Call = Callable[[], object]
+Times = dict[str, list[float]]
+Shape = tuple[int, int, int, int]
 
 ROUNDS = 9
 # Shape of x, J, L, dtype of the result, backward too; the goals' cases first.
@@ -46,11 +53,13 @@ DEPTH, TAU = 128, 0.5
 
 
 def on_gpu(op: str) -> list[str]:
-    """Implementations of an operator that can run here."""
-    return [n for n, entry in IMPLEMENTATIONS[op].items() if entry.device == "cuda" and not entry.missing()]
+    """The GPU implementations of an operator that can run here."""
+    entries = OPERATORS[op].implementations.values()
+    return [entry.name for entry in entries if entry.device == "cuda" and entry.availability().usable]
 
 
-def milliseconds(call, repeats=1) -> float:
+def milliseconds(call: Call, repeats: int = 1) -> float:
+    """The mean time of a call."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     for _ in range(repeats):
@@ -60,9 +69,10 @@ def milliseconds(call, repeats=1) -> float:
     return start.elapsed_time(end) / repeats
 
 
-def interleaved(calls: dict, rounds=ROUNDS) -> dict:
+def interleaved(calls: dict[str, Call], rounds: int = ROUNDS) -> Times:
     """name -> [lower quartile, median, upper quartile] in ms."""
-    repeats, times = {}, {name: [] for name in calls}
+    repeats: dict[str, int] = {}
+    times: Times = {name: [] for name in calls}
     for name, call in calls.items():
         call()
         repeats[name] = max(1, min(200, int(20 / max(milliseconds(call), 1e-3))))
@@ -73,7 +83,7 @@ def interleaved(calls: dict, rounds=ROUNDS) -> dict:
 
 
 @cache
-def floors() -> dict:
+def floors() -> dict[str, float]:
     """Bytes per second of a copy (read and written), operations per second of large matrix products."""
     a = torch.randn(1 << 29, device="cuda")
     b = torch.empty_like(a)
@@ -88,8 +98,8 @@ def floors() -> dict:
     return found
 
 
-def graphed(call):
-    """The call as a CUDA graph."""
+def graphed(call: Call) -> Call:
+    """Replays the call as a CUDA graph."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -102,9 +112,10 @@ def graphed(call):
     return graph.replay
 
 
-def peers(J, size, L) -> tuple[dict, dict]:
+def peers(J: int, size: tuple[int, int], L: int) -> tuple[dict[str, nn.Module], dict[str, str]]:
     """name -> module, and name -> why it is missing."""
-    found, missing = {"reference": Scattering2D(J, size, L, backend="reference").cuda()}, {}
+    found: dict[str, nn.Module] = {"reference": Scattering2D(J, size, L, backend="reference").cuda()}
+    missing: dict[str, str] = {}
     try:
         found["kymatio"] = kymatio_module(J, size, L).cuda()
     except ImportError as error:
@@ -112,15 +123,15 @@ def peers(J, size, L) -> tuple[dict, dict]:
     return found, missing
 
 
-def agreement(shape, J, L, dtype) -> dict:
-    """Of each implementation: the error over kymatio's tolerance, and the norm's relative error, in float64's eyes."""
+def agreement(shape: Shape, J: int, L: int, dtype: torch.dtype) -> dict[str, dict[str, float]]:
+    """Each implementation's error over kymatio's tolerance, and the relative error of the norm, against float64."""
     x = torch.rand(2, *shape[1:], device="cuda")
     module = Scattering2D(J, shape[2:], L).cuda()
     filters = module._filters()
     truth = reference.scattering2d(x.double(), [f.double() for f in filters], J, L, 2, False).flatten(1, 2)
     found = {}
     for name in on_gpu("scattering2d"):
-        out = IMPLEMENTATIONS["scattering2d"][name].forward(
+        out = OPERATORS["scattering2d"].by(name)(
             x, filters, module._packed(module._filters()), J, L, 2, False, dtype != torch.float32, dtype
         )
         error = (out.double() - truth).abs()
@@ -135,8 +146,8 @@ def agreement(shape, J, L, dtype) -> dict:
     return found
 
 
-def engine_case(size, dtype) -> dict:
-    """Times of the engines of one node, 96 planes of J=1, L=16 with padded sides of `size`: for PREFERRED."""
+def engine_case(size: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Times of the engines on one node, 96 planes of J=1, L=16 with padded sides of `size`: for PREFERRED."""
     from scatsimclr.kernels import scattering2d as kernels
 
     x = torch.rand(96, 1, size - 4, size - 4, device="cuda")
@@ -152,15 +163,16 @@ def engine_case(size, dtype) -> dict:
         dtype != torch.float32,
         dtype,
     )
-    calls, missing = {}, {}
+    calls: dict[str, Call] = {}
+    missing: dict[str, str] = {}
     engines = ["triton"] + (["c++"] if "cuda" in on_gpu("scattering2d") else [])
     for engine in engines:
         attempt(calls, missing, engine, lambda e=engine: lambda: kernels.scattering2d(*args, engine=e))
     return {"size": size, "dtype": str(dtype), "ms": interleaved(calls, 5), "missing": missing}
 
 
-def tuning(dtype) -> dict:
-    """Times of (64, 3, 96, 96), J=2, L=16 on Triton with other constants than those shipped, which come first."""
+def tuning(dtype: torch.dtype) -> Times:
+    """Times of (64, 3, 96, 96), J=2, L=16 on Triton with the shipped constants, which come first, and others."""
     from scatsimclr.kernels import scattering2d as kernels
 
     x, module = (
@@ -180,8 +192,8 @@ def tuning(dtype) -> dict:
     return found
 
 
-def attempt(calls, missing, name, make):
-    """Adds a competitor that may not fit or may refuse; it is run once here."""
+def attempt(calls: dict[str, Call], missing: dict[str, str], name: str, make: Callable[[], Call]) -> None:
+    """Runs a competitor once and adds it to `calls`; one that does not fit or refuses goes to `missing`."""
     try:
         call = make()
         call()
@@ -192,16 +204,18 @@ def attempt(calls, missing, name, make):
         torch.cuda.empty_cache()
 
 
-def scattering_case(shape, J, L, dtype, backward) -> dict:
+def scattering_case(shape: Shape, J: int, L: int, dtype: torch.dtype, backward: bool) -> dict[str, Any]:
     """Times of all implementations and peers on one shape, and ratios to floors."""
     agreed = agreement(shape, J, L, dtype)
     x = torch.rand(shape, device="cuda")
     modules, missing = peers(J, shape[2:], L)
     modules.update({n: Scattering2D(J, shape[2:], L, backend=n).cuda() for n in on_gpu("scattering2d")})
-    half, calls, extra = dtype != torch.float32, {}, {}
+    half = dtype != torch.float32
+    calls: dict[str, Call] = {}
+    extra: dict[str, int] = {}
     for name, module in modules.items():
 
-        def run(module=module, name=name):
+        def run(module: nn.Module = module, name: str = name) -> Tensor:
             if name == "kymatio":
                 return module(x)
             return module.features(x, channels_last=half, dtype=dtype)
@@ -232,12 +246,13 @@ def scattering_case(shape, J, L, dtype, backward) -> dict:
     return result
 
 
-def backward_times(modules, x, missing) -> dict:
-    """Times of the gradient alone, the forward pass's graph kept."""
-    calls, leaf = {}, x.clone().requires_grad_()
+def backward_times(modules: dict[str, nn.Module], x: Tensor, missing: dict[str, str]) -> dict[str, Any]:
+    """Times of the gradient alone; the forward pass's graph is kept."""
+    calls: dict[str, Call] = {}
+    leaf = x.clone().requires_grad_()
     for name, module in modules.items():
 
-        def make(module=module):
+        def make(module: nn.Module = module) -> Call:
             out = module(leaf)
             grad = torch.randn_like(out)
             return lambda: torch.autograd.grad(out, leaf, grad, retain_graph=True)
@@ -248,19 +263,19 @@ def backward_times(modules, x, missing) -> dict:
     return {"ms": times, "fastest": ours, "over_ours": {n: t[1] / times[ours][1] for n, t in times.items()}}
 
 
-def compiled_peer() -> dict:
+def compiled_peer() -> dict[str, Any]:
     """torch.compile of the reference's operations at (64, 3, 32, 32), J=2, L=8."""
     x, module = torch.rand(64, 3, 32, 32, device="cuda"), Scattering2D(2, (32, 32), 8).cuda()
     filters = module._filters()
 
-    def plain(x):
+    def plain(x: Tensor) -> Tensor:
         return reference.scattering2d(x, filters, 2, 8, 2, False)
 
     start = time.monotonic()
     compiled = torch.compile(plain)
     try:
         compiled(x)
-    except Exception as error:  # whatever the compiler raises is this peer's result
+    except Exception as error:  # whatever the compiler raises is recorded as this peer's result
         return {"missing": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
     times = interleaved(
         {"torch.compile": lambda: compiled(x), "eager": lambda: plain(x), "ours": lambda: module(x)}, 5
@@ -268,11 +283,11 @@ def compiled_peer() -> dict:
     return {"compile_s": round(time.monotonic() - start, 1), "ms": times}
 
 
-def ntxent_case(M, dtype) -> dict:
+def ntxent_case(M: int, dtype: torch.dtype) -> dict[str, Any]:
     """Forward and backward of NT-Xent beside the plain formula, and the share of the matrix product's rate."""
     z = [torch.randn(M // 2, DEPTH, device="cuda").to(dtype).requires_grad_() for _ in range(2)]
 
-    def gradients(loss, rows):
+    def gradients(loss: Callable[..., Tensor], rows: list[Tensor]) -> tuple[Tensor, ...]:
         value = loss(*rows)
         return value.detach(), *torch.autograd.grad(value, rows)
 
@@ -286,7 +301,8 @@ def ntxent_case(M, dtype) -> dict:
             pairs = zip(gradients(loss, z), truth, strict=True)
             errors[name] = max(((a - b).norm() / b.norm()).item() for a, b in pairs)
             assert errors[name] <= {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype], (name, M, errors[name])
-    calls, missing = {}, {}
+    calls: dict[str, Call] = {}
+    missing: dict[str, str] = {}
     for name, loss in {**losses, "plain": plain_ntxent}.items():
         attempt(calls, missing, name, lambda loss=loss: lambda: gradients(loss, z))
     times = interleaved(calls, 5)
@@ -300,7 +316,7 @@ def ntxent_case(M, dtype) -> dict:
 
 
 def main(output: Path, seconds: float) -> int:
-    """Writes everything to `output`; 1 where something did not agree or run."""
+    """Writes everything to `output`; returns 1 if something did not agree or did not run."""
     deadline, properties = time.monotonic() + seconds, torch.cuda.get_device_properties(0)
     report = {
         "device": properties.name, "capability": [properties.major, properties.minor],
@@ -310,7 +326,7 @@ def main(output: Path, seconds: float) -> int:
         "scattering2d": [], "ntxent": [], "left_out": [], "failures": [], "agreed": {},
     }  # fmt: skip
     for key, case, cases in (("scattering2d", scattering_case, SCATTERING), ("ntxent", ntxent_case, NTXENT)):
-        # The loss and the engines are quick; they keep most of a minute for themselves.
+        # The loss and the engines are quick: most of a minute is reserved for them.
         until = deadline - (50 if key == "scattering2d" else 0)
         for settings in cases:
             if time.monotonic() > until:
@@ -342,8 +358,8 @@ def main(output: Path, seconds: float) -> int:
     return 1 if report["failures"] else 0
 
 
-def summary(key, result) -> str:
-    """A line of the table that is printed last."""
+def summary(key: str, result: dict[str, Any]) -> str:
+    """One case as a line of the printed table."""
     medians = ", ".join(f"{n} {t[1]:.3f}" for n, t in result["ms"].items())
     if key == "ntxent":
         share = result["share_of_product_rate"]

@@ -1,31 +1,51 @@
 """`python -m benchmarks.labelling`: labels for 5,000 images of Fashion-MNIST from a few of them.
 
-With whitened scattering, without a trained encoder. Measures accuracy and calibration error on the unlabelled images,
-with 10 and 100 labels per class, of every candidate and of the one that `label` chooses, beside the accuracy that
-`label` expects; and how many labels of suggested images reach the accuracy of 100 random ones, in rounds of ten. Writes
-benchmarks/results/labelling.json.
+With whitened scattering or, with `--epochs N`, with the features that a run of N epochs on these images recommends.
+Measures accuracy and calibration error on the unlabelled images, with 10 and 100 labels per class, of every candidate
+and of the one that `label` chooses, beside the accuracy that `label` expects; and how many labels of suggested images
+reach the accuracy of 100 random ones, in rounds of ten. Writes benchmarks/results/labelling.json, or
+labelling-trained.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
+import tempfile
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from scatsimclr.data.datasets import load
 from scatsimclr.environment import environment
 from scatsimclr.evaluation.probe import few_labels
+from scatsimclr.label import label_features
 from scatsimclr.labelling import Space, label, suggest
 from scatsimclr.labelling.classifier import DEFAULT, probabilities, reliability
 from scatsimclr.labelling.features import scattering_features
 
-OUTPUT = Path(__file__).parent / "results" / "labelling.json"
+RESULTS = Path(__file__).parent / "results"
 COUNT, ROUNDS, STEP = 5000, 10, 10
+
+
+def trained_features(pixels: Tensor, epochs: int) -> Tensor:
+    """The features (n, F) that a run on a folder of images (n, H, W, 1), without labels, recommends to `label`."""
+    with tempfile.TemporaryDirectory() as folder:
+        images, run = Path(folder) / "images", Path(folder) / "run"
+        images.mkdir()
+        files = [images / f"{index:05}.png" for index in range(len(pixels))]
+        for path, picture in zip(files, pixels[..., 0].numpy(), strict=True):
+            Image.fromarray(picture).save(path)
+        arguments = ["--fused", "--data-dir", str(images), "--run-dir", str(run), "dataset.dataset=folder"]
+        command = [sys.executable, "-m", "scatsimclr.train", *arguments, f"epochs={epochs}"]
+        subprocess.run(command, check=True)
+        return label_features(str(run), images, files, [], [])[1]
 
 
 def accuracies(space: Space, truth: Tensor, per_class: int, draws: int) -> dict[str, list[float]]:
@@ -86,16 +106,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, required=True, help="where the files of Fashion-MNIST are")
     parser.add_argument("--draws", type=int, default=5, help="draws of labels (default: 5)")
-    parser.add_argument("-o", "--output", type=Path, default=OUTPUT, help=f"default: {OUTPUT.name}")
+    parser.add_argument("--epochs", type=int, help="train for so many epochs first, without labels")
+    parser.add_argument("-o", "--output", type=Path, help="default: labelling.json or labelling-trained.json")
     options = parser.parse_args()
+    trained = options.epochs is not None
+    output = options.output or RESULTS / ("labelling-trained.json" if trained else "labelling.json")
     images = load("fashion_mnist", "train", size=(28, 28), channels=1, data_dir=options.data_dir)
     images = images.subset(range(COUNT))
-    space, truth = Space(scattering_features(images.images)), images.labels
+    features = (
+        trained_features(images.images, options.epochs) if trained else scattering_features(images.images)
+    )
+    space, truth = Space(features), images.labels
     result = {
         "date": f"{date.today()}",
         "environment": environment(),
         "images": COUNT,
         "draws": options.draws,
+        "epochs": options.epochs or 0,
     }
     for per_class in (10, 100):
         found = accuracies(space, truth, per_class, options.draws)
@@ -114,7 +141,7 @@ def main() -> None:
     for name, rows in courses.items():
         print(name, " ".join(f"{100 * value:.1f}" for value in np.mean(rows, 0)))
     print(f"suggested images need {ratio:.2f} times as many labels as random ones for {100 * target:.1f} %")
-    options.output.write_text(json.dumps(result, indent=1) + "\n")
+    output.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

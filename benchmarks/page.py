@@ -1,8 +1,9 @@
-"""The performance page with its plots, and the README's tables, from results files: `python -m benchmarks.page`.
+"""The performance page with its plots, and other pages' tables, from results files: `python -m benchmarks.page`.
 
 Without arguments, benchmarks/results/{filters,scattering2d,ntxent,conv3x3,augment,step,accuracy}-cpu.json become
-docs/performance.md, docs/performance/*.svg and the README's blocks between `<!-- performance: NAME -->` and
-`<!-- end -->`. With files and `--output PAGE.md`, only a page about those is written, its plots in a folder beside it.
+docs/performance.md, docs/performance/*.svg, and the tables that the README and other pages of docs/ have between
+`<!-- performance: NAME -->` and `<!-- end -->`. With files and `--output PAGE.md`, only a page about those is written,
+its plots in a folder beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ COMMITTED = [
     for name in ("filters", "scattering2d", "ntxent", "conv3x3", "augment", "step")
 ]
 ACCURACY = RESULTS / "accuracy-cpu.json"
-PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
+PAGE = ROOT / "docs" / "performance.md"
+# Pages with tables between markers.
+MARKED = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("training", "scattering", "loss"))]
 FIGURES = {
     "ratios": "Each peer's time over ours, with the quartiles of that ratio over the rounds",
     "roofline": "Operations per second beneath the measured limits, by operations per byte",
@@ -33,7 +36,7 @@ FIGURES = {
     "growth": "A training step by batch size and by image size",
     "threads": "Two threads against one",
 }
-# Rows of the README's first table: op, case, peer.
+# Rows of the headline: op, case, peer.
 HEADLINE = [
     ("scattering2d forward", "16×3×96×96, J=2, L=16", "kymatio"),
     ("scattering2d forward", "64×3×32×32, J=2, L=8", "pytorch_wavelets"),
@@ -48,7 +51,7 @@ HEADLINE = [
     ("training step", "blocks=8, size=96, batch=16", "original"),
     ("features", "blocks=8, size=32, batch=64", "original"),
 ]
-# Other blocks of the README: their ops, and the results file that they are from.
+# Other marked tables: their ops, and the results file that they are from.
 BLOCKS = {
     "scattering2d": (("scattering2d forward", "scattering2d backward"), "scattering2d"),
     "ntxent": (("NT-Xent cpu float32",), "ntxent"),
@@ -107,7 +110,7 @@ def op_table(records: Sequence[dict]) -> str:
 
 
 def headline(records: Sequence[dict]) -> str:
-    """The README's first table."""
+    """The table of the headline."""
     found = {(record["op"], described(record["case"])): record for record in records}
     rows = [["operation", "case", "peer", "peer's time", "our time", "ratio"]]
     for op, case, peer in HEADLINE:
@@ -196,7 +199,7 @@ def page(
 
 
 def blocks(records: Sequence[dict], trained: dict) -> dict[str, str]:
-    """The README's marked tables, by name."""
+    """The marked tables, by name."""
     found = {
         "headline": headline(records),
         "accuracy": f"{accuracy.table(trained)}\n\n(`benchmarks/results/{ACCURACY.name}`; "
@@ -243,8 +246,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not options.files:
         trained = json.loads(ACCURACY.read_text(encoding="utf-8"))
         write(lambda: accuracy.plot(trained, PALETTE), folder / "accuracy.svg", trained)
-        text = inserted(README.read_text(encoding="utf-8"), blocks(records, trained))
-        README.write_text(text, encoding="utf-8")
+        tables = blocks(records, trained)
+        for path in MARKED:
+            path.write_text(inserted(path.read_text(encoding="utf-8"), tables), encoding="utf-8")
     options.output.write_text(page(files, figures, folder.name, trained), encoding="utf-8")
     print(f"page: {options.output}, {len(figures) + (trained is not None)} plots in {folder}")
     return 0

@@ -1,11 +1,10 @@
 """NT-Xent on the GPU: launches the Triton kernels of `ntxent_tiles` and `ntxent_gradient`.
 
-Up to SMALL_ROWS rows of one process without labels: one launch forward, one backward, straight from x.
-Beyond: rows are normalised once into the products' dtype; the forward goes over the triangle of pairs of row
-groups, each with a slot of partial sums of its own, added in order; the backward over rows alone. Memory: z
-(M, D) in the products' dtype, at most GROUPS partial sums per row, and with labels or D beyond one block one
-float32 (M, D). Nothing waits for the device; under CUDA graphs call once before capturing, so that Triton
-compiles.
+Up to SMALL_ROWS rows of one process without labels take one launch forward and one backward, straight from x. Beyond
+that, rows are normalised once into the products' dtype; the forward goes over the triangle of pairs of row groups,
+each with its own slot of partial sums, which are added in order; the backward goes over rows alone. Memory: z (M, D) in
+the products' dtype, at most GROUPS partial sums per row, and one float32 (M, D) with labels or D beyond one block.
+Nothing waits for the device. Under CUDA graphs call once before capturing, so that Triton has compiled.
 
 Not yet run on hardware: checked by Triton's interpreter and its ahead-of-time compiler.
 """
@@ -13,13 +12,14 @@ Not yet run on hardware: checked by Triton's interpreter and its ahead-of-time c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from scatsimclr.kernels import ntxent_gradient as gradient
-from scatsimclr.kernels import ntxent_tiles as tiles
+from . import ntxent_gradient as gradient
+from . import ntxent_tiles as tiles
 
 # |c s| ≤ c: 2^(c2 s) and its sums over 2^30 rows stay within float32.
 FIXED_LIMIT = 60.0
@@ -30,13 +30,23 @@ GROUPS = 32
 
 @dataclass(frozen=True)
 class Config:
-    """Tile sizes of one dtype of products. Not tuned on hardware: they fit the ahead-of-time budgets."""
+    """Tile sizes of one dtype of products. Not tuned on hardware: they fit the ahead-of-time budgets.
+
+    Attributes:
+        dtype: of the products' operands.
+        precision: of tl.dot.
+        depth: the longest block of D.
+        triangle: rows and columns of the triangular forward's tiles.
+        rows, columns: of the tiles of the backward and the rectangular forward.
+        warps: of a program.
+        gain: what the backward multiplies weights by, to keep them in the dtype's range.
+    """
 
     dtype: torch.dtype
-    precision: str  # of tl.dot
-    depth: int  # the longest block of D
+    precision: str
+    depth: int
     triangle: int
-    rows: int  # backward and rectangular forward
+    rows: int
     columns: int
     warps: int
     gain: float = 1.0
@@ -53,7 +63,7 @@ SMALL_BLOCKS = {"bf16": (16, 32), "fp16": (16, 32), "ieee": (16, 16)}  # rows an
 
 
 def mode(x: Tensor) -> str:
-    """The products' arithmetic: the rows' own dtype; for float32 what torch allows matrix products."""
+    """The products' arithmetic: the rows' own dtype; for float32, what torch allows matrix products to use."""
     if x.dtype == torch.float32:
         return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
     modes = {torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -62,15 +72,15 @@ def mode(x: Tensor) -> str:
     return modes[x.dtype]
 
 
-_counters: dict[tuple, Tensor] = {}
+_counters: dict[tuple[torch.device, int], Tensor] = {}
 
 
 def _counter(device: torch.device) -> Tensor:
-    """The zero that programs count up when they arrive, and the last one resets; one per stream."""
+    """The counter, zero, that programs increment on arrival and the last one resets; one per stream."""
     if device.type != "cuda":
         return torch.zeros(1, dtype=torch.int32, device=device)
     if torch.cuda.is_current_stream_capturing():
-        # Within a graph its memory belongs to the graph, which zeroes it on every replay.
+        # Within a capture its memory belongs to the graph, which zeroes it on every replay.
         return torch.zeros(1, dtype=torch.int32, device=device)
     key = device, torch.cuda.current_stream(device).cuda_stream
     if key not in _counters:
@@ -81,7 +91,17 @@ def _counter(device: torch.device) -> Tensor:
 class _Problem:
     """What forward and backward share: blocks, options, and for large problems rows and positives."""
 
-    def __init__(self, x, labels, temperature, tau, normalize, views, first, rows):
+    def __init__(
+        self,
+        x: Tensor,
+        labels: Tensor | None,
+        temperature: Tensor | None,
+        tau: float,
+        normalize: bool,
+        views: int,
+        first: int,
+        rows: int,
+    ) -> None:
         self.name = name = mode(x)
         self.config = config = CONFIGS[name]
         self.x = x = x.contiguous()
@@ -102,18 +122,24 @@ class _Problem:
         # Without matrix instructions a program's operands take more registers.
         self.small_warps = 8 if name == "ieee" else 4
         self.single = self.depth >= self.D
-        self.z = self.divisor = self.share = self.sums = self.place = self.anchors = x
+        self.z = self.divisor = self.share = self.sums = self.place = x
+        self.anchors: float | Tensor = x
         if not self.small:
             self._prepare(labels, name)
 
-    def launch(self, kernel, grid, *args, warps=None, **options):
+    def launch(
+        self, kernel: Any, grid: tuple[int, ...], *args: Any, warps: int | None = None, **options: Any
+    ) -> None:
+        """Launches a kernel; the ahead-of-time compiler's tests record what it gets instead."""
         with torch.cuda.device(self.x.device) if self.x.is_cuda else torch.no_grad():
             kernel[grid](*args, **options, num_warps=warps or self.config.warps)
 
-    def empty(self, *shape, dtype=torch.float32):
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uninitialised memory on the rows' device."""
         return self.x.new_empty(shape, dtype=dtype)
 
-    def _prepare(self, labels, name):
+    def _prepare(self, labels: Tensor | None, name: str) -> None:
+        """Normalises the rows and finds what the positives need."""
         M, D, x = self.M, self.D, self.x
         self.divisor = self.empty(M)
         self.z = x
@@ -141,8 +167,8 @@ class _Problem:
             BD=depth, warps=1,
         )  # fmt: skip
 
-    def rows_of_loss(self, stats):
-        """Row losses of a problem that is not small."""
+    def rows_of_loss(self, stats: Tensor) -> Tensor:
+        """Row losses (rows,) of a problem that is not small; writes the statistics."""
         M, D, c = self.M, self.D, self.config
         pull, loss = self.empty(M), self.empty(self.rows)
         self.launch(
@@ -186,7 +212,7 @@ def ntxent(
     first: int,
     rows: int,
 ) -> tuple[Tensor, Tensor]:
-    """`scatsimclr.reference.ntxent.ntxent` for float32, float16 and bfloat16 rows; sums in float32."""
+    """`scatsimclr.reference.ntxent.ntxent` for float32, float16 and bfloat16 rows, with sums in float32."""
     p = _Problem(x, labels, temperature, tau, normalize, views, first, rows)
     stats = p.empty(2, rows)
     if not p.small:
@@ -216,7 +242,7 @@ def ntxent_backward(
     first: int,
     rows: int,
 ) -> tuple[Tensor, Tensor]:
-    """`scatsimclr.reference.ntxent.ntxent_backward`, likewise; dx in x's dtype."""
+    """`scatsimclr.reference.ntxent.ntxent_backward` for the same rows; dx has x's dtype."""
     p = _Problem(x, labels, temperature, tau, normalize, views, first, rows)
     c, D = p.config, p.D
     # With class sums the last step needs more registers.

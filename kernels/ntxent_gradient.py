@@ -1,11 +1,14 @@
-"""The Triton kernels of NT-Xent's gradient: one-sided, because G is symmetric, hence without atomics."""
+"""The Triton kernels of NT-Xent's gradient: one-sided, because G is symmetric, and therefore without atomics.
+
+`backward_kernel` is long because its tiles stay in registers from the first load to the last store.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from scatsimclr.kernels.ntxent_tiles import (
+from .ntxent_tiles import (
     EPS,
     LOG2E,
     LOWEST,
@@ -22,7 +25,7 @@ from scatsimclr.kernels.ntxent_tiles import (
 @triton.jit
 def _weights(stats_ptr, share_ptr, index, inside, c2, M, FIXED: tl.constexpr,
              SMALL: tl.constexpr, GAIN: tl.constexpr):  # fmt: skip
-    """Of each row: base-2 shift, and GAIN/E_i, 0 where it is no anchor. FIXED undoes foreign shifts."""
+    """Of each row: base-2 shift, and GAIN/E_i, 0 where it is no anchor. FIXED: other kernels' shifts are undone."""
     shift = tl.load(stats_ptr + index, mask=inside, other=0.0) * c2
     total = tl.load(stats_ptr + M + index, mask=inside, other=1.0)
     inverse = tl.where(inside, GAIN / total, 0.0)
@@ -43,9 +46,9 @@ def backward_kernel(x_ptr, z_ptr, divisor_ptr, sums_ptr, place_ptr, share_ptr, s
                     GAIN: tl.constexpr):  # fmt: skip
     """∂loss/∂z of a block of local rows, Σ_k G_ik z_k less the positives, over a block of D.
 
-    SMALL: everything from x in this launch, the positives taken off G itself. SINGLE: D is one block, and the
-    Jacobian of the normalisation and ∂loss/∂τ follow here; else ∂loss/∂z is stored and `jacobian_kernel` does
-    them. GAIN keeps G within float16's range.
+    SMALL: everything is computed from x in this launch, and positives are subtracted from G itself. SINGLE: D is one
+    block, and the Jacobian of the normalisation and ∂loss/∂τ are applied here; otherwise ∂loss/∂z is stored and
+    `jacobian_kernel` applies them. GAIN keeps G within float16's range.
     """
     rows = first + tl.program_id(0) * BI + tl.arange(0, BI)
     inside = rows < first + local
@@ -71,7 +74,8 @@ def backward_kernel(x_ptr, z_ptr, divisor_ptr, sums_ptr, place_ptr, share_ptr, s
             s = _similarities(z_ptr, rows, columns, M, D, BI, BJ, BD, PRECISION)
         shift_j, inverse_j = _weights(stats_ptr, share_ptr, columns, columns < M, c2, M, FIXED, SMALL, GAIN)
         u = s * c2
-        # Columns beyond M have weight 0 but a row's own; only the diagonal and the end need a mask.
+        # Columns beyond M have no weight, but the rows' weights would count them; only the diagonal and the end need
+        # a mask.
         edge = (j + BJ > M) | (
             (j < first + (tl.program_id(0) + 1) * BI) & (j + BJ > first + tl.program_id(0) * BI)
         )

@@ -52,7 +52,7 @@ def _unit_rows(x_ptr, rows, columns, row_mask, D, NORMALIZE: tl.constexpr, dtype
 
 @triton.jit
 def _arrive(partial_ptr, count_ptr, out_ptr, own, scale, BLOCK: tl.constexpr):
-    """Leaves this program's partial sum; the last program to arrive adds all, in order, times scale."""
+    """Stores this program's partial sum; the last program to arrive adds them all up, in order, times scale."""
     programs = tl.num_programs(0)
     tl.store(partial_ptr + tl.program_id(0), own)
     tl.debug_barrier()
@@ -69,7 +69,7 @@ def _arrive(partial_ptr, count_ptr, out_ptr, own, scale, BLOCK: tl.constexpr):
 @triton.jit
 def normalise_kernel(x_ptr, z_ptr, divisor_ptr, M, D, BM: tl.constexpr, BD: tl.constexpr,
                      NORMALIZE: tl.constexpr, TF32: tl.constexpr):  # fmt: skip
-    """z = x / max(|x|, 1e-12), rounded once; the divisor, negative where it is the 1e-12."""
+    """z = x / max(|x|, 1e-12), rounded once, and the divisor, negative where it is 1e-12."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     inside = rows < M
     divisor = tl.full((BM,), 1.0, tl.float32)
@@ -117,7 +117,7 @@ def _merge(shift, total, best, sums):
 
 @triton.jit
 def _add_partial(shift_ptr, total_ptr, slot, index, M, best, sums, FIXED: tl.constexpr):
-    """Adds to a program's own slot. The barriers order it against the same program's earlier addition."""
+    """Adds to a program's own slot. The barriers order this after the same program's earlier additions."""
     offset = slot.to(tl.int64) * M + index
     inside = index < M
     tl.debug_barrier()
@@ -222,8 +222,11 @@ def forward_rows_kernel(x_ptr, z_ptr, pull_ptr, share_ptr, tau_ptr, tau, stats_p
                         BI: tl.constexpr, BJ: tl.constexpr, BD: tl.constexpr,
                         FIXED: tl.constexpr, TENSOR: tl.constexpr, NORMALIZE: tl.constexpr,
                         SMALL: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """Local rows against all rows. SMALL: from x itself, with positives, to the loss, in one launch; else
-    from z, with the positives' mean similarities given, to row losses."""
+    """Local rows against all rows.
+
+    SMALL: from x itself to the loss, positives included, in one launch; otherwise from z to row losses, with the
+    positives' mean similarities given.
+    """
     rows = first + tl.program_id(0) * BI + tl.arange(0, BI)
     inside = rows < first + local
     c = _inverse_tau(tau_ptr, tau, TENSOR)

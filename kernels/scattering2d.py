@@ -1,13 +1,13 @@
 """Scattering2D on the GPU: the order of launches, in chunks of planes that share a workspace.
 
 A chunk's images are padded and transformed once (cuFFT, real input). Each `Node` of the tree (the wavelets of one
-scale at one resolution, all angles) is then a launch that keeps its paths on chip (`scattering2d_paths`, or CUDA
-C++ in csrc/cuda), or, where a folded spectrum is larger than that, filtered products, cuFFT, modulus and low-pass in
+scale at one resolution, all angles) is then one launch that keeps its paths on chip (`scattering2d_paths`, or CUDA
+C++ in csrc/cuda) or, where a folded spectrum is too large for that, filtered products, cuFFT, modulus and low-pass in
 slices of a workspace (`scattering2d_planes`). The first order's moduli are transformed for the second. Nothing waits
-for the device; under CUDA graphs call once before capturing.
+for the device. Under CUDA graphs call once before capturing, so that Triton has compiled.
 
-Float32 results come from split products, at kymatio's tolerance; float16 and bfloat16 ones from half-precision
-products, with an error of at most 2e-3 of a channel's largest value, their own rounding to float16 included.
+Float32 results come from split products, within kymatio's tolerance; float16 and bfloat16 results come from
+half-precision products, with an error of at most 2e-3 of a channel's largest value, rounding to float16 included.
 
 Not yet run on hardware: checked by Triton's interpreter and its ahead-of-time compiler.
 """
@@ -16,37 +16,33 @@ from __future__ import annotations
 
 from functools import lru_cache
 from math import floor, log2, prod
+from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from scatsimclr.kernels import scattering2d_paths as paths
-from scatsimclr.kernels import scattering2d_planes as planes
-from scatsimclr.kernels import scattering2d_tables as tables
-from scatsimclr.kernels.scattering2d_tables import BLOCK, Node, pack, tile
 from scatsimclr.reference.scattering2d import channels
+
+from . import scattering2d_engine as engines
+from . import scattering2d_paths as paths
+from . import scattering2d_planes as planes
+from . import scattering2d_tables as tables
+from .scattering2d_tables import BLOCK, Node, pack, tile
 
 __all__ = ["pack", "scattering2d", "scattering2d_backward"]
 
-# Bytes of the moduli and spectra of a chunk of planes, and of the products of a slice of fields. cuFFT may take as much
-# as the spectra for itself: together below 256 MB.
+# Bytes of the moduli and spectra of a chunk of planes, and of the products of a slice of fields. cuFFT may need as much
+# again as the spectra: below 256 MB in all.
 CHUNK_BYTES = 128 << 20
 SLICE_BYTES = 32 << 20
-# Programs of a launch on chip: about four waves of an H100's 132 multiprocessors. More fields a program beyond that,
-# which read the matrices once.
+# Programs of a launch on chip: about four waves of an H100's 132 multiprocessors. Beyond that, programs take several
+# fields each, for which they read the matrices once.
 PROGRAMS = 2048
 # Tile area -> warps. 64 rows feed the instructions of one warp group (a second one would repeat its work; on Blackwell
-# it takes half of the registers); smaller tiles run many to a multiprocessor.
+# it takes over half of the registers); of smaller tiles, many run on a multiprocessor at once.
 WARPS = {256: 1, 512: 1, 1024: 2, 2048: 4, 4096: 4}
 BLACKWELL_WARPS = {**WARPS, 4096: 8}
-# The largest side of a node's folded spectrum up to which an engine serves it by default. Estimated on 2026-11-25 from
-# operation counts for an H100, not yet measured (benchmarks/gpu_check.py does). A path of 52 × 52 (tile 64 × 64):
-# Triton 4.6e6 operations of a tensor core, three times that for float32, and about 1,500 cycles of gathering, so 2,700
-# or 5,500 cycles of a multiprocessor; C++ about 17,000 instructions of a warp at two thirds of the issue rate, 6,500
-# cycles. Beyond 64 Triton goes through device memory, some 80 bytes a pixel of each path; C++ stays on chip.
-PREFERRED = ((64, "triton"), (160, "c++"))
-RADICES = (2, 3, 5, 7, 11, 13)
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -56,29 +52,32 @@ def _warps(device: torch.device) -> dict[int, int]:
     return BLACKWELL_WARPS if blackwell else WARPS
 
 
-def _shared_bytes(node: Node, h: int, w: int) -> int:
-    """Shared memory of a block of the C++ kernel: `shared_bytes` of csrc/cuda/scattering2d_phases.h."""
-    (rows, columns), high, wide = node.out, -(-h // 4) * 4, -(-w // 4) * 4
-    complexes = rows * (columns | 1) + rows + columns
-    return 8 * complexes + 4 * (rows * high + columns * wide + high * columns + rows + columns)
-
-
-def _only_small_factors(length: int) -> bool:
-    for radix in RADICES:
-        while length % radix == 0:
-            length //= radix
-    return length == 1
-
-
-@lru_cache(maxsize=16)
-def _shared_limit(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+# Channel of (θ1 = 0, θ = 0), channels from one θ1 to the next, first field, fields of a plane, colours, K.
+Place = tuple[int, int, int, int, int, int]
 
 
 class _Transform:
-    """Everything about a call but its tensors' contents; x (images, colours, height, width)."""
+    """A call: its tensors, sizes, tables and launches.
 
-    def __init__(self, x, filters, packed, J, L, max_order, pre_pad, coefficients, engine="triton"):
+    Args:
+        x: images (images, colours, height, width).
+        filters, packed, J, L, max_order, pre_pad: as for `scattering2d`.
+        coefficients: the result, which the forward pass writes, or its gradient, which the backward pass reads.
+        engine: as for `scattering2d`.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        filters: list[Tensor],
+        packed: Tensor,
+        J: int,
+        L: int,
+        max_order: int,
+        pre_pad: bool,
+        coefficients: Tensor,
+        engine: str = "triton",
+    ) -> None:
         name = "triton" if engine == "triton" else "cuda"
         if x.dtype != torch.float32:
             raise ValueError(f"backend '{name}' of scattering2d serves float32 images, got {x.dtype}")
@@ -86,8 +85,8 @@ class _Transform:
             packed = pack(filters, J, L, max_order)
         if packed.numel() == 1:
             raise ValueError(
-                f"backend '{name}' of scattering2d serves float32 filters with a separable low-pass, as kymatio's "
-                "are; these are not"
+                f"backend '{name}' of scattering2d serves float32 filters with a separable low-pass, like kymatio's, "
+                "got others"
             )
         self.x, self.J, self.L, self.engine = x, J, L, engine
         self.M, self.N = filters[0].shape[:2]
@@ -95,45 +94,36 @@ class _Transform:
         expected = (self.M, self.N) if pre_pad else (self.height, self.width)
         if (self.height, self.width) != expected or self.height > self.M or self.width > self.N:
             raise ValueError(
-                f"x must be images that fit filters of ({self.M}, {self.N}), with pre_pad of just that size, got "
+                f"x must hold images that fit filters of ({self.M}, {self.N}), with pre_pad exactly, got "
                 f"{tuple(x.shape)}"
             )
         self.planes = self.images * self.colours
         self.table = tables.tables(packed, J, L, max_order, self.M, self.N)
         self.one, self.two = tables.tree(J, L, max_order, self.M, self.N)
         self.K = channels(J, L, max_order)
-        self.coefficients = coefficients  # forward: written; backward: their gradient
+        self.coefficients = coefficients
         self.split = coefficients.dtype not in HALF
         self.h, self.w = (self.M >> J) - 2, (self.N >> J) - 2
 
-    def in_cpp(self, node: Node) -> bool:
-        """Whether the C++ kernel serves the node's forward pass: as asked for, and where it can."""
-        if self.engine == "triton":
-            return False
-        if self.engine == "preferred":
-            names = [name for size, name in PREFERRED if max(node.out) <= size]
-            if not names or names[0] != "c++":
-                return False
-        fits = _shared_bytes(node, self.h, self.w) <= _shared_limit(self.x.device)
-        return fits and all(map(_only_small_factors, node.out))
-
-    def launch(self, kernel, grid, *args, warps=4, **options):
+    def launch(self, kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, **options: Any) -> None:
+        """Launches a kernel; the ahead-of-time compiler's tests record what it gets instead."""
         with torch.cuda.device(self.x.device) if self.x.is_cuda else torch.no_grad():
             kernel[grid](*args, **options, num_warps=warps, num_stages=1)
 
-    def empty(self, *shape, dtype=torch.float32):
+    def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uninitialised memory on the images' device."""
         return self.x.new_empty(shape, dtype=dtype)
 
-    def chunks(self, backward):
+    def chunks(self, backward: bool) -> list[tuple[int, int]]:
         """(first plane, planes) of each chunk."""
         bytes_per_plane = 12 * self.M * self.N
         for nodes in self.two:
             bytes_per_plane += 8 * self.L * prod(nodes[0].size) if nodes else 0
-        # Backward has the gradients of all that beside it.
+        # The backward pass also holds the gradients of all that.
         step = max(1, CHUNK_BYTES // (bytes_per_plane * (2 if backward else 1)))
         return [(start, min(step, self.planes - start)) for start in range(0, self.planes, step)]
 
-    def padded(self, plane, count):
+    def padded(self, plane: int, count: int) -> Tensor:
         """The chunk's images on the padded grid, (count, M, N)."""
         out = self.empty(count, self.M, self.N)
         self.launch(
@@ -142,13 +132,13 @@ class _Transform:
         )  # fmt: skip
         return out
 
-    def place(self, node, plane, field=0):
-        """How a kernel finds the coefficients of a node (None: S0), from a field of the chunk's first plane on."""
+    def place(self, node: Node | None, plane: int, field: int = 0) -> Place:
+        """How a kernel finds the coefficients of a node (None: S0), starting at a field of the chunk's first plane."""
         first, stride = (node.first, node.stride) if node else (0, 0)
         per_plane = self.L if stride else 1
         return first, stride, plane * per_plane + field, per_plane, self.colours, self.K
 
-    def low_pass(self, u, j, angles, place):
+    def low_pass(self, u: Tensor, j: int, angles: int, place: Place) -> None:
         """Stores the coefficients of signals u (fields, angles, m, n) at resolution j."""
         m, n = u.shape[-2:]
         first, stride, *rest = place
@@ -160,8 +150,16 @@ class _Transform:
             BK=32, PRECISION="tf32x3" if self.split else "tf32",
         )  # fmt: skip
 
-    def low_pass_adjoint(self, u_like, j, angles, place, z=None, du=None):
-        """∂/∂z in place of z, from the coefficients' gradient and du; without z, added to `u_like` as ∂/∂u."""
+    def low_pass_adjoint(
+        self,
+        u_like: Tensor,
+        j: int,
+        angles: int,
+        place: Place,
+        z: Tensor | None = None,
+        du: Tensor | None = None,
+    ) -> None:
+        """Overwrites z by ∂/∂z, from the coefficients' gradient and du; without z, adds ∂/∂u to `u_like`."""
         m, n = u_like.shape[-2:]
         first, stride, *rest = place
         grid = (u_like.numel() // (m * n), triton.cdiv(m, 32) * triton.cdiv(n, 32))
@@ -173,7 +171,9 @@ class _Transform:
             B=32, BK=32, PRECISION="tf32x3" if self.split else "tf32",
         )  # fmt: skip
 
-    def on_chip(self, kernel, node: Node, spectra, place, *tensors, **flags):
+    def on_chip(
+        self, kernel: Any, node: Node, spectra: Tensor, place: Place, *tensors: Tensor, **flags: bool
+    ) -> None:
         """Launches one of the two kernels of `scattering2d_paths` on spectra (fields, m, n/2 + 1)."""
         first, stride, *rest = place
         fields, (m, n), t, i = len(spectra), node.out, self.table, node.index
@@ -192,7 +192,7 @@ class _Transform:
             warps=_warps(self.x.device)[PM * PN], **flags,
         )  # fmt: skip
 
-    def products(self, node: Node, spectra):
+    def products(self, node: Node, spectra: Tensor) -> Tensor:
         """z (fields, L, m', n') of spectra (fields, m, n/2 + 1), through the workspace."""
         (m, n), (rows, columns) = node.size, node.out
         y = self.empty(len(spectra), self.L, rows, columns, dtype=torch.complex64)
@@ -200,38 +200,65 @@ class _Transform:
             planes.product_kernel, (len(spectra) * self.L, triton.cdiv(rows * columns, 512)), spectra.view(torch.int64),
             self.table[f"psi{node.index}"], y.view(torch.int64), self.L, m, n, rows, columns, node.fold, BLOCK=512,
         )  # fmt: skip
-        return torch.fft.ifft2(y, norm="forward")
+        z: Tensor = torch.fft.ifft2(y, norm="forward")
+        return z
 
-    def slices(self, node: Node, fields):
+    def slices(self, node: Node, fields: int) -> list[slice]:
         """Slices of the fields whose products fit the workspace."""
         step = max(1, SLICE_BYTES // (8 * self.L * prod(node.out)))
         return [slice(start, min(start + step, fields)) for start in range(0, fields, step)]
 
-    def forward(self, node: Node, spectra, plane, coefficients=True, moduli=False):
-        """Stores the node's coefficients; returns its moduli, (fields · L, m', n') for spectra (fields, m, n/2 + 1)."""
-        u = self.empty(len(spectra), self.L, *node.out) if moduli else self.x
-        if coefficients and self.in_cpp(node):
+    def forward(
+        self, node: Node, spectra: Tensor, plane: int, coefficients: bool = True, u: Tensor | None = None
+    ) -> None:
+        """Computes a node.
+
+        Args:
+            node: the node.
+            spectra: of its inputs (fields, m, n/2 + 1).
+            plane: the chunk's first plane.
+            coefficients: whether to store the node's coefficients.
+            u: where to store its moduli (fields, L, m', n'), or None.
+        """
+        if coefficients and engines.in_cpp(node, (self.h, self.w), self.engine, self.x.device):
             names = "psi{1}", "low_y{0}", "low_x{0}", "fine_y{0}", "fine_x{0}"
             parts = [self.table[name.format(node.j, node.index)] for name in names]
-            target = u if moduli else self.empty(0)
+            target = self.empty(0) if u is None else u
             with torch.cuda.device(self.x.device):
                 torch.ops.scatsimclr.scattering2d_paths_cuda(
                     torch.view_as_real(spectra), *parts, target, self.coefficients, *self.place(node, plane)
                 )
         elif node.on_chip:
             self.on_chip(
-                paths.path_kernel, node, spectra, self.place(node, plane), u, self.coefficients, STORE_U=moduli,
-                STORE_S=coefficients,
+                paths.path_kernel, node, spectra, self.place(node, plane), self.x if u is None else u,
+                self.coefficients, STORE_U=u is not None, STORE_S=coefficients,
             )  # fmt: skip
         else:
             for part in self.slices(node, len(spectra)):
-                some = torch.abs(self.products(node, spectra[part]), out=u[part] if moduli else None)
+                some = torch.abs(self.products(node, spectra[part]), out=None if u is None else u[part])
                 if coefficients:
                     self.low_pass(some, node.j, self.L, self.place(node, plane, part.start))
-        return u.flatten(0, 1) if moduli else None
 
-    def backward(self, node: Node, spectra, plane, du, total, add):
-        """∂/∂spectra of the node's coefficients and, where given, of du (fields · L, m', n'), to or into `total`."""
+    def spectra_of_moduli(self, node: Node, spectra: Tensor, plane: int, coefficients: bool = True) -> Tensor:
+        """Computes a node of the first order and transforms its moduli: (fields · L, m', n'/2 + 1)."""
+        u = self.empty(len(spectra), self.L, *node.out)
+        self.forward(node, spectra, plane, coefficients, u)
+        transformed: Tensor = torch.fft.rfft2(u.flatten(0, 1))
+        return transformed
+
+    def backward(
+        self, node: Node, spectra: Tensor, plane: int, du: Tensor | None, total: Tensor, add: bool
+    ) -> None:
+        """The gradient in a node's input spectra.
+
+        Args:
+            node: the node.
+            spectra: of its inputs (fields, m, n/2 + 1).
+            plane: the chunk's first plane.
+            du: the gradient in its moduli (fields · L, m', n') from the second order, or None.
+            total: where to write the gradient, of the shape of spectra.
+            add: whether to add it to what is there.
+        """
         for part in self.slices(node, len(spectra)):
             place = self.place(node, plane, part.start)
             some = None if du is None else du.view(len(spectra), self.L, *node.out)[part]
@@ -266,10 +293,19 @@ def scattering2d(
     *,
     engine: str = "triton",
 ) -> Tensor:
-    """`scatsimclr.ops.scattering2d.scattering2d` for float32 x; ValueError where it cannot serve the input.
+    """The operator `scattering2d` for float32 x.
 
-    engine: "triton"; "preferred", the CUDA C++ kernel for the nodes that PREFERRED gives it; "c++", that wherever it
-    fits. The latter two need the extension `_cuda`.
+    Args:
+        x, filters, packed, J, L, max_order, pre_pad, channels_last, out_dtype: as for
+            `scatsimclr.ops.scattering2d.scattering2d`.
+        engine: "triton"; "preferred", with the CUDA C++ kernel for the nodes that PREFERRED gives it; or "c++", with
+            that kernel wherever it fits. The latter two need the extension `_cuda`.
+
+    Returns:
+        (N, C·K, H, W).
+
+    Raises:
+        ValueError: the kernels cannot serve the input.
     """
     M, N = filters[0].shape[:2]
     out = x.new_empty(
@@ -287,11 +323,12 @@ def scattering2d(
         del padded
         for node in t.one:
             second = t.two[node.j] if node.j < len(t.two) else []
-            u = t.forward(node, spectra, plane, moduli=bool(second))
-            if second:
-                u = torch.fft.rfft2(u)
+            if not second:
+                t.forward(node, spectra, plane)
+                continue
+            of_u = t.spectra_of_moduli(node, spectra, plane)
             for following in second:
-                t.forward(following, u, plane)
+                t.forward(following, of_u, plane)
     return out
 
 
@@ -305,7 +342,7 @@ def scattering2d_backward(
     max_order: int,
     pre_pad: bool,
 ) -> Tensor:
-    """∂/∂x for `grad`, the coefficients' gradient, of any strides; moduli and spectra are made anew."""
+    """∂/∂x for `grad`, the coefficients' gradient, of any strides; moduli and spectra are computed again."""
     dx = torch.empty_like(x, memory_format=torch.contiguous_format)
     t = _Transform(x, filters, packed, J, L, max_order, pre_pad, grad)
     if grad.numel() == 0:
@@ -314,9 +351,10 @@ def scattering2d_backward(
         spectra = torch.fft.rfft2(t.padded(plane, count))
         total = torch.empty_like(spectra)
         for i, node in enumerate(t.one):
-            second, du = t.two[node.j] if node.j < len(t.two) else [], None
+            second = t.two[node.j] if node.j < len(t.two) else []
+            du: Tensor | None = None
             if second:
-                of_u = torch.fft.rfft2(t.forward(node, spectra, plane, coefficients=False, moduli=True))
+                of_u = t.spectra_of_moduli(node, spectra, plane, coefficients=False)
                 gradient = torch.empty_like(of_u)
                 for k, following in enumerate(second):
                     t.backward(following, of_u, plane, None, gradient, k > 0)

@@ -2,9 +2,10 @@
 
     Y = fold(û ψ̂)      Z = F Y Fᵀ, F[p, q] = exp(2πi pq/m)      U = |Z|      S = A_y U A_xᵀ
 
-Transforms and low-pass are matrix products on tensor cores. Operands are float16 with float32 sums: SPLIT takes each
-as hi + lo (22 bits) and three products, for float32 results; without it one product, for half-precision results. Y
-is first scaled by a power of two, and U by a smaller one: every operand is then in float16's range.
+Transforms and low-pass are matrix products on tensor cores. Operands are float16 with float32 sums. SPLIT takes
+each as hi + lo (22 bits) and computes three products, for float32 results; without it there is one product, for
+half-precision results. Y is first scaled by a power of two, and U by a smaller one, to keep every operand in float16's
+range.
 Spectra are complex64, each number read as one int64. Nothing is shared between programs: no atomics, no races.
 """
 
@@ -53,7 +54,7 @@ def _parts(bits):
 
 @triton.jit
 def _as_bits(re, im):
-    """The other way round."""
+    """The inverse of `_parts`."""
     low = re.to(tl.int32, bitcast=True).to(tl.int64) & 0xFFFFFFFF
     return (im.to(tl.int32, bitcast=True).to(tl.int64) << 32) | low
 
@@ -121,6 +122,47 @@ def _from_right(re, im, c, cl, s, sl, SPLIT: tl.constexpr, M: tl.constexpr, N: t
 
 
 @triton.jit
+def _sources(code_ptr, weight_ptr, layers_ptr, theta, slots, PM: tl.constexpr, PN: tl.constexpr):
+    """Where the codes and weights of filter θ begin, and how many sources a bin has at most."""
+    offset = (theta * slots).to(tl.int64) * (PM * PN)
+    return code_ptr + offset, weight_ptr + offset, tl.load(layers_ptr + theta)
+
+
+@triton.jit
+def _transforms(
+    dft_y_ptr, dft_x_ptr, PM: tl.constexpr, PN: tl.constexpr, SQUARE: tl.constexpr, SPLIT: tl.constexpr
+):
+    """`_dft` of both axes; SQUARE: they are the same."""
+    cy, cyl, sy, syl = _dft(dft_y_ptr, PM, SPLIT)
+    cx, cxl, sx, sxl = cy, cyl, sy, syl
+    if not SQUARE:
+        cx, cxl, sx, sxl = _dft(dft_x_ptr, PN, SPLIT)
+    return cy, cyl, sy, syl, cx, cxl, sx, sxl
+
+
+@triton.jit
+def _sizes(sizes_ptr):
+    """m, n, h, w, and a 1 that the compiler does not know.
+
+    Called inside the loop over fields, whose stores keep the loads from being hoisted: masks and offsets computed
+    from these numbers would otherwise occupy registers throughout.
+    """
+    m, n = tl.load(sizes_ptr), tl.load(sizes_ptr + 1)
+    return m, n, tl.load(sizes_ptr + 2), tl.load(sizes_ptr + 3), tl.load(sizes_ptr + 4)
+
+
+@triton.jit
+def _filtered(spectrum, code_ptr, weight_ptr, layers, cy, cyl, sy, syl, cx, cxl, sx, sxl, SPLIT: tl.constexpr,
+              PM: tl.constexpr, PN: tl.constexpr):  # fmt: skip
+    """Z times a power of two, real and imaginary part, and that power's inverse."""
+    re, im = _folded(spectrum, code_ptr, weight_ptr, layers, PM, PN)
+    scale, inverse = _scale(re, im)
+    re, im = _from_left(cy, cyl, sy, syl, re * scale, im * scale, SPLIT, PM, PN)
+    re, im = _from_right(re, im, cx, cxl, sx, sxl, SPLIT, PM, PN)
+    return re, im, inverse
+
+
+@triton.jit
 def _plane(ptr, plane, colours, K, image_step, channel_step):
     """Where the coefficients of a plane begin in (images, colours · K, h, w) of any strides."""
     return (
@@ -142,24 +184,17 @@ def path_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_ptr, dft_y_
     """
     theta = tl.program_id(0) % L
     begin = tl.program_id(0) // L * per_program
-    code_ptr += (theta * slots).to(tl.int64) * (PM * PN)
-    weight_ptr += (theta * slots).to(tl.int64) * (PM * PN)
-    layers = tl.load(layers_ptr + theta)
-    cy, cyl, sy, syl = _dft(dft_y_ptr, PM, SPLIT)
-    cx, cxl, sx, sxl = cy, cyl, sy, syl
-    if not SQUARE:
-        cx, cxl, sx, sxl = _dft(dft_x_ptr, PN, SPLIT)
+    code_ptr, weight_ptr, layers = _sources(code_ptr, weight_ptr, layers_ptr, theta, slots, PM, PN)
+    cy, cyl, sy, syl, cx, cxl, sx, sxl = _transforms(dft_y_ptr, dft_x_ptr, PM, PN, SQUARE, SPLIT)
     p, q = tl.arange(0, PM)[:, None], tl.arange(0, PN)[None, :]
     y, x = tl.arange(0, PH).to(tl.int64)[:, None], tl.arange(0, PW).to(tl.int64)[None, :]
     for step in range(tl.minimum(per_program, fields - begin)):
         field = begin + step
-        # Read here, where stores forbid to hoist it: masks and offsets made of it would fill registers all along.
-        m, n = tl.load(sizes_ptr), tl.load(sizes_ptr + 1)
-        h, w, one = tl.load(sizes_ptr + 2), tl.load(sizes_ptr + 3), tl.load(sizes_ptr + 4)
-        re, im = _folded(spectra_ptr + field.to(tl.int64) * bins, code_ptr, weight_ptr, layers, PM, PN)
-        scale, inverse = _scale(re, im)
-        re, im = _from_left(cy, cyl, sy, syl, re * scale, im * scale, SPLIT, PM, PN)
-        re, im = _from_right(re, im, cx, cxl, sx, sxl, SPLIT, PM, PN)
+        m, n, h, w, one = _sizes(sizes_ptr)
+        re, im, inverse = _filtered(
+            spectra_ptr + field.to(tl.int64) * bins, code_ptr, weight_ptr, layers, cy, cyl, sy, syl, cx, cxl, sx, sxl,
+            SPLIT, PM, PN,
+        )  # fmt: skip
         u = tl.sqrt(re * re + im * im)
         if STORE_U:
             at = (field * L + theta).to(tl.int64) * (m * n) + p * n + q
@@ -188,30 +223,23 @@ def path_backward_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_pt
                          first, stride, field0, P, colours, K, image_step, channel_step, row_step, column_step,
                          PM: tl.constexpr, PN: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
                          SQUARE: tl.constexpr, HAVE_DU: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
-    """∂/∂Y (fields, L, m, n) complex64 of one filter's coefficients, whose gradient is `grad`; Z is made anew.
+    """∂/∂Y (fields, L, m, n) complex64 of one filter's coefficients, whose gradient is `grad`; Z is computed again.
 
     HAVE_DU: `du` (fields, L, m, n) is what the second order adds to the gradient of U.
     """
     theta = tl.program_id(0) % L
     begin = tl.program_id(0) // L * per_program
-    code_ptr += (theta * slots).to(tl.int64) * (PM * PN)
-    weight_ptr += (theta * slots).to(tl.int64) * (PM * PN)
-    layers = tl.load(layers_ptr + theta)
-    cy, cyl, sy, syl = _dft(dft_y_ptr, PM, SPLIT)
-    cx, cxl, sx, sxl = cy, cyl, sy, syl
-    if not SQUARE:
-        cx, cxl, sx, sxl = _dft(dft_x_ptr, PN, SPLIT)
+    code_ptr, weight_ptr, layers = _sources(code_ptr, weight_ptr, layers_ptr, theta, slots, PM, PN)
+    cy, cyl, sy, syl, cx, cxl, sx, sxl = _transforms(dft_y_ptr, dft_x_ptr, PM, PN, SQUARE, SPLIT)
     p, q = tl.arange(0, PM)[:, None], tl.arange(0, PN)[None, :]
     y, x = tl.arange(0, PH).to(tl.int64)[:, None], tl.arange(0, PW).to(tl.int64)[None, :]
     for step in range(tl.minimum(per_program, fields - begin)):
         field = begin + step
-        # Read here, where stores forbid to hoist it: masks and offsets made of it would fill registers all along.
-        m, n = tl.load(sizes_ptr), tl.load(sizes_ptr + 1)
-        h, w, one = tl.load(sizes_ptr + 2), tl.load(sizes_ptr + 3), tl.load(sizes_ptr + 4)
-        re, im = _folded(spectra_ptr + field.to(tl.int64) * bins, code_ptr, weight_ptr, layers, PM, PN)
-        scale, _ = _scale(re, im)
-        re, im = _from_left(cy, cyl, sy, syl, re * scale, im * scale, SPLIT, PM, PN)
-        re, im = _from_right(re, im, cx, cxl, sx, sxl, SPLIT, PM, PN)
+        m, n, h, w, one = _sizes(sizes_ptr)
+        re, im, _ = _filtered(
+            spectra_ptr + field.to(tl.int64) * bins, code_ptr, weight_ptr, layers, cy, cyl, sy, syl, cx, cxl, sx, sxl,
+            SPLIT, PM, PN,
+        )  # fmt: skip
         length = tl.sqrt(re * re + im * im)
         shorter = tl.where(length > 0, 1.0 / length, 0.0)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from scatsimclr.kernels.scattering2d_paths import _as_bits, _parts, _plane
+from .scattering2d_paths import _as_bits, _parts, _plane
 
 
 @triton.jit

@@ -1,6 +1,6 @@
 """The filters of a scattering transform as the GPU kernels want them: one flat blob of bytes on the device.
 
-Where its parts lie depends on sizes alone, never on values, so that nothing has to be read back from the device.
+Where its parts lie depends only on sizes, never on values, so that nothing has to be read back from the device.
 
     psi     ψ̂/(k²·m'n'), pruned: the decimation's mean and the inverse transform's norm are in it
     code, weight, layers    for transforms on chip: per bin of the folded spectrum its sources in the half spectrum,
@@ -8,7 +8,7 @@ Where its parts lie depends on sizes alone, never on values, so that nothing has
             outputs' size, 1
     dft     cos and sin of the transform, each as the sum of two float16 (hi, lo): 22 bits
     low     A of the low-pass S = A_y U A_xᵀ, float32; half: the same times `low_gain`, as hi and lo
-    band, fine    [start, end) of the inputs that count for each BLOCK, and each GROUP, of outputs; the others are zero
+    band, fine    [start, end) of the inputs with non-zero weights for each BLOCK, and each GROUP, of outputs
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from scatsimclr.reference.scattering2d import psi_levels
 
-# The CPU kernel's constants, for its reasons: csrc/cpu/scattering2d_pack.cpp.
+# The CPU kernel's constants, for the reasons given in csrc/cpu/scattering2d_pack.cpp.
 PRUNE = 3e-7
 TAPS = 1e-8
 SEPARABLE = 5e-7
@@ -35,6 +35,10 @@ GROUP = 4  # and one thread of the C++ kernel: kGroup of csrc/cuda/scattering2d_
 ALIGN = 128
 
 
+# name -> (offset in bytes, dtype, shape)
+Layout = dict[str, tuple[int, torch.dtype, tuple[int, ...]]]
+
+
 def tile(size: int) -> int:
     """The power of two, at least 16, that a matrix instruction's operand of this size is padded to."""
     return max(16, 1 << (size - 1).bit_length())
@@ -44,8 +48,14 @@ def tile(size: int) -> int:
 class Node:
     """The wavelets of scale j applied to signals at resolution `level`, decimated by k: one launch for all θ.
 
-    size: (m, n) of the input's grid; out: (m', n') = (m/k, n/k). first: channel of (θ1 = 0, θ = 0); stride:
-    channels from one θ1 to the next, 0 in the first order.
+    Attributes:
+        index: number of the node; names its parts of the blob.
+        level: resolution of the input, 2^level times coarser than the padded images.
+        j: scale of the wavelets.
+        size: (m, n) of the input's grid.
+        out: (m', n') = (m/k, n/k).
+        first: channel of (θ1 = 0, θ = 0).
+        stride: channels from one θ1 to the next, 0 in the first order.
     """
 
     index: int
@@ -58,7 +68,7 @@ class Node:
 
     @property
     def fold(self) -> int:
-        return 2 ** (self.j - self.level)
+        return 1 << (self.j - self.level)
 
     @property
     def on_chip(self) -> bool:
@@ -69,7 +79,7 @@ class Node:
 def tree(J: int, L: int, max_order: int, M: int, N: int) -> tuple[list[Node], list[list[Node]]]:
     """Nodes of the first order by j, and of the second order by j1, for the padded size (M, N)."""
 
-    def node(index, level, j, first, stride):
+    def node(index: int, level: int, j: int, first: int, stride: int) -> Node:
         return Node(index, level, j, (M >> level, N >> level), (M >> j, N >> j), first, stride)
 
     one = [node(j, 0, j, 1 + j * L, 0) for j in range(J)]
@@ -82,21 +92,22 @@ def tree(J: int, L: int, max_order: int, M: int, N: int) -> tuple[list[Node], li
     return one, two
 
 
-def all_nodes(J, L, max_order, M, N) -> list[Node]:
+def all_nodes(J: int, L: int, max_order: int, M: int, N: int) -> list[Node]:
+    """All nodes of `tree`, by index."""
     one, two = tree(J, L, max_order, M, N)
     return one + [node for nodes in two for node in nodes]
 
 
 @lru_cache(maxsize=32)
-def layout(J: int, L: int, max_order: int, M: int, N: int) -> tuple[dict, int]:
-    """name -> (offset in bytes, dtype, shape), and the blob's size in bytes."""
-    parts = {}
+def layout(J: int, L: int, max_order: int, M: int, N: int) -> tuple[Layout, int]:
+    """Where the parts lie, and the blob's size in bytes."""
+    parts: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
     for node in all_nodes(J, L, max_order, M, N):
         parts[f"psi{node.index}"] = torch.float32, (L, *node.size)
         if node.on_chip:
-            shape = (L, node.fold**2, *map(tile, node.out))
-            parts[f"code{node.index}"] = torch.int32, shape
-            parts[f"weight{node.index}"] = torch.float32, shape
+            sources = (L, node.fold**2, tile(node.out[0]), tile(node.out[1]))
+            parts[f"code{node.index}"] = torch.int32, sources
+            parts[f"weight{node.index}"] = torch.float32, sources
             parts[f"layers{node.index}"] = torch.int32, (L,)
             parts[f"sizes{node.index}"] = torch.int32, (5,)
             for size in node.out:
@@ -109,7 +120,8 @@ def layout(J: int, L: int, max_order: int, M: int, N: int) -> tuple[dict, int]:
             parts[f"fine_{axis}{j}"] = torch.int32, (-(-outputs // GROUP), 2)
             if inputs <= ON_CHIP:
                 parts[f"half_{axis}{j}"] = torch.float16, (2, tile(outputs), tile(inputs))
-    placed, offset = {}, 0
+    placed: Layout = {}
+    offset = 0
     for name, (dtype, shape) in parts.items():
         placed[name] = offset, dtype, shape
         offset += -(-prod(shape) * dtype.itemsize // ALIGN) * ALIGN
@@ -125,11 +137,18 @@ def pack(filters: list[Tensor], J: int, L: int, max_order: int) -> Tensor:
     """The blob for kymatio's buffers `filters`; a single byte where the kernels cannot serve them.
 
     They serve float32 filters whose φ is separable, as a Gaussian is.
+
+    Args:
+        filters: kymatio's buffers in order, each (M', N', 1).
+        J, L, max_order: as in `Scattering2D`.
+
+    Returns:
+        uint8 (bytes,), on the filters' device.
     """
     device = filters[0].device
     spectra = [f.detach().squeeze(-1).cpu() for f in filters]
-    axes = [_axes(phi.double()) for phi in spectra[:J]] if spectra[0].dtype == torch.float32 else [None]
-    if None in axes:
+    axes = _all_axes(spectra[:J])
+    if axes is None:
         return torch.zeros(1, dtype=torch.uint8, device=device)
     M, N = spectra[0].shape
     places, size = layout(J, L, max_order, M, N)
@@ -151,6 +170,19 @@ def pack(filters: list[Tensor], J: int, L: int, max_order: int) -> Tensor:
         _write_low_pass("y", j, J, y, views)
         _write_low_pass("x", j, J, x, views)
     return blob.to(device)
+
+
+def _all_axes(levels: list[Tensor]) -> list[tuple[Tensor, Tensor]] | None:
+    """`_axes` of φ at each resolution; None where the kernels cannot serve it."""
+    if levels[0].dtype != torch.float32:
+        return None
+    found = []
+    for phi in levels:
+        axes = _axes(phi.double())
+        if axes is None:
+            return None
+        found.append(axes)
+    return found
 
 
 def _axes(phi: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -178,7 +210,7 @@ def _write_sources(node: Node, views: dict[str, Tensor]) -> None:
     pitch = n // 2 + 1
     code = torch.where(kx <= n // 2, ky * pitch + kx, ~((m - ky) % m * pitch + (n - kx)))
 
-    def blocks(t):
+    def blocks(t: Tensor) -> Tensor:
         return t.reshape(k, rows, k, columns).transpose(1, 2).reshape(k * k, rows, columns)
 
     for theta, psi in enumerate(views[f"psi{node.index}"]):
@@ -216,18 +248,22 @@ def _write_low_pass(axis: str, j: int, J: int, spectrum: Tensor, views: dict[str
             views[f"half_{axis}{j}"][i, :outputs, :inputs] = part
 
 
-def _views(blob: Tensor, places: dict) -> dict[str, Tensor]:
+def _views(blob: Tensor, places: Layout) -> dict[str, Tensor]:
     return {
         name: blob[offset : offset + prod(shape) * dtype.itemsize].view(dtype).view(shape)
         for name, (offset, dtype, shape) in places.items()
     }
 
 
-_known: dict[int, tuple[weakref.ref, dict[str, Tensor]]] = {}
+_known: dict[int, tuple[weakref.ref[Tensor], dict[str, Tensor]]] = {}
 
 
 def tables(packed: Tensor, J: int, L: int, max_order: int, M: int, N: int) -> dict[str, Tensor]:
-    """The blob's parts as tensors, remembered while the blob lives: fifty views cost more than a small launch."""
+    """The blob's parts as tensors, cached while the blob lives: fifty views cost more than a small launch.
+
+    Raises:
+        RuntimeError: packed is not the blob for these settings.
+    """
     places, size = layout(J, L, max_order, M, N)
     if packed.numel() != size or packed.dtype != torch.uint8:
         raise RuntimeError(
@@ -239,6 +275,8 @@ def tables(packed: Tensor, J: int, L: int, max_order: int, M: int, N: int) -> di
     if known is None or known[0]() is not packed:
         reference = weakref.ref(packed, lambda _: _known.pop(key, None))
         # Through the storage: a view would keep `packed` itself alive.
-        blob = packed.new_empty(0).set_(packed.untyped_storage(), packed.storage_offset(), packed.shape)
+        blob = packed.new_empty(0).set_(
+            packed.untyped_storage(), packed.storage_offset(), packed.shape, packed.stride()
+        )
         known = _known[key] = reference, _views(blob, places)
     return known[1]

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, machine, implementations."""
+"""What a run uses: versions, machine, implementations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from importlib import metadata
 import torch
 
 import scatsimclr
-from scatsimclr.ops.library import IMPLEMENTATIONS, backends, extension_path, recorded_run
+from scatsimclr.ops.availability import EXTENSION
+from scatsimclr.ops.gpu_records import recorded_run
+from scatsimclr.ops.library import OPERATORS, listed
 
 PACKAGES = (
     "torch",
@@ -24,7 +26,7 @@ PACKAGES = (
 
 
 def version(package: str) -> str:
-    """Of an installed package, or "not installed"."""
+    """The version of an installed package, or "not installed"."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -33,7 +35,7 @@ def version(package: str) -> str:
 
 def cpu_kernels() -> str:
     """The instruction set that the compiled operators use."""
-    return torch.ops.scatsimclr.cpu_isa() if extension_path() else "no compiled extension"
+    return str(torch.ops.scatsimclr.cpu_isa()) if EXTENSION else "no compiled extension"
 
 
 def gpus() -> list[str]:
@@ -48,15 +50,15 @@ def gpus() -> list[str]:
 
 
 def implementation(op: str, device: str) -> str:
-    """The default implementation of an operator on a device, and whether a GPU has run it."""
-    entry = IMPLEMENTATIONS[op][backends()[op][device]]
+    """The default implementation of an operator on a device type, and whether a GPU has run it."""
+    entry = OPERATORS[op].default(device)
     if entry.device != "cuda":
         return entry.name
     return f"{entry.name} ({recorded_run(op, entry.name) or 'not yet run on hardware'})"
 
 
 def environment() -> dict[str, str]:
-    """All of it, by name, for a person to read."""
+    """Versions, machine and default implementations, by name, as text to read."""
     found = {
         "scatsimclr": scatsimclr.__version__,
         "Python": platform.python_version(),
@@ -65,6 +67,7 @@ def environment() -> dict[str, str]:
         "CPU": f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads; kernels: {cpu_kernels()}",
         "CUDA": "; ".join(gpus()) or "none",
     }
-    for op in IMPLEMENTATIONS:
+    for operator in listed():
+        op = operator.name
         found[op] = ", ".join(f"on {device}: {implementation(op, device)}" for device in ("cpu", "cuda"))
     return found

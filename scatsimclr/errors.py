@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this": it ends a command with exit status 2 and one line."""
+"""The one exception for mistakes that the user can fix: it ends a command with exit status 2 and one line."""
 
 
 class UserError(ValueError):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL = ".partial"
+_NAME = re.compile(r"\.\d+-[0-9a-f]{8}\.partial$")
 
 
 @contextmanager
@@ -52,6 +54,16 @@ def write_text(path: Path, text: str) -> None:
     """Writes a whole file of UTF-8 text through `replacing`."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Removes what processes that died in `replacing` left in a folder and its subfolders.
+
+    Only for a folder that no living process writes to.
+    """
+    for path in folder.rglob(f".*{PARTIAL}"):
+        if _NAME.search(path.name):
+            path.unlink(missing_ok=True)
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

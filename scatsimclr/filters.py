@@ -1,9 +1,9 @@
-"""The Morlet filter bank of kymatio 0.3, to the last bit and about a hundred times faster.
+"""The Morlet filter bank of kymatio 0.3, bit for bit and about a hundred times faster.
 
 ψ[j, θ] has σ = 0.8·2^j, centre frequency ξ = (3/4)·π/2^j, angle (int(L − L/2 − 1) − θ)·π/L and slant 4/L; φ is an
 isotropic Gaussian of σ = 0.8·2^(J−1). Filters are made in space on a periodic grid and used as spectra.
 
-Everything that decides a rounding is kept as it is there: complex64 accumulation over 5 × 5 periods in order,
+Everything that affects rounding is kept as in kymatio: complex64 accumulation over 5 × 5 periods in order,
 float32 rotation matrices, and 3.1415 for π in the norm (true π is off by 2.9e-5, more than kymatio's tolerance).
 """
 
@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.fft import fft2
 
 from scatsimclr.reference.scattering2d import psi_levels
@@ -21,18 +23,35 @@ from scatsimclr.reference.scattering2d import psi_levels
 _NEGLIGIBLE = 104.0
 
 
+Complex = NDArray[np.complex64]
+
+
+class LowPass(TypedDict):
+    """φ: its spectra at J resolutions, and J."""
+
+    levels: list[NDArray[np.float32]]
+    j: int
+
+
+class Wavelet(LowPass):
+    """ψ[j, θ]: its spectra at each resolution that it is applied to, j and θ."""
+
+    theta: int
+
+
 @dataclass(frozen=True)
 class FilterBank:
     """Spectra of a scattering transform; arrays are real, float32, read-only and shared.
 
-    phi: {"levels": J arrays, "j": J}. psi: J·L dicts {"levels", "j", "theta"}, by j, then θ. Level r has
-    shape (M'/2^r, N'/2^r).
+    Attributes:
+        phi: the low-pass. Its level r has shape (M'/2^r, N'/2^r), as those of the wavelets have.
+        psi: J·L wavelets, by j, then θ.
     """
 
-    phi: dict
-    psi: list[dict]
+    phi: LowPass
+    psi: list[Wavelet]
 
-    def tensors(self) -> list[np.ndarray]:
+    def tensors(self) -> list[NDArray[np.float32]]:
         """All levels in the order of kymatio's buffers `tensor0…`: φ, then each ψ."""
         return [level for entry in (self.phi, *self.psi) for level in entry["levels"]]
 
@@ -45,8 +64,14 @@ def padded_shape(shape: tuple[int, int], J: int) -> tuple[int, int]:
 
 @lru_cache(maxsize=4)
 def filter_bank(M: int, N: int, J: int, L: int) -> FilterBank:
-    """Filters for the periodic (padded) grid (M, N), both multiples of 2^J. J, L ≥ 1."""
-    psi = []
+    """Filters for the periodic (padded) grid (M, N).
+
+    Args:
+        M, N: the grid's size, multiples of 2^J.
+        J: log2 of the scale, at least 1.
+        L: number of angles, at least 1.
+    """
+    psi: list[Wavelet] = []
     for j in range(J):
         for theta in range(L):
             angle = (int(L - L / 2 - 1) - theta) * np.pi / L
@@ -57,15 +82,16 @@ def filter_bank(M: int, N: int, J: int, L: int) -> FilterBank:
     return FilterBank({"levels": [_crop_spectrum(spectrum, level) for level in range(J)], "j": J}, psi)
 
 
-def _morlet(M: int, N: int, sigma: float, theta: float, xi: float, slant: float) -> np.ndarray:
+def _morlet(M: int, N: int, sigma: float, theta: float, xi: float, slant: float) -> Complex:
     """A Gabor filter less the multiple of its envelope that makes its mean zero; complex64 (M, N)."""
     wave, envelope = _gabor_pair(M, N, sigma, theta, xi, slant)
-    return wave - np.sum(wave) / np.sum(envelope) * envelope
+    morlet: Complex = wave - np.sum(wave) / np.sum(envelope) * envelope
+    return morlet
 
 
 def _gabor_pair(
     M: int, N: int, sigma: float, theta: float, xi: float, slant: float
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Complex, Complex]:
     """exp(−uᵀCu + iξ(x cos θ + y sin θ)) and its envelope (ξ = 0), periodised; complex64 (M, N).
 
     C = R diag(1, slant²) R⁻¹ / (2σ²). Only the points where the envelope exceeds exp(−104) are evaluated.
@@ -104,12 +130,12 @@ def _gabor_pair(
     return wave, envelope
 
 
-def _within(start: int, length: int, reach: int) -> np.ndarray:
+def _within(start: int, length: int, reach: int) -> NDArray[np.int_]:
     """The integers of [start, start + length) whose magnitude is at most `reach`."""
     return np.arange(max(start, -reach), min(start + length, reach + 1))
 
 
-def _crop_spectrum(spectrum: np.ndarray, level: int) -> np.ndarray:
+def _crop_spectrum(spectrum: NDArray[Any], level: int) -> NDArray[Any]:
     """The spectrum on a grid 2^level times coarser: high frequencies masked, then folded; read-only.
 
     The Nyquist bin comes from the negative side only, as in kymatio.

@@ -12,10 +12,11 @@ import torch
 import scatsimclr
 from scatsimclr.commandline import run
 from scatsimclr.environment import PACKAGES, cpu_kernels, gpus, implementation, version
-from scatsimclr.ops.library import IMPLEMENTATIONS
+from scatsimclr.ops.library import listed
 
 
 def command(argv: list[str]) -> int:
+    """Prints versions, devices and a table of the operators."""
     argparse.ArgumentParser(
         prog="python -m scatsimclr.info", description=__doc__.split(": ", 1)[1]
     ).parse_args(argv)
@@ -28,8 +29,9 @@ def command(argv: list[str]) -> int:
     if not gpus():
         print("CUDA       none")
     print(f"{'operator':16}{'on a CPU':16}{'on a GPU':40}available here")
-    for op, table in IMPLEMENTATIONS.items():
-        here = ", ".join(name for name, entry in table.items() if entry.missing() is None)
+    for operator in listed():
+        op, entries = operator.name, operator.implementations.values()
+        here = ", ".join(entry.name for entry in entries if entry.availability().usable)
         print(f"{op:16}{implementation(op, 'cpu'):16}{implementation(op, 'cuda'):40}{here}")
     return 0
 

@@ -1,11 +1,11 @@
-"""Contrastive losses: exact, in memory linear in the batch, drop-in for the usual imports.
+"""Contrastive losses: exact, in memory linear in the batch, drop-in replacements for the usual ones.
 
     from scatsimclr.loss import NTXentLoss, nt_xent_loss, SupConLoss, sup_con_loss
 
-The similarity matrix is never stored. Products, exponentials and sums are in float32 (float64 for float64
-rows); float16 and bfloat16 rows give a float32 loss and gradients in their own dtype. Under autocast the rows
-are taken as they come. Deterministic. Differentiable any number of times; derivatives of the gradient come from plain
-PyTorch, which stores the matrix. With `gather_distributed` once: a second time raises RuntimeError.
+The similarity matrix is never stored. Products, exponentials and sums are in float32 (float64 for float64 rows);
+float16 and bfloat16 rows give a float32 loss and gradients in their own dtype. Autocast does not change the rows'
+dtype. Deterministic. Differentiable any number of times: derivatives of the gradient come from plain PyTorch, which
+stores the matrix. With `gather_distributed`, differentiable once: a second time raises RuntimeError.
 """
 
 from __future__ import annotations
@@ -33,13 +33,21 @@ def nt_xent_loss(
 ) -> Tensor:
     """NT-Xent (Chen et al. 2020, eq. 1), averaged over all V·N rows.
 
-    z_i, z_j: (N, D) two views of N images; or z_j None and z_i all V ≥ 2 views, a (V, N, D) tensor or a
-    sequence of (N, D): every other view of an image is then a positive, with equal weight.
-    temperature: τ > 0; a tensor of one element on the rows' device gets its gradient.
-    normalize: cosine similarities (F.normalize, eps 1e-12), else dot products. A row of zeros has no direction: its
-    gradient is F.normalize's, 1e12 times as large as others, and 0 in float16, which cannot hold that.
-    views_dim: of a tensor of all views, 1 where it is (N, V, D); None is 0 with a warning where V ≥ N.
-    Returns a 0-d tensor, float32 (float64 for float64 rows). Raises ValueError, TypeError.
+    Args:
+        z_i: one of two views (N, D) of N images; or, with z_j None, all V ≥ 2 views, as a (V, N, D) tensor or a
+            sequence of (N, D) tensors: then every other view of an image is a positive, with equal weight.
+        z_j: the other view (N, D), or None.
+        temperature: τ > 0; a tensor of one element on the rows' device gets a gradient.
+        normalize: cosine similarities (F.normalize, eps 1e-12), else dot products. A row of zeros has no direction:
+            its gradient is F.normalize's, 1e12 times as large as others, and 0 in float16, which cannot hold that.
+        views_dim: 1 where a tensor of all views is (N, V, D). None is 0, with a warning where V ≥ N.
+        backend: "auto" or the name of one implementation.
+
+    Returns:
+        A 0-d tensor, float32 (float64 for float64 rows).
+
+    Raises:
+        ValueError, TypeError: an argument that cannot be used.
     """
     x, views = ops.stack_views(z_i, z_j, views_dim)
     return ops.ntxent_loss(x, temperature=temperature, normalize=normalize, views=views, backend=backend)
@@ -56,12 +64,20 @@ def sup_con_loss(
 ) -> Tensor:
     """The supervised contrastive loss, "out" form (Khosla et al. 2020, eq. 2).
 
-    z: (M, D) rows with labels (M,); or the V views of N images, (V, N, D) or a sequence of (N, D), with
-    labels (N,). Any integer labels. A row without another one of its label is a negative only; the mean is
-    over the other rows, and 0 where there is none. Otherwise as `nt_xent_loss`.
-
-    SupContrast's features are (N, V, D): give views_dim=1 for them. Its loss is this one times
+    A row that shares its label with no other row is only a negative; the mean is over the other rows, and 0 where
+    there are none. SupContrast's features are (N, V, D): pass views_dim=1 for them. Its loss is this one times
     temperature/base_temperature.
+
+    Args:
+        z: rows (M, D); or the V views of N images, as a (V, N, D) tensor or a sequence of (N, D) tensors.
+        labels: any integers, (M,) for rows, (N,) for views.
+        temperature, normalize, views_dim, backend: as for `nt_xent_loss`.
+
+    Returns:
+        A 0-d tensor, float32 (float64 for float64 rows).
+
+    Raises:
+        ValueError, TypeError: an argument that cannot be used.
     """
     if isinstance(z, Tensor) and z.dim() == 2:
         x = ops.single_view(z, "z")
@@ -72,9 +88,11 @@ def sup_con_loss(
 
 
 class _ContrastiveLoss(nn.Module):
-    """Keeps the temperature: a number, a parameter that is learnt, or a tensor that moves with the module."""
+    """Keeps the temperature: a number, a learnt parameter, or a tensor that moves with the module."""
 
-    def __init__(self, temperature: float | Tensor, normalize: bool, views_dim: int | None, backend: str):
+    def __init__(
+        self, temperature: float | Tensor, normalize: bool, views_dim: int | None, backend: str
+    ) -> None:
         super().__init__()
         ops.check_temperature(temperature)
         if not isinstance(temperature, Tensor):
@@ -94,14 +112,23 @@ class _ContrastiveLoss(nn.Module):
 class NTXentLoss(_ContrastiveLoss):
     """NT-Xent as a module: `NTXentLoss(temperature=0.5)(z_i, z_j)` with z_i, z_j (N, D) gives a 0-d tensor.
 
-    The original's call `NTXentLoss(device, batch_size, temperature, use_cosine_similarity)` works unchanged;
-    device and batch_size are accepted and restrict nothing. use_cosine_similarity False: dot products. A number or a
-    tensor alone, as in lightly's `NTXentLoss(0.1)`, is the temperature.
-    lightly's keywords work too; memory_bank_size must be 0, negatives come from the batch alone.
-    gather_distributed: negatives from all processes of torch.distributed's default group, which may have
-    different N. Every process then gets the loss of the whole batch, and gradients that, averaged over the
-    processes as DistributedDataParallel does, are those of one process with the whole batch.
-    Otherwise as `nt_xent_loss`. Arguments in another order raise TypeError or ValueError.
+    The original's call `NTXentLoss(device, batch_size, temperature, use_cosine_similarity)` works unchanged, and so do
+    lightly's keywords. The module takes the same views as `nt_xent_loss`.
+
+    Args:
+        device: accepted for the original's call, without effect. A number or a tensor alone, as in lightly's
+            `NTXentLoss(0.1)`, is the temperature.
+        batch_size: accepted for the original's call, without effect.
+        temperature: as for `nt_xent_loss`, 0.5 by default.
+        use_cosine_similarity: `normalize` of `nt_xent_loss`.
+        memory_bank_size: must be 0: negatives come from the batch alone.
+        gather_distributed: takes negatives from all processes of torch.distributed's default group, which may have
+            different N. Every process then gets the loss of the whole batch, and gradients that, averaged over the
+            processes as DistributedDataParallel does, are those of one process with the whole batch.
+        views_dim, backend: as for `nt_xent_loss`.
+
+    Raises:
+        TypeError, ValueError: arguments in another order, or with values that cannot be used.
     """
 
     def __init__(
@@ -115,20 +142,20 @@ class NTXentLoss(_ContrastiveLoss):
         gather_distributed: bool = False,
         views_dim: int | None = None,
         backend: str = "auto",
-    ):
+    ) -> None:
         order = "the order is (device, batch_size, temperature, use_cosine_similarity)"
         if isinstance(device, Tensor) or ops.is_number(device):
             if temperature is None and batch_size is None:
                 device, temperature = None, device
             elif isinstance(device, bool) or not isinstance(device, int):
                 raise TypeError(
-                    f"device must be a device, got {device!r}: {order}; give the temperature by name, temperature=..."
+                    f"device must be a device, got {device!r}: {order}; pass the temperature by name, temperature=..."
                 )
         elif isinstance(device, str):
             try:
                 torch.device(device)
             except RuntimeError as error:
-                raise ValueError(f"device: {error}") from None
+                raise ValueError(f"device must be a device, got {device!r}: {error}") from None
         elif device is not None and not isinstance(device, torch.device):
             raise TypeError(f"device must be a device, a string or None, got {device!r}: {order}")
         if batch_size is not None and (
@@ -150,6 +177,7 @@ class NTXentLoss(_ContrastiveLoss):
         self.gather_distributed = bool(gather_distributed)
 
     def forward(self, z_i: Tensor | Sequence[Tensor], z_j: Tensor | None = None) -> Tensor:
+        """The loss (0-d) of two views, or of all views in z_i."""
         if self.gather_distributed:
             return ntxent_loss_distributed(
                 z_i,
@@ -179,10 +207,11 @@ class SupConLoss(_ContrastiveLoss):
         normalize: bool = True,
         views_dim: int | None = None,
         backend: str = "auto",
-    ):
+    ) -> None:
         super().__init__(temperature, normalize, views_dim, backend)
 
     def forward(self, z: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
+        """The loss (0-d) of rows or views with labels."""
         return sup_con_loss(
             z,
             labels,

@@ -15,7 +15,7 @@ from scatsimclr.data.imageset import ImageSet
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.table import Figures, accuracy_table
 from scatsimclr.models import parameter_count
-from scatsimclr.ops.library import default_implementation
+from scatsimclr.ops.library import OPERATORS
 from scatsimclr.reporting.results import scores, verdict
 from scatsimclr.training import checkpoint
 from scatsimclr.training.loop import Trainer
@@ -142,7 +142,7 @@ def describe(trainer: Trainer) -> None:
     """What is about to run, in a few lines."""
     config, data = trainer.config, trainer.data
     operators = ", ".join(
-        f"{op} {default_implementation(op, trainer.device.type).name if config.fused else 'reference'}"
+        f"{op} {OPERATORS[op].default(trainer.device.type).name if config.fused else 'reference'}"
         for op in (("scattering2d", "ntxent") if config.model.scattering else ("ntxent",))
     )
     amp = str(trainer.update.amp).removeprefix("torch.") if trainer.update.amp else "off"

@@ -1,4 +1,4 @@
-"""Calls as other packages' users write them: honoured, or refused by name; never under another meaning."""
+"""Calls as users of other packages write them: honoured, or refused by name, but never reinterpreted."""
 
 from __future__ import annotations
 

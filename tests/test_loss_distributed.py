@@ -63,7 +63,7 @@ def test_one_two_and_four_processes_agree_with_one_that_does_not_gather(tmp_path
 
 
 COUNTS = (4, 3, 1)
-# What a rank of three gives as its views, and what the others then say.
+# What rank 1 of three passes as its views, and what the other ranks' errors then say.
 REFUSED = {
     "no rows": (lambda z: z[:, :0], "rank 1 cannot take its rows"),
     "columns": (lambda z: z[:, :, :-1], r"rank 0: 2 × 2 × 5, torch.float32; rank 1: 2 × 2 × 4"),
@@ -104,7 +104,7 @@ def uneven():
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
 def test_processes_with_different_numbers_of_images(tmp_path):
-    """The loss of the whole batch; what does not go together is an error everywhere, and none waits."""
+    """The loss of the whole batch; rows that do not fit together are an error everywhere."""
     mp.spawn(unequal_process, (str(tmp_path),), nprocs=len(COUNTS))
     z, tau = uneven()
     z.requires_grad_(), tau.requires_grad_()

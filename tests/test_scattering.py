@@ -41,7 +41,7 @@ def as_close_as_kymatio(ours, theirs, x):
         (3, 4, (17, 31), (3,), 1),
         (4, 8, (32, 32), (2,), 2),
         (4, 5, (16, 47), (1, 2, 1, 1), 2),
-        (2, 8, (4, 5), (2,), 2),  # the pad reaches the image's size
+        (2, 8, (4, 5), (2,), 2),  # the pad is as wide as the image
         (3, 6, (8, 8), (1,), 2),
         (2, 6, (61, 83), (1,), 0),
     ],

@@ -1,7 +1,7 @@
-"""The only place that registers operators: schema, fake, autograd, validation and the table of backends."""
+"""The only place that registers operators: schema, shapes, derivatives, checks and the table of implementations."""
 
-from scatsimclr.ops import conv3x3, library, ntxent, photometric, scattering2d
+from scatsimclr.ops import availability, conv3x3, library, ntxent, photometric, scattering2d
 
-library.load_extension()
+availability.load_extensions()
 
 __all__ = ["conv3x3", "library", "ntxent", "photometric", "scattering2d"]

@@ -1,70 +1,92 @@
-"""The operators `ntxent` and `ntxent_backward`: schema, shapes, autograd, validation, implementations."""
+"""The operators `ntxent` and `ntxent_backward`: schema, shapes, derivatives, implementations; checks of arguments."""
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import numbers
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scatsimclr.ops.library import (
-    IMPLEMENTATIONS,
-    LIBRARY,
-    NO_GPU,
-    Implementation,
-    called,
-    differentiable,
-    extension_missing,
-    forward_mode,
-    gradients_again,
-    key_call,
-    select,
-)
+from scatsimclr.ops.autograd import Context, called, differentiable, forward_mode, gradients_again
+from scatsimclr.ops.library import LIBRARY, late, register
 from scatsimclr.reference import ntxent as reference
+from scatsimclr.reference.accumulation import accumulate_dtype
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _triton() -> Any:
+    from scatsimclr.kernels import ntxent as kernels
+
+    return kernels
+
+
+def _on_gpu(plain: Callable[P, R], kernel: Callable[P, R], rows_at: int) -> Callable[P, R]:
+    """The kernel, or plain PyTorch where argument `rows_at`, the rows, is float64: that has no Triton kernel."""
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        rows: Any = args[rows_at]
+        return (plain if rows.dtype == torch.float64 else kernel)(*args, **kwargs)
+
+    return run
+
+
+def _fake_forward(x: Tensor, *settings: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    dtype, rows = accumulate_dtype(x.dtype), settings[-1]
+    return x.new_empty((), dtype=dtype), x.new_empty((2, rows), dtype=dtype)
+
+
+def _fake_backward(grad: Tensor, x: Tensor, *settings: Any, **named: Any) -> tuple[Tensor, Tensor]:
+    rows = settings[-1]
+    return x.new_empty((rows, x.shape[1])), x.new_empty((), dtype=accumulate_dtype(x.dtype))
+
 
 # x (M, D): all rows. The rows first … first + rows − 1 are the local ones: `ntxent` returns their share of
 # the loss (0-d) and their statistics (2, rows), `ntxent_backward` their gradient (rows, D) and their share
 # of the temperature's (0-d). Without labels, x is blocks of `rows` rows, each `views` views of rows/views
 # images. τ is `temperature` where there is one (a single element, never read by the host on a GPU), else tau.
-LIBRARY.define(
-    "ntxent(Tensor x, Tensor? labels, Tensor? temperature, float tau, bool normalize, int views, int first, "
-    "int rows) -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
+_SETTINGS = "Tensor? labels, Tensor? temperature, float tau, bool normalize, int views, int first, int rows"
+
+_triton_forward = late(lambda: _triton().ntxent)
+_triton_backward = late(lambda: _triton().ntxent_backward)
+
+NTXENT = register(
+    "ntxent",
+    f"(Tensor x, {_SETTINGS}) -> (Tensor, Tensor)",
+    fake=_fake_forward,
+    reference=reference.ntxent,
+    cpu=True,
+    triton=_triton_forward,
+    on_gpu=_on_gpu(reference.ntxent, _triton_forward, 0),
 )
-LIBRARY.define(
-    "ntxent_backward(Tensor grad, Tensor x, Tensor stats, Tensor? labels, Tensor? temperature, float tau, "
-    "bool normalize, int views, int first, int rows) -> (Tensor, Tensor)",
-    tags=(torch.Tag.pt2_compliant_tag,),
+NTXENT_BACKWARD = register(
+    "ntxent_backward",
+    f"(Tensor grad, Tensor x, Tensor stats, {_SETTINGS}) -> (Tensor, Tensor)",
+    fake=_fake_backward,
+    reference=reference.ntxent_backward,
+    cpu=True,
+    triton=_triton_backward,
+    on_gpu=_on_gpu(reference.ntxent_backward, _triton_backward, 1),
+    part_of="ntxent",
 )
-LIBRARY.impl("ntxent", reference.ntxent, "CompositeExplicitAutograd")
-LIBRARY.impl("ntxent_backward", reference.ntxent_backward, "CompositeExplicitAutograd")
-
-forward = torch.ops.scatsimclr.ntxent.default
-backward = torch.ops.scatsimclr.ntxent_backward.default
 
 
-@torch.library.register_fake("scatsimclr::ntxent", lib=LIBRARY)
-def _(x, labels, temperature, tau, normalize, views, first, rows):
-    dtype = reference.accumulate_dtype(x.dtype)
-    return x.new_empty((), dtype=dtype), x.new_empty((2, rows), dtype=dtype)
+class _Context(Context, Protocol):
+    settings: tuple[float, bool, int, int, int]
 
 
-@torch.library.register_fake("scatsimclr::ntxent_backward", lib=LIBRARY)
-def _(grad, x, stats, labels, temperature, tau, normalize, views, first, rows):
-    dtype = reference.accumulate_dtype(x.dtype)
-    return x.new_empty((rows, x.shape[1])), x.new_empty((), dtype=dtype)
-
-
-def _setup_context(ctx, inputs, output):
-    x, labels, temperature, *ctx.settings = inputs
-    if ctx.settings[-1] != x.shape[0]:
+def _setup_context(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, labels, temperature, *settings = inputs
+    ctx.settings = tuple(settings)
+    if settings[-1] != x.shape[0]:
         raise RuntimeError(
-            "ntxent of a share of the rows has no autograd formula: see scatsimclr.ops.ntxent_distributed"
+            "ntxent of a share of the rows has no autograd formula: NTXentLoss(gather_distributed=True) has one"
         )
     stats = output[1]
     ctx.mark_non_differentiable(stats)
@@ -79,24 +101,28 @@ def of_dead_rows(dx: Tensor, x: Tensor, normalize: bool) -> Tensor:
     return dx.masked_fill((x == 0).all(1, keepdim=True), 0)
 
 
-def like(dtau, temperature):
+def like(dtau: Tensor, temperature: Tensor | None) -> Tensor | None:
+    """The temperature's gradient (0-d) in the temperature's shape and dtype; None where it is a number."""
     return None if temperature is None else dtau.to(temperature.dtype).reshape(temperature.shape)
 
 
-def _setup_backward_context(ctx, inputs, output):
-    grad, x, _, labels, temperature, *ctx.settings = inputs
+def _setup_backward_context(ctx: _Context, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    grad, x, _, labels, temperature, *settings = inputs
+    ctx.settings = tuple(settings)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(grad, x, labels, temperature)
 
 
-def _second_derivative(ctx, *cotangents):
+def _second_derivative(ctx: _Context, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
     """Of the gradients in x and the temperature, by the reference."""
     grad, x, labels, temperature = ctx.saved_tensors
     tau, normalize, views, *_ = ctx.settings
     # 0-d, as the second result is; a number where no tensor is.
     inputs = (grad, x) if temperature is None else (grad, x, temperature)
 
-    def gradient(grad, x, temperature=None):
+    def gradient(
+        grad: Tensor, x: Tensor, temperature: Tensor | None = None
+    ) -> tuple[Tensor | None, Tensor | None]:
         one = (
             torch.tensor(tau, dtype=torch.float64, requires_grad=True) if temperature is None else temperature
         )
@@ -108,10 +134,12 @@ def _second_derivative(ctx, *cotangents):
     return *found[:2], None, None, found[2] if len(found) > 2 else None, *[None] * 5
 
 
-def _make_backward(backward):
+def _make_backward(
+    backward: Callable[..., tuple[Tensor, Tensor]],
+) -> Callable[..., tuple[Tensor | None, ...]]:
     again = differentiable(backward, _setup_backward_context, _second_derivative)
 
-    def run(ctx, grad, _=None):
+    def run(ctx: _Context, grad: Tensor | None, _: None = None) -> tuple[Tensor | None, ...]:
         if grad is None:
             return (None,) * 8
         x, stats, labels, temperature = ctx.saved_tensors
@@ -124,60 +152,19 @@ def _make_backward(backward):
 
 
 torch.library.register_autograd(
-    "scatsimclr::ntxent", _make_backward(backward), setup_context=_setup_context, lib=LIBRARY
+    "scatsimclr::ntxent", _make_backward(NTXENT_BACKWARD.overload), setup_context=_setup_context, lib=LIBRARY
 )
 
-
-def _triton_forward(*args):
-    from scatsimclr.kernels import ntxent as kernels
-
-    return kernels.ntxent(*args)
-
-
-def _triton_backward(*args):
-    from scatsimclr.kernels import ntxent as kernels
-
-    return kernels.ntxent_backward(*args)
-
-
-def _cuda_forward(x, *args):
-    # float64 has no Triton kernel.
-    return (reference.ntxent if x.dtype == torch.float64 else _triton_forward)(x, *args)
-
-
-def _cuda_backward(grad, x, *args):
-    return (reference.ntxent_backward if x.dtype == torch.float64 else _triton_backward)(grad, x, *args)
-
-
-_HAVE_TRITON = importlib.util.find_spec("triton") is not None
-if _HAVE_TRITON:
-    LIBRARY.impl("ntxent", _cuda_forward, "CUDA")
-    LIBRARY.impl("ntxent_backward", _cuda_backward, "CUDA")
-
-
-def _triton_missing() -> str | None:
-    if not _HAVE_TRITON:
-        return "triton is not installed"
-    return None if torch.cuda.is_available() else NO_GPU
-
-
-IMPLEMENTATIONS["ntxent"] = {
-    "cpu": Implementation(
-        "cpu",
-        "cpu",
-        key_call(forward, torch._C.DispatchKey.CPU),
-        key_call(backward, torch._C.DispatchKey.CPU),
-        extension_missing,
-    ),
-    # Interpreter and ahead-of-time compiler only so far: not yet run on hardware (house rule 18).
-    "triton": Implementation("triton", "cuda", _triton_forward, _triton_backward, _triton_missing),
-    "reference": Implementation("reference", "any", reference.ntxent, reference.ntxent_backward),
+_NAMED = {
+    name: differentiable(entry.run, _setup_context, _make_backward(NTXENT_BACKWARD.by(name)))
+    for name, entry in NTXENT.implementations.items()
 }
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def _check_view(z: Tensor, name: str, like: Tensor | None, like_name: str) -> None:
+def _check_view(z: object, name: str, like: Tensor | None, like_name: str) -> Tensor:
+    """z, if it is rows (N, D), of the shape, dtype and device of `like` where there is one."""
     if not isinstance(z, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(z).__name__}")
     if z.dtype not in FLOATING:
@@ -187,7 +174,7 @@ def _check_view(z: Tensor, name: str, like: Tensor | None, like_name: str) -> No
     if z.shape[0] == 0 or z.shape[1] == 0:
         raise ValueError(f"{name} must hold at least one row and one column, got shape {tuple(z.shape)}")
     if like is None:
-        return
+        return z
     if z.shape != like.shape:
         raise ValueError(
             f"{name} must have the shape of {like_name}, {tuple(like.shape)}, got {tuple(z.shape)}"
@@ -196,15 +183,25 @@ def _check_view(z: Tensor, name: str, like: Tensor | None, like_name: str) -> No
         raise TypeError(f"{name} must have the dtype of {like_name}, {like.dtype}, got {z.dtype}")
     if z.device != like.device:
         raise ValueError(f"{name} must be on the device of {like_name}, {like.device}, got {z.device}")
+    return z
 
 
 def stack_views(
     z_i: Tensor | Sequence[Tensor], z_j: Tensor | None = None, views_dim: int | None = None
 ) -> tuple[Tensor, int]:
-    """All views as one (V·N, D) tensor, view-major, and V.
+    """All views as one tensor, checked.
 
-    Two (N, D) tensors; or, with z_j None, one (V, N, D) tensor, (N, V, D) with `views_dim` 1, or a sequence of V (N, D)
-    tensors, V ≥ 2. Without `views_dim`, more views than images are said to be unlikely by a warning.
+    Args:
+        z_i: one of two views (N, D); or, with z_j None, all V ≥ 2 views, as a (V, N, D) tensor or a sequence of
+            (N, D) tensors.
+        z_j: the other view (N, D), or None.
+        views_dim: 1 where a tensor of all views is (N, V, D). None is 0, with a warning where V ≥ N.
+
+    Returns:
+        (V·N, D), view-major, and V.
+
+    Raises:
+        ValueError, TypeError: what cannot be taken as views.
     """
     if views_dim not in (None, 0, 1):
         raise ValueError(f"views_dim must be 0, 1 or None, got {views_dim!r}")
@@ -214,9 +211,8 @@ def stack_views(
             f"temperature={z_j}"
         )
     if z_j is not None:
-        _check_view(z_i, "z_i", None, "")
-        _check_view(z_j, "z_j", z_i, "z_i")
-        return torch.cat((z_i, z_j)), 2
+        first = _check_view(z_i, "z_i", None, "")
+        return torch.cat((first, _check_view(z_j, "z_j", first, "z_i"))), 2
     if isinstance(z_i, Tensor):
         if z_i.dim() != 3 or z_i.shape[1 if views_dim == 1 else 0] < 2:
             raise ValueError(
@@ -227,7 +223,7 @@ def stack_views(
         elif views_dim is None and z_i.shape[0] >= z_i.shape[1] > 1 and not torch.compiler.is_compiling():
             warnings.warn(
                 f"a tensor of shape {tuple(z_i.shape)} is taken as {z_i.shape[0]} views of {z_i.shape[1]} images; "
-                "views_dim=1 takes it as (images, views, D), views_dim=0 is this without a warning",
+                "views_dim=1 takes it as (images, views, D), views_dim=0 silences this warning",
                 stacklevel=4,
             )
         _check_view(z_i[0], "z_i", None, "")
@@ -243,16 +239,15 @@ def stack_views(
 
 
 def single_view(z: Tensor, name: str) -> Tensor:
-    """Rows (M, D), checked."""
-    _check_view(z, name, None, "")
-    return z
+    """z, checked to be rows (M, D)."""
+    return _check_view(z, name, None, "")
 
 
 def repeat_labels(labels: Tensor, views: int, images: int) -> Tensor:
-    """Labels (N,) of images as those of their V·N rows, view-major."""
+    """The labels (N,) of images repeated for their V·N rows, view-major."""
     if isinstance(labels, Tensor) and labels.shape != (images,):
         other = (
-            f"; where the rows are (images, views, D), {views} images of {images} views, give views_dim=1"
+            f"; if the rows are (images, views, D), {views} images of {images} views, pass views_dim=1"
             if labels.shape == (views,)
             else ""
         )
@@ -263,7 +258,7 @@ def repeat_labels(labels: Tensor, views: int, images: int) -> Tensor:
 
 
 def is_number(value: object) -> bool:
-    """A real number: of Python, NumPy (a 0-d array too) or any type that registers as one; no bool."""
+    """Whether it is a real number, of Python, NumPy (0-d arrays included) or any type registered as one; no bool."""
     if isinstance(value, (bool, np.bool_)):
         return False
     if isinstance(value, np.ndarray):
@@ -272,9 +267,12 @@ def is_number(value: object) -> bool:
 
 
 def check_temperature(temperature: float | Tensor, device: torch.device | None = None) -> None:
-    """A positive, finite number, or a floating-point tensor of one element on `device`.
+    """Checks for a positive, finite number, or a floating-point tensor of one element on `device`.
 
-    A tensor on a GPU is not read: that would wait for the device.
+    The value of a tensor on a GPU is not checked: reading it would wait for the device.
+
+    Raises:
+        TypeError, ValueError: it is something else.
     """
     if isinstance(temperature, Tensor):
         if temperature.numel() != 1 or not temperature.is_floating_point():
@@ -308,11 +306,12 @@ def _check_labels(labels: Tensor, x: Tensor) -> None:
         raise ValueError(f"labels must be on the device of the rows, {x.device}, got {labels.device}")
 
 
-def resolve(temperature, x, backend):
-    """(temperature tensor or None, tau, implementation or None for the dispatcher's choice)."""
+def resolve(temperature: float | Tensor, x: Tensor, backend: str) -> tuple[Tensor | None, float]:
+    """Checks temperature and backend for rows x; (temperature where it is a tensor, else None; τ where it is not)."""
     check_temperature(temperature, x.device)
-    tensor, tau = (temperature, 1.0) if isinstance(temperature, Tensor) else (None, float(temperature))
-    return tensor, tau, None if backend == "auto" else select("ntxent", backend, x.device)
+    if backend != "auto":
+        NTXENT.check(backend, x.device)
+    return (temperature, 1.0) if isinstance(temperature, Tensor) else (None, float(temperature))
 
 
 def ntxent_loss(
@@ -324,20 +323,33 @@ def ntxent_loss(
     labels: Tensor | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """The loss (0-d) of all rows x (M, D), as in `scatsimclr.reference.ntxent`.
+    """The loss of all rows, as in `scatsimclr.reference.ntxent`.
 
-    Positives are the `views` views of an image (`stack_views` gives the layout) or, with labels (M,), the
-    rows of the same label. Products, sums and loss in float32 (float64 for float64 rows); gradients in x's
-    dtype. Differentiable in x and in a tensor temperature, any number of times: derivatives of the gradient are
-    the reference's, which stores all similarities. Raises ValueError, TypeError.
+    Differentiable in x and in a tensor temperature, any number of times: derivatives of the gradient are the
+    reference's, which stores all similarities.
+
+    Args:
+        x: all rows (M, D).
+        temperature: τ > 0, a number or a tensor of one element.
+        normalize: cosine similarities, else dot products.
+        views: how many views of an image there are, where positives are the other views (`stack_views` gives the
+            layout).
+        labels: integers (M,): positives are the other rows of the same label.
+        backend: "auto" or the name of one implementation.
+
+    Returns:
+        0-d, float32 (float64 for float64 rows), as products and sums are; gradients have x's dtype.
+
+    Raises:
+        ValueError, TypeError: an argument that cannot be used.
     """
-    tensor, tau, chosen = resolve(temperature, x, backend)
+    tensor, tau = resolve(temperature, x, backend)
     if labels is not None:
         _check_labels(labels, x)
         labels = labels.to(torch.int64)
     args = (x, labels, tensor, tau, bool(normalize), views, 0, x.shape[0])
     if forward_mode(x, tensor):
         return reference.ntxent_by_autograd(*args[:6])
-    if chosen is None:
-        return called(forward, args, (x, tensor))[0]
-    return differentiable(chosen.forward, _setup_context, _make_backward(chosen.backward))(*args)[0]
+    if backend == "auto":
+        return called(NTXENT.overload, args, (x, tensor))[0]
+    return _NAMED[backend](*args)[0]

@@ -1,1 +1,1 @@
-"""Plain PyTorch definitions of every operator: the semantics of record. Written to be read."""
+"""Plain PyTorch definitions of every operator: what the kernels must compute. Written to be read."""

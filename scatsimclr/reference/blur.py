@@ -6,11 +6,14 @@ smooth.dispatch.cpp), keeps the full sum between the two passes and rounds once.
 stays below 2**24, so float32 holds it exactly and the order of summation cannot matter.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 
-def gaussian_weights(sigma, size: int) -> np.ndarray:
+def gaussian_weights(sigma: ArrayLike, size: int) -> NDArray[np.int64]:
     """OpenCV's 8-bit Gaussian kernels.
 
     Args:
@@ -39,7 +42,7 @@ def gaussian_weights(sigma, size: int) -> np.ndarray:
 
 
 def _mirrored(length: int, half: int) -> tuple[list[int], list[int]]:
-    """Which pixels stand before and after an axis mirrored about its end pixels, at any width."""
+    """Indices of the `half` pixels before and after an axis that is mirrored about its end pixels, at any length."""
     period = max(2 * (length - 1), 1)
     fold = [min(k, period - k) if length > 1 else 0 for k in range(period)]
     return [fold[-k % period] for k in range(half, 0, -1)], [

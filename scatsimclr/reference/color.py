@@ -1,12 +1,14 @@
 """Colour steps on batches of 8-bit levels with Pillow's arithmetic, level for level.
 
-Images are planes: float32 (3, B, H, W), whole numbers 0..255, or (1, B, H, W) of grey images, which brightness and
-contrast alone change. Each step leaves whole numbers, as
-torchvision does by way of Pillow: brightness, contrast and saturation blend with a base image and
-truncate (Pillow's Blend.c), grey is L = (19595 R + 38470 G + 7471 B + 2**15) >> 16 and hue is a
-shift of Pillow's 8-bit HSV (Convert.c). Multiplications and additions whose rounding matters are
-separate calls: a fused multiply-add may be used for some pixels of a tensor and not for others.
+Images are planes: float32 (3, B, H, W), whole numbers 0..255, or (1, B, H, W) of grey images, which only brightness and
+contrast change. Each step leaves whole numbers, as torchvision does by way of Pillow: brightness, contrast and
+saturation blend with a base image and truncate (Pillow's Blend.c), grey is
+L = (19595 R + 38470 G + 7471 B + 2**15) >> 16 and hue is a shift of Pillow's 8-bit HSV (Convert.c). Multiplications and
+additions whose rounding matters are separate calls: a fused multiply-add may be used for some pixels of a tensor and
+not for others.
 """
+
+from __future__ import annotations
 
 import torch
 
@@ -18,7 +20,7 @@ def luma(planes: torch.Tensor) -> torch.Tensor:
     if len(planes) == 1:
         return planes[0].clone()  # what the sum of three equal levels is
     red, green, blue = planes
-    level = red * (19595 / 65536)
+    level: torch.Tensor = red * (19595 / 65536)
     level.add_(green, alpha=38470 / 65536).add_(blue, alpha=7471 / 65536)
     return level.add_(0.5).floor_()
 
@@ -77,7 +79,7 @@ def shift_hue_(planes: torch.Tensor, shift: torch.Tensor) -> None:
     """Turn the 8-bit HSV hue of each sample, in place: torchvision's `adjust_hue` on Pillow images.
 
     Args:
-        planes: float32 (3, B, H, W), changed; even by a shift of 0, for 8-bit HSV loses something.
+        planes: float32 (3, B, H, W), changed, even by a shift of 0: 8-bit HSV is lossy.
         shift: (B,) float32, whole numbers in -255..255: levels of 256 per turn.
     """
     hue, saturation, value = _hue_and_chroma(planes)
@@ -100,8 +102,8 @@ def jitter_(planes: torch.Tensor, order: torch.Tensor, factors: torch.Tensor) ->
     """The steps of each sample in its own order, in place.
 
     Args:
-        planes: float32 (C, B, H, W), changed; samples sorted by the position of HUE in their order, so that every
-            step finds its hue samples side by side; those without come last. With C = 1 there is no HUE.
+        planes: float32 (C, B, H, W), changed; samples are sorted by the position of HUE in their order, so that every
+            step finds its hue samples side by side; samples without HUE come last. With C = 1 there is no HUE.
         order: (B, 4) int64, the four steps of each sample, -1 for none.
         factors: (B, 4) float32: brightness, contrast, saturation factors, and the hue's shift in levels.
     """

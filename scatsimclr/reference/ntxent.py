@@ -23,10 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the arithmetic, the loss and the row statistics: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+from scatsimclr.reference.accumulation import accumulate_dtype
 
 
 def view_labels(total: int, views: int, rows: int, device: torch.device) -> Tensor:
@@ -36,11 +33,20 @@ def view_labels(total: int, views: int, rows: int, device: torch.device) -> Tens
     return index // rows * images + index % rows % images
 
 
-def _terms(x, labels, temperature, tau, normalize, views, first, rows):
-    """(z, c, own, positive, w): rows, 1/τ, the local rows' masks (rows, M) of oneself and of P(i), w."""
+def _terms(
+    x: Tensor,
+    labels: Tensor | None,
+    temperature: Tensor | None,
+    tau: float,
+    normalize: bool,
+    views: int,
+    first: int,
+    rows: int,
+) -> tuple[Tensor, float | Tensor, Tensor, Tensor, Tensor]:
+    """(z, c, own, positive, w): rows, 1/τ, the local rows' masks (rows, M) of themselves and of P(i), w."""
     x = x.to(accumulate_dtype(x.dtype))
     z = F.normalize(x, dim=1) if normalize else x
-    c = 1 / tau if temperature is None else 1 / temperature.to(x.dtype)
+    c: float | Tensor = 1 / tau if temperature is None else 1 / temperature.to(x.dtype)
     if labels is None:
         labels = view_labels(len(x), views, rows, x.device)
     index = torch.arange(len(x), device=x.device)
@@ -62,10 +68,21 @@ def ntxent(
     first: int,
     rows: int,
 ) -> tuple[Tensor, Tensor]:
-    """The local rows' share of the loss (0-d) and their statistics (2, rows), in `accumulate_dtype`.
+    """The local rows' share of the loss and their statistics, in `accumulate_dtype`.
 
-    x: (M, D). labels: (M,) integers, or None for `view_labels`. temperature: one element, or None for tau.
-    Statistics: a_i = max_{k≠i} s_ik and Σ_{k≠i} exp(c (s_ik − a_i)). Any a_i would do for the backward.
+    Args:
+        x: all rows (M, D).
+        labels: integers (M,), or None for `view_labels`.
+        temperature: τ as one element, or None for tau.
+        tau: τ where temperature is None.
+        normalize: whether rows are normalised to length 1.
+        views: views of an image, where labels is None.
+        first: the first local row.
+        rows: how many local rows there are.
+
+    Returns:
+        The loss (0-d), and the statistics (2, rows): a_i = max_{k≠i} s_ik and Σ_{k≠i} exp(c (s_ik − a_i)). Any a_i
+        would do for the backward.
     """
     with torch.autocast(x.device.type, enabled=False):
         z, c, own, positive, w = _terms(x, labels, temperature, tau, normalize, views, first, rows)
@@ -87,13 +104,15 @@ def ntxent_by_autograd(
     normalize: bool,
     views: int,
 ) -> Tensor:
-    """The loss (0-d) of all rows, of operations that PyTorch differentiates any number of times; `ntxent` is not."""
+    """The loss (0-d) of all rows, in operations that PyTorch differentiates any number of times, unlike `ntxent`."""
     with torch.autocast(x.device.type, enabled=False):
         z, c, own, positive, w = _terms(x, labels, temperature, tau, normalize, views, 0, len(x))
         anchor = w > 0  # a lone row has no others: its sum would have no derivative
         s = c * (z[anchor] @ z.T)
         pull = (s * positive[anchor]).sum(1) / positive[anchor].sum(1)
-        return (w[anchor] * (torch.logsumexp(s.masked_fill(own[anchor], -torch.inf), 1) - pull)).sum()
+        push = torch.logsumexp(s.masked_fill(own[anchor], -torch.inf), 1)
+        loss: Tensor = (w[anchor] * (push - pull)).sum()
+        return loss
 
 
 def ntxent_backward(
@@ -108,9 +127,16 @@ def ntxent_backward(
     first: int,
     rows: int,
 ) -> tuple[Tensor, Tensor]:
-    """grad times the gradients of the whole loss in the local rows of x (rows, D) and in τ (0-d).
+    """grad times the gradients of the whole loss in the local rows and in τ.
 
-    stats: (2, M), of all rows. The second result is the local rows' share of Σ_i z_i·∂loss/∂z_i.
+    Args:
+        grad: the gradient in the loss (0-d).
+        x: all rows (M, D).
+        stats: the statistics of all rows (2, M).
+        labels, temperature, tau, normalize, views, first, rows: as for `ntxent`.
+
+    Returns:
+        The gradient in the local rows (rows, D), of x's dtype, and the local rows' share of the one in τ (0-d).
     """
     with torch.autocast(x.device.type, enabled=False):
         z, c, own, positive, w = _terms(x, labels, temperature, tau, normalize, views, first, rows)

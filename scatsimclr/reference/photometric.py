@@ -1,4 +1,4 @@
-"""Colour, blur and normalisation of a batch of views in plain PyTorch: the semantics of record of `photometric`."""
+"""Colour, blur and normalisation of a batch of views in plain PyTorch: what `photometric` must compute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from scatsimclr.reference.blur import gaussian_blur
 from scatsimclr.reference.color import HUE, SATURATION, jitter_, luma
 
-# Pixels worked on at a time, so that the buffers of a slice stay in cache. Of 2**14 to 2**19, 2**18 took
+# Pixels processed at a time, so that the buffers of a slice stay in cache. Of 2**14 to 2**19, 2**18 took
 # the least CPU time at 32 x 32 and at 96 x 96 (AMD EPYC 9004, one thread, torch 2.13, 2026-11-24).
 SLICE_PIXELS = 1 << 18
 
@@ -22,19 +22,19 @@ def photometric(
     weights: Tensor,
     table: Tensor,
 ) -> Tensor:
-    """Mirror, jitter, grey, blur, and what each level becomes; between the steps a picture is 8-bit levels.
+    """Mirror, jitter, grey, blur and a table for the levels; between the steps a picture is 8-bit levels.
 
     Args:
-        images: uint8 (B, H, W, C): RGB with C = 3; with C = 1 grey, which saturation, hue and grey leave as it is.
-        mirror: bool (B,), which samples are turned left to right.
-        order: int64 (B, 4), the colour steps of a sample in their order: 0 brightness, 1 contrast, 2 saturation,
+        images: uint8 (B, H, W, C): RGB with C = 3; grey with C = 1, which saturation, hue and grey leave unchanged.
+        mirror: bool (B,), which samples are flipped left to right.
+        order: int64 (B, 4), the colour steps of a sample in order: 0 brightness, 1 contrast, 2 saturation,
             3 hue, each at most once; -1 is no step.
         factors: float32 (B, 4), brightness, contrast and saturation factors (at least 0), and the hue's shift in
             levels of 256 a turn (whole, -255..255).
         grayscale: bool (B,).
-        weights: int32 (B, half + 1), the blur's weights at distance half, …, 1, 0 along each axis; those of both
-            sides add up to 256. (0, …, 0, 256) is no blur.
-        table: (C, 256), what each channel's levels become; any dtype.
+        weights: int32 (B, half + 1), the blur's weights at distance half, …, 1, 0 along each axis; with both sides
+            they add up to 256. (0, …, 0, 256) is no blur.
+        table: (C, 256), the value of each level of each channel; any dtype.
 
     Returns:
         (B, H, W, C), contiguous, of the table's dtype: table[c, level].
@@ -58,7 +58,9 @@ def photometric(
     return result
 
 
-def _steps(planes, jittered, order, factors, grayscale, weights) -> None:
+def _steps(
+    planes: Tensor, jittered: int, order: Tensor, factors: Tensor, grayscale: Tensor, weights: Tensor
+) -> None:
     """Jitter of the first `jittered` samples, grey and blur of float32 (C, B, H, W) levels, in place."""
     if jittered:
         jitter_(planes[:, :jittered], order[:jittered], factors[:jittered])

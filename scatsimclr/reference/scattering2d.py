@@ -9,6 +9,9 @@ its spectrum, which aliases exactly as sampling the full-resolution product woul
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,9 +27,10 @@ def psi_levels(j: int, J: int) -> int:
 
 
 def pad(x: Tensor, padded: tuple[int, int]) -> Tensor:
-    """Reflects x (..., M, N) without repeating the edge, to (..., M', N').
+    """Reflects x (..., M, N) without repeating the edge, to `padded` = (M', N').
 
-    Index reflection of period 2(M−1), as numpy.pad(mode="reflect"), so that a pad may reach the image's size.
+    Indices are reflected with period 2(M−1), as in numpy.pad(mode="reflect"), so that a pad may be as wide as the
+    image.
     """
     for dim, target in ((-2, padded[0]), (-1, padded[1])):
         size = x.shape[dim]
@@ -41,7 +45,8 @@ def fold(spectrum: Tensor, k: int) -> Tensor:
     if k == 1:
         return spectrum
     m, n = spectrum.shape[-2] // k, spectrum.shape[-1] // k
-    return spectrum.unflatten(-1, (k, n)).unflatten(-3, (k, m)).mean((-4, -2))
+    blocks: Tensor = spectrum.unflatten(-1, (k, n)).unflatten(-3, (k, m))
+    return blocks.mean((-4, -2))
 
 
 class _Modulus(torch.autograd.Function):
@@ -50,43 +55,60 @@ class _Modulus(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z):
-        return (z.real * z.real + z.imag * z.imag).sqrt()
+    def forward(z: Tensor) -> Tensor:
+        squares: Tensor = z.real * z.real + z.imag * z.imag
+        return squares.sqrt()
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs, output)
         ctx.save_for_forward(*inputs, output)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         z, modulus = ctx.saved_tensors
-        return torch.where(modulus == 0, 0, grad / modulus) * z
+        derivative: Tensor = torch.where(modulus == 0, 0, grad / modulus) * z
+        return derivative
 
     @staticmethod
-    def jvp(ctx, tangent):
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
         z, modulus = ctx.saved_tensors
         along = z.real * tangent.real + z.imag * tangent.imag
-        return torch.where(modulus == 0, 0, along / modulus)
+        derivative: Tensor = torch.where(modulus == 0, 0, along / modulus)
+        return derivative
+
+
+_modulus: Callable[[Tensor], Tensor] = _Modulus.apply
 
 
 def scattering2d(x: Tensor, filters: list[Tensor], J: int, L: int, max_order: int, pre_pad: bool) -> Tensor:
-    """Scattering coefficients of x (..., M, N) as (..., K, H, W), in the dtype of x and filters.
+    """Scattering coefficients, in the dtype of x and filters.
 
-    filters: spectra of φ at its J resolutions, then of each ψ[j, θ] at its `psi_levels`, each (M', N', 1)
-    and real. Order of the K channels: S0, S1 by (j, θ), S2 by (j1, θ1, j2, θ2).
+    Args:
+        x: images (..., M, N).
+        filters: spectra of φ at its J resolutions, then of each ψ[j, θ] at its `psi_levels`, each (M', N', 1)
+            and real.
+        J: log2 of the scale.
+        L: number of angles.
+        max_order: 2, or less for orders 0 and 1 only.
+        pre_pad: whether x is already padded, to (M', N').
+
+    Returns:
+        (..., K, H, W); the K channels are S0, S1 by (j, θ), S2 by (j1, θ1, j2, θ2).
     """
     spectra = [f.squeeze(-1) for f in filters]
     phi, rest = spectra[:J], iter(spectra[J:])
     psi = [(j, [next(rest) for _ in range(psi_levels(j, J))]) for j in range(J) for _ in range(L)]
 
     def low_pass(u_hat: Tensor, j: int) -> Tensor:
-        return torch.fft.ifft2(fold(u_hat * phi[j], 2 ** (J - j))).real[..., 1:-1, 1:-1]
+        low: Tensor = torch.fft.ifft2(fold(u_hat * phi[j], 2 ** (J - j))).real
+        return low[..., 1:-1, 1:-1]
 
     def wavelet_modulus(u_hat: Tensor, psi_hat: Tensor, k: int) -> Tensor:
-        return torch.fft.fft2(_Modulus.apply(torch.fft.ifft2(fold(u_hat * psi_hat, k))))
+        spectrum: Tensor = torch.fft.fft2(_modulus(torch.fft.ifft2(fold(u_hat * psi_hat, k))))
+        return spectrum
 
-    u0 = torch.fft.fft2(x if pre_pad else pad(x, tuple(phi[0].shape)))
+    u0 = torch.fft.fft2(x if pre_pad else pad(x, (phi[0].shape[0], phi[0].shape[1])))
     s0, s1, s2 = [low_pass(u0, 0)], [], []
     for j1, levels1 in psi:
         u1 = wavelet_modulus(u0, levels1[0], 2**j1)

@@ -1,4 +1,4 @@
-"""The performance page and the README's tables: what the command makes of the committed results, and of small ones."""
+"""The performance page and other pages' tables: what the command makes of the committed results, and of small ones."""
 
 import json
 import re
@@ -37,18 +37,15 @@ def test_the_page_is_what_the_committed_results_say(committed):
     assert text == page.page(committed, list(FIGURES), "performance", trained())
 
 
-def test_the_readme_is_what_the_committed_results_say(committed):
-    text = page.README.read_text(encoding="utf-8")
+def test_the_marked_tables_are_what_the_committed_results_say(committed):
     records = [entry for _, found in committed.values() for entry in found]
     tables = page.blocks(records, trained())
-    assert re.findall(r"<!-- performance: (\w+) -->", text) == [
-        "augment",
-        "accuracy",
-        "headline",
-        "scattering2d",
-        "ntxent",
-    ]
-    assert text == page.inserted(text, tables)
+    names = []
+    for path in page.MARKED:
+        text = path.read_text(encoding="utf-8")
+        names += re.findall(r"<!-- performance: (\w+) -->", text)
+        assert text == page.inserted(text, tables)
+    assert names == ["accuracy", "headline", "augment", "scattering2d", "ntxent"]
     for op, case, peer in page.HEADLINE:
         assert f"| {op} | {case} | {peer} |" in tables["headline"]
 
@@ -102,9 +99,9 @@ def write(path, records):
 def test_a_page_of_ones_own(tmp_path, capsys):
     records = growing()
     source, output = write(tmp_path / "local.json", records), tmp_path / "out" / "performance.md"
-    before = page.README.read_bytes(), page.PAGE.read_bytes()
+    before = [path.read_bytes() for path in (*page.MARKED, page.PAGE)]
     assert page.main([source, "--output", str(output)]) == 0
-    assert (page.README.read_bytes(), page.PAGE.read_bytes()) == before
+    assert [path.read_bytes() for path in (*page.MARKED, page.PAGE)] == before
     text = output.read_text(encoding="utf-8")
     assert text.index("NT-Xent cpu float32: M=8, D=128: plain takes 0.50") < text.index("## All groups")
     assert "| 1×3×8×8, J=2 | 100 ms | 20 |" in text

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scatsimclr.ops.library import extension_missing
+from scatsimclr.ops import availability
 from tests.fuzz import operators
 
 OPS = torch.ops.scatsimclr
 
 
-@pytest.mark.skipif(extension_missing() is not None, reason="the kernels need the compiled extension")
+@pytest.mark.skipif(not availability.compiled().usable, reason="the kernels need the compiled extension")
 @pytest.mark.parametrize("seed", range(4))
 def test_operators_answer_or_refuse(seed):
     answers = [operators.call(number, seed) for number in range(150)]

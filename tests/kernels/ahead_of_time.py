@@ -1,4 +1,4 @@
-"""Compiles recorded Triton launches for a GPU that is not there, and reads what they ask for.
+"""Compiles recorded Triton launches for a GPU that is not there, and reads which resources they need.
 
 `report` runs in a process without TRITON_INTERPRET: `run` starts one.
 """
@@ -35,7 +35,7 @@ def run(code: str, **environment: str) -> str:
 
 
 def record(owner: type) -> list[tuple]:
-    """Replaces `owner.launch` by one that only remembers (mode, kernel, arguments, options, warps)."""
+    """Replaces `owner.launch` by one that only records (mode, kernel, arguments, options, warps)."""
     launches = []
 
     def launch(self, kernel, grid, *args, warps=None, **options):

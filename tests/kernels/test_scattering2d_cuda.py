@@ -19,7 +19,7 @@ from scatsimclr.reference import scattering2d as reference
 from tests.kernels.ahead_of_time import run
 
 pytest.importorskip("triton", reason="triton is not installed, and with it the kernels' tables")
-from scatsimclr.kernels import scattering2d as kernels
+from scatsimclr.kernels import scattering2d_engine as engines
 from scatsimclr.kernels import scattering2d_tables as tables
 
 ROOT = Path(__file__).parents[2]
@@ -58,8 +58,8 @@ def host(run_paths, node, table, spectra, out, K, J, threads, seed):
     bands = table[f"fine_y{node.j}"], table[f"fine_x{node.j}"]
     pointers = [t.data_ptr() for t in (spectra, table[f"psi{node.index}"], low_y, low_x, *bands, u, out)]
     found = run_paths(*pointers, packed, threads, seed)
-    assert found == kernels._shared_bytes(node, len(low_y), len(low_x))
-    assert all(map(kernels._only_small_factors, node.out))
+    assert found == engines.shared_bytes(node, len(low_y), len(low_x))
+    assert all(map(engines.only_small_factors, node.out))
     return u
 
 
@@ -106,7 +106,7 @@ def test_the_phases_agree_with_float64(run_paths, size, J, L):
 LAUNCHED = """
 import contextlib, ctypes, torch
 from scatsimclr.filters import filter_bank, padded_shape
-from scatsimclr.kernels import scattering2d as kernels
+from scatsimclr.kernels import scattering2d as kernels, scattering2d_engine as engines
 from scatsimclr.ops.library import LIBRARY
 from scatsimclr.reference import scattering2d as reference
 
@@ -123,7 +123,7 @@ def operator(spectra, psi, low_y, low_x, fine_y, fine_x, u, out, *place):
     calls.append(sizes)
 
 LIBRARY.impl("scattering2d_paths_cuda", operator, "CPU")
-kernels._shared_limit = lambda device: 163 << 10
+engines.shared_limit = lambda device: 163 << 10
 torch.cuda.device = lambda device: contextlib.nullcontext()
 torch.set_num_threads(1)
 kernels.CHUNK_BYTES = 1  # a plane at a time

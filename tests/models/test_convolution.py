@@ -17,10 +17,10 @@ from scatsimclr.models.convolution import (
 )
 from scatsimclr.models.folding import folded
 from scatsimclr.models.resnet import ResNetSimCLR
-from scatsimclr.ops.library import extension_missing
+from scatsimclr.ops import availability
 
 needs_kernel = pytest.mark.skipif(
-    extension_missing() is not None, reason="the kernel needs the compiled extension"
+    not availability.compiled().usable, reason="the kernel needs the compiled extension"
 )
 
 

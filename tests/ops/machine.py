@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import torch
 
-from scatsimclr.ops.library import extension_missing
+from scatsimclr.ops import availability
 
 
 def available(names: Sequence[str]) -> list[str]:
-    """Those of `names`, worst first, that this CPU has; the first is every machine's."""
-    if extension_missing():
+    """The `names`, given worst first, that this CPU supports; every CPU supports the first."""
+    if not availability.compiled().usable:
         return list(names[:1])
     found = []
     for name in names:
@@ -29,7 +29,7 @@ def available(names: Sequence[str]) -> list[str]:
 
 @contextmanager
 def forced(name: str) -> Iterator[str]:
-    """The operators run on that instruction set."""
+    """Makes the operators run on that instruction set."""
     torch.ops.scatsimclr.cpu_isa_force(name)
     assert torch.ops.scatsimclr.cpu_isa() == name
     try:
@@ -50,7 +50,7 @@ def threads(n: int) -> Iterator[None]:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Memory that an operator asks for arrives full of NaN: what it forgets to write shows."""
+    """Fills uninitialised memory with NaN, so that whatever an operator forgets to write shows."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     assert torch.utils.deterministic.fill_uninitialized_memory
     assert torch.empty(8).isnan().all()

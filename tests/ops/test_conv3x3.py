@@ -12,16 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from scatsimclr.ops.conv3x3 import conv3x3
-from scatsimclr.ops.library import IMPLEMENTATIONS, default_implementation, extension_missing
+from scatsimclr.ops import availability
+from scatsimclr.ops.conv3x3 import CONV3X3, CONV3X3_WEIGHT, conv3x3
 from scatsimclr.reference import conv3x3 as reference
 from tests.ops.machine import available, forced, poisoned, threads
 
 needs_kernel = pytest.mark.skipif(
-    extension_missing() is not None, reason="the kernel needs the compiled extension"
+    not availability.compiled().usable, reason="the kernel needs the compiled extension"
 )
 OPS = torch.ops.scatsimclr
-TABLE = IMPLEMENTATIONS["conv3x3"]
 ISAS = available(["baseline", "avx2", "avx512", "avx512_bf16"])
 DTYPES = [torch.float32, torch.bfloat16]
 # Beyond plain PyTorch's error, of the result's norm. float32: the transforms' sums, of which those of distant inputs
@@ -83,10 +82,10 @@ def whole_numbers(shape, dtype=torch.float32, seed=0):
 
 
 def assert_equal_everywhere(x, weight, bias, grad):
-    run = TABLE["cpu"].forward
+    run = CONV3X3.by("cpu")
     assert torch.equal(run(x, weight, bias, False), reference.conv3x3(x, weight, bias, False))
     assert torch.equal(run(grad, weight, None, True), reference.conv3x3(grad, weight, None, True))
-    assert torch.equal(TABLE["cpu"].backward(grad, x), reference.conv3x3_weight(grad, x))
+    assert torch.equal(CONV3X3_WEIGHT.by("cpu")(grad, x), reference.conv3x3_weight(grad, x))
 
 
 @needs_kernel
@@ -189,7 +188,7 @@ def test_the_forced_isa_is_what_runs():
 
 @needs_kernel
 def test_the_kernel_is_what_serves_this_cpu():
-    assert default_implementation("conv3x3", "cpu").name == "cpu"
+    assert CONV3X3.default("cpu").name == "cpu"
     x, weight, _, _ = drawn((2, 8, 8, 32, 32), torch.float32)
     assert torch.equal(conv3x3(x, weight), conv3x3(x, weight, backend="cpu"))
     assert not torch.equal(conv3x3(x, weight), conv3x3(x, weight, backend="reference"))
@@ -288,12 +287,12 @@ def test_compiles_whole():
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"x": torch.zeros(3, 4, 4)}, ValueError, "x: expected shape"),
-        ({"x": torch.zeros(1, 3, 4, 4, dtype=torch.int64)}, TypeError, "x: expected a floating dtype"),
-        ({"weight": torch.zeros(2, 4, 3, 3)}, ValueError, r"weight: expected shape \(O, 3, 3, 3\)"),
-        ({"weight": torch.zeros(2, 3, 5, 5)}, ValueError, "weight: expected shape"),
-        ({"bias": torch.zeros(3)}, ValueError, r"bias: expected shape \(2,\)"),
-        ({"bias": torch.zeros(2, dtype=torch.bool)}, TypeError, "bias: expected a floating dtype"),
+        ({"x": torch.zeros(3, 4, 4)}, ValueError, "x must have shape"),
+        ({"x": torch.zeros(1, 3, 4, 4, dtype=torch.int64)}, TypeError, "x must have a floating-point dtype"),
+        ({"weight": torch.zeros(2, 4, 3, 3)}, ValueError, r"weight must have shape \(O, 3, 3, 3\)"),
+        ({"weight": torch.zeros(2, 3, 5, 5)}, ValueError, "weight must have shape"),
+        ({"bias": torch.zeros(3)}, ValueError, r"bias must have shape \(2,\)"),
+        ({"bias": torch.zeros(2, dtype=torch.bool)}, TypeError, "bias must have a floating-point dtype"),
         ({"backend": "nothing"}, ValueError, "backend must be 'auto' or one of"),
     ],
 )

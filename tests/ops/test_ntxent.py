@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from scatsimclr.loss import nt_xent_loss
+from scatsimclr.ops import availability
 from scatsimclr.ops import ntxent as ops
-from scatsimclr.ops.library import IMPLEMENTATIONS, default_implementation, extension_missing
+from scatsimclr.ops.ntxent import NTXENT, NTXENT_BACKWARD
 from scatsimclr.reference import ntxent as reference
 from tests.ops.machine import available, forced
 
@@ -21,7 +22,6 @@ from tests.ops.machine import available, forced
 # rounding of a similarity of size 1 is multiplied by c = 1/τ, hence c/16 of them where c is larger.
 EPSILON = {torch.float32: 1e-6, torch.float64: 1e-13}
 
-TABLE = IMPLEMENTATIONS["ntxent"]
 ISAS = available(["baseline", "avx2", "avx512"])
 
 
@@ -29,19 +29,22 @@ ISAS = available(["baseline", "avx2", "avx512"])
 def implementation(request):
     """The reference, or the compiled kernel on one instruction set."""
     if request.param == "reference":
-        yield TABLE["reference"]
+        yield "reference"
         return
-    if reason := extension_missing():
-        pytest.skip(reason)
+    skip_without_the_kernel()
     with forced(request.param):
-        yield TABLE["cpu"]
+        yield "cpu"
+
+
+def skip_without_the_kernel():
+    if obstacle := availability.compiled().obstacle:
+        pytest.skip(obstacle)
 
 
 @pytest.fixture
 def cpu():
-    if reason := extension_missing():
-        pytest.skip(reason)
-    return TABLE["cpu"]
+    skip_without_the_kernel()
+    return "cpu"
 
 
 def rows(count, depth, dtype=torch.float32, seed=0):
@@ -61,11 +64,10 @@ def plain(x, tau, normalize=True):
 def run(implementation, x, tau, normalize=True, views=2, labels=None, first=0, count=None):
     """Loss, statistics, gradient and temperature gradient of one implementation."""
     settings = (labels, None, tau, normalize, views, first, count or len(x))
-    loss, stats = implementation.forward(x, *settings)
-    everyone = (
-        stats if count is None else implementation.forward(x, labels, None, tau, normalize, 1, 0, len(x))[1]
-    )
-    return loss, stats, *implementation.backward(torch.ones_like(loss), x, everyone, *settings)
+    forward, backward = NTXENT.by(implementation), NTXENT_BACKWARD.by(implementation)
+    loss, stats = forward(x, *settings)
+    everyone = stats if count is None else forward(x, labels, None, tau, normalize, 1, 0, len(x))[1]
+    return loss, stats, *backward(torch.ones_like(loss), x, everyone, *settings)
 
 
 def error(got, truth):
@@ -162,7 +164,7 @@ def test_labels_and_views(implementation, depth, tau):
         (None, 3),
         (None, 1),
     ):
-        truth = run(TABLE["reference"], x.double(), tau, True, views, labels)
+        truth = run("reference", x.double(), tau, True, views, labels)
         got = run(implementation, x, tau, True, views, labels)
         assert (got[0].double() - truth[0]).abs() <= 2e-6 * max(1, truth[0], 1 / (16 * tau))
         assert (got[2].double() - truth[2]).abs().max() <= 3e-6 / min(16 * tau, 1) * truth[
@@ -173,9 +175,9 @@ def test_labels_and_views(implementation, depth, tau):
 
 @pytest.mark.parametrize("tau", [0.3, 0.005])
 def test_a_share_of_the_rows(implementation, tau):
-    """Three processes' shares, of a size that cuts no strip evenly, make up the whole."""
+    """The shares of three processes, of a size that strips do not divide, add up to the whole."""
     x = rows(3 * 82, 40)
-    whole = run(TABLE["reference"], x.double(), tau, labels=reference.view_labels(246, 2, 82, x.device))
+    whole = run("reference", x.double(), tau, labels=reference.view_labels(246, 2, 82, x.device))
     parts = [run(implementation, x, tau, first=first, count=82) for first in (0, 82, 164)]
     torch.testing.assert_close(sum(p[0] for p in parts).double(), whole[0], rtol=2e-6 / tau, atol=0)
     assert error(torch.cat([p[2] for p in parts]), whole[2]) < 2e-6 / tau
@@ -187,7 +189,7 @@ def test_statistics_of_another_implementation(cpu):
     x, settings = rows(100, 16), (None, None, 0.2, True, 2, 0, 100)
     stats = reference.ntxent(x, *settings)[1]
     own = run(cpu, x, 0.2)[2]
-    assert error(cpu.backward(torch.ones(()), x, stats, *settings)[0], own.double()) < 1e-6
+    assert error(NTXENT_BACKWARD.by(cpu)(torch.ones(()), x, stats, *settings)[0], own.double()) < 1e-6
 
 
 def test_a_misaligned_view_inside_sentinels(implementation):
@@ -240,8 +242,8 @@ def test_opcheck(dtype):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("labels", [None, [0, 1, 0, 2, 3, 3, 0, 1]])
 def test_gradcheck(backend, normalize, labels):
-    if backend == "cpu" and (reason := extension_missing()):
-        pytest.skip(reason)
+    if backend == "cpu":
+        skip_without_the_kernel()
     x = rows(8, 3, torch.float64).requires_grad_()
     tau = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
     labels = labels if labels is None else torch.tensor(labels)
@@ -255,7 +257,7 @@ def test_gradcheck(backend, normalize, labels):
 
 
 def test_the_dispatcher_serves_the_compiled_kernel(cpu):
-    assert default_implementation("ntxent", "cpu").name == "cpu"
+    assert NTXENT.default("cpu").name == "cpu"
     for op in ("ntxent", "ntxent_backward"):
         assert torch._C._dispatch_has_kernel_for_dispatch_key(f"scatsimclr::{op}", "CPU")
     z_i, z_j = rows(300, 48), rows(300, 48, seed=1)
@@ -283,7 +285,6 @@ def script(code, **environment):
 FRESH = """
 import os, torch
 from scatsimclr import loss
-from scatsimclr.ops.library import IMPLEMENTATIONS
 torch.set_num_threads(2)
 threads = lambda: len(os.listdir('/proc/self/task'))
 def step(x, backend):

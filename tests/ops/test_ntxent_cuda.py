@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scatsimclr.ops.library import IMPLEMENTATIONS
+from scatsimclr.ops.ntxent import NTXENT, NTXENT_BACKWARD
 from scatsimclr.reference import ntxent as reference
 
-TABLE = IMPLEMENTATIONS["ntxent"]
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 # Rows, depth, temperature, normalised, views, labels: one launch and tiles, block ± 1, depth beyond one block.
@@ -24,12 +23,11 @@ CASES = [
 ]
 
 
-@pytest.fixture(params=[name for name, entry in TABLE.items() if entry.device == "cuda"])
+@pytest.fixture(params=[name for name, entry in NTXENT.implementations.items() if entry.device == "cuda"])
 def implementation(request):
-    entry = TABLE[request.param]
-    if reason := entry.missing():
-        pytest.skip(reason)
-    return entry
+    if obstacle := NTXENT.implementations[request.param].availability().obstacle:
+        pytest.skip(obstacle)
+    return request.param
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -42,13 +40,14 @@ def test_as_float64(implementation, M, D, tau, normalize, views, labelled, dtype
     loss, stats = reference.ntxent(x.double(), *settings)
     one = torch.ones((), device="cuda")
     dx, dtau = reference.ntxent_backward(one.double(), x.double(), stats, *settings)
-    found, own = implementation.forward(x, *settings)
-    gradient, slope = implementation.backward(one, x, own, *settings)
+    forward, backward = NTXENT.by(implementation), NTXENT_BACKWARD.by(implementation)
+    found, own = forward(x, *settings)
+    gradient, slope = backward(one, x, own, *settings)
     rounding = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}[dtype]
     size = max(1, 1 / (16 * tau))
     assert (found - loss).abs() <= rounding * size * max(1, loss)
     assert (gradient - dx).norm() <= 2 * rounding * size * max(dx.norm(), 1e-3 / tau)
     assert (slope - dtau).abs() <= 5 * rounding * size * max(dtau.abs(), 1 / tau)
-    again = implementation.backward(one, x, own, *settings)
+    again = backward(one, x, own, *settings)
     assert torch.equal(again[0], gradient)
     assert torch.equal(again[1], slope)

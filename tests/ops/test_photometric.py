@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from scatsimclr.ops.library import IMPLEMENTATIONS, default_implementation, extension_missing
-from scatsimclr.ops.photometric import photometric
+from scatsimclr.ops import availability
+from scatsimclr.ops.photometric import PHOTOMETRIC, photometric
 from scatsimclr.reference.blur import gaussian_weights
 from tests.ops.machine import available, forced
 
@@ -17,8 +17,8 @@ SHAPES = [(5, 1, 1), (9, 1, 13), (3, 50, 1), (31, 7, 5), (64, 23, 23), (7, 5, 33
 
 @pytest.fixture(params=ISAS)
 def isa(request):
-    if reason := extension_missing():
-        pytest.skip(reason)
+    if obstacle := availability.compiled().obstacle:
+        pytest.skip(obstacle)
     with forced(request.param):
         yield request.param
 
@@ -60,7 +60,7 @@ def test_every_isa_gives_the_references_bits(isa, shape, channels):
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_grey_is_the_first_of_three_equal_channels_and_knows_no_colour_steps(shape, backend):
-    """Also where saturation, hue and grey are asked for: of grey levels they change nothing."""
+    """Even with saturation, hue and grey asked for: they do not change grey levels."""
     images, *steps, table = arguments(*shape, channels=1)
     three = photometric(images.expand(-1, -1, -1, 3), *steps, table.expand(3, 256), backend=backend)
     grey = photometric(images, *steps, table, backend=backend)
@@ -71,7 +71,7 @@ def test_grey_is_the_first_of_three_equal_channels_and_knows_no_colour_steps(sha
 
 
 def test_the_kernels_product_has_the_whole_part_of_the_quotient():
-    """Of every d · chroma + 32512 with d, chroma / 255 levels of 0 to 255."""
+    """For every d · chroma + 32512 with d and chroma / 255 from 0 to 255."""
     sums = np.arange(32512, 255 * 255 * 255 + 32512 + 1, dtype=np.int32).astype(np.float32)
     quotients = (sums / np.float32(65025)).astype(np.int32)
     assert np.array_equal((sums * (np.float32(1) / np.float32(65025))).astype(np.int32), quotients)
@@ -89,8 +89,8 @@ def test_hue_of_a_lattice_of_all_colours(isa, shift):
 
 
 def test_the_default_on_a_cpu_is_the_compiled_kernel_and_threads_change_nothing():
-    if not extension_missing():
-        assert default_implementation("photometric", "cpu").name == "cpu"
+    if availability.compiled().usable:
+        assert PHOTOMETRIC.default("cpu").name == "cpu"
     given = arguments(33, 20, 20)
     threads = torch.get_num_threads()
     results = []
@@ -150,16 +150,16 @@ def test_opcheck(channels):
 def test_bad_arguments_are_refused_by_name(position, value, error, name):
     given = list(arguments(4, 5, 6))
     given[position] = value
-    with pytest.raises(error, match=rf"^{name}: expected .* got "):
+    with pytest.raises(error, match=rf"^{name} must .*, got "):
         photometric(*given)
 
 
 def test_an_unknown_step_is_refused_and_a_backend_that_cannot_serve_says_why():
     given = list(arguments(4, 5, 6))
-    if not extension_missing():
+    if availability.compiled().usable:
         given[2] = torch.full((4, 4), 7)
         with pytest.raises(RuntimeError, match=r"order must be -1\.\.3"):
             photometric(*given)
     with pytest.raises(ValueError, match="backend"):
         photometric(*given, backend="triton")
-    assert set(IMPLEMENTATIONS["photometric"]) == {"cpu", "triton", "reference"}
+    assert set(PHOTOMETRIC.implementations) == {"cpu", "triton", "reference"}

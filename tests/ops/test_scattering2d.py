@@ -13,16 +13,15 @@ from hypothesis import strategies as st
 from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
 from scatsimclr.filters import filter_bank, padded_shape
-from scatsimclr.ops.library import IMPLEMENTATIONS, default_implementation, extension_missing
-from scatsimclr.ops.scattering2d import scattering2d
+from scatsimclr.ops import availability
+from scatsimclr.ops.scattering2d import SCATTERING2D, SCATTERING2D_BACKWARD, scattering2d
 from scatsimclr.reference import scattering2d as reference
 from tests.ops.machine import available, forced, poisoned, threads
 
 pytestmark = pytest.mark.skipif(
-    extension_missing() is not None, reason="the kernel needs the compiled extension"
+    not availability.compiled().usable, reason="the kernel needs the compiled extension"
 )
 
-TABLE = IMPLEMENTATIONS["scattering2d"]
 OPS = torch.ops.scatsimclr
 
 
@@ -71,14 +70,14 @@ def random_filters(J, L, padded, dtype=torch.float64):
 def kernel(x, filters, J, L, max_order=2, pre_pad=False, packed=None, channels_last=False, out_dtype=None):
     packed = OPS.scattering2d_pack(filters, J, L, max_order) if packed is None else packed
     with threads(2):
-        return TABLE["cpu"].forward(
+        return SCATTERING2D.by("cpu")(
             x, filters, packed, J, L, max_order, pre_pad, channels_last, out_dtype or x.dtype
         )
 
 
 def kernel_gradient(grad, x, filters, packed, J, L, max_order=2, pre_pad=False):
     with threads(2):
-        return TABLE["cpu"].backward(grad, x, filters, packed, J, L, max_order, pre_pad)
+        return SCATTERING2D_BACKWARD.by("cpu")(grad, x, filters, packed, J, L, max_order, pre_pad)
 
 
 def morlet_kernel(x, J, L, max_order=2, **kwargs):
@@ -109,7 +108,7 @@ def orders(y, J, L):
 
 
 def assert_as_near(ours, theirs, truth, factor=2.0, roundings=1):
-    """ours is not further from the truth than `factor` times theirs, and some roundings of the largest value."""
+    """ours is at most `factor` times as far from the truth as theirs, plus some roundings of the largest value."""
     floor = roundings * 2.0**-24 * truth.abs().max()
     for measure in (lambda e: e.abs().max(), lambda e: e.square().mean().sqrt()):
         error, allowed = measure(ours - truth), factor * measure(theirs - truth) + floor
@@ -378,11 +377,11 @@ def test_threads_do_not_change_a_bit(isa, shape, J, L):
     for n in (1, 2, 2, 7):
         with threads(n):
             args = filters, packed, J, L, 2, False
-            out = TABLE["cpu"].forward(x, *args, False, torch.float32)
-            results.append((out, TABLE["cpu"].backward(out, x, *args)))
+            out = SCATTERING2D.by("cpu")(x, *args, False, torch.float32)
+            results.append((out, SCATTERING2D_BACKWARD.by("cpu")(out, x, *args)))
     assert all(torch.equal(results[0][0], out) for out, _ in results)
     assert torch.equal(results[1][1], results[2][1])
-    # Pieces add their gradients in another order than one task does.
+    # Pieces add up their gradients in a different order from a single task.
     torch.testing.assert_close(results[0][1], results[1][1], rtol=1e-4, atol=1e-6)
 
 
@@ -418,7 +417,7 @@ def test_any_size(J, L, more_height, more_width, planes, seed):
 
 
 def test_the_dispatcher_uses_the_kernel():
-    assert default_implementation("scattering2d", "cpu") is TABLE["cpu"]
+    assert SCATTERING2D.default("cpu").name == "cpu"
     x = torch.rand(1, 2, 16, 16)
     args = morlets(2, 4, (16, 16)), packed_morlets(2, 4, (16, 16)), 2, 4, 2, False
     outs = {backend: scattering2d(x, *args, backend=backend) for backend in ("auto", "cpu", "reference")}

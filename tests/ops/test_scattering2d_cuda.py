@@ -5,19 +5,19 @@ Runs where a GPU is; what needs none is at the end.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from functools import cache
+from typing import NamedTuple
 
 import pytest
 import torch
 
 from scatsimclr import Scattering2D
 from scatsimclr.filters import filter_bank, padded_shape
-from scatsimclr.ops.library import IMPLEMENTATIONS, default_implementation
-from scatsimclr.ops.scattering2d import scattering2d
+from scatsimclr.ops.scattering2d import SCATTERING2D, SCATTERING2D_BACKWARD, scattering2d
 from scatsimclr.reference import scattering2d as reference
 
-TABLE = IMPLEMENTATIONS["scattering2d"]
+TABLE = SCATTERING2D.implementations
 ON_GPU = [name for name, entry in TABLE.items() if entry.device == "cuda"]
 OPS = torch.ops.scatsimclr
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -29,12 +29,18 @@ def only_cpp(*args):
     return kernels.scattering2d(*args, engine="c++")
 
 
+class Both(NamedTuple):
+    forward: Callable
+    backward: Callable
+
+
 @pytest.fixture(params=[*ON_GPU, "c++ wherever it fits"])
 def implementation(request):
-    entry = TABLE[request.param] if request.param in TABLE else replace(TABLE["cuda"], forward=only_cpp)
-    if reason := entry.missing():
-        pytest.skip(reason)
-    return entry
+    name = request.param if request.param in TABLE else "cuda"
+    if obstacle := TABLE[name].availability().obstacle:
+        pytest.skip(obstacle)
+    forward = SCATTERING2D.by(name) if request.param == name else only_cpp
+    return Both(forward, SCATTERING2D_BACKWARD.by(name))
 
 
 @pytest.fixture(autouse=True)
@@ -167,10 +173,10 @@ def test_cuda_graph(implementation):
 def test_the_default_and_its_autograd():
     x = torch.rand(3, 2, 24, 20, device="cuda", requires_grad=True)
     filters, packed, *settings = setup(2, 4, (24, 20))
-    default = default_implementation("scattering2d", "cuda")
+    default = SCATTERING2D.default("cuda")
     assert default.device == "cuda"
     out = scattering2d(x, filters, packed, *settings)
-    assert torch.equal(out, default.forward(x.detach(), filters, packed, *settings, False, torch.float32))
+    assert torch.equal(out, default.run(x.detach(), filters, packed, *settings, False, torch.float32))
     torch.library.opcheck(OPS.scattering2d.default, (x, filters, packed, *settings, False, torch.float32))
     # float64, and filters whose low-pass is no outer product, have no kernel: the default is the reference.
     wide, packed, *settings = setup(2, 4, (24, 20), 2, torch.float64)
@@ -202,7 +208,7 @@ def test_what_the_kernels_refuse():
     pytest.importorskip("triton")
     bank = filter_bank(*padded_shape((16, 16), 2), 2, 4)
     filters = [torch.tensor(level).unsqueeze(-1) for level in bank.tensors()]
-    forward = TABLE["triton"].forward
+    forward = SCATTERING2D.by("triton")
     settings = 2, 4, 2, False, False, torch.float32
     empty, x = torch.empty(0, dtype=torch.uint8), torch.rand(1, 1, 16, 16)
     with pytest.raises(ValueError, match=r"serves float32 images, got torch\.float64"):

@@ -77,7 +77,7 @@ def test_nt_xent(backend, normalize, learnt):
 
 @pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
 def test_sup_con(backend):
-    """With a row that has no other of its label."""
+    """With a row that shares its label with no other."""
     z = draw(7, 3).requires_grad_()
     labels = torch.tensor([5, 5, 2, 2, 2, 9, 5])
     tau = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
@@ -108,7 +108,7 @@ def test_the_loss_by_autograd_is_the_loss():
 
 @pytest.mark.parametrize("backend", ["auto", "cpu", "reference"])
 def test_third_derivatives(backend):
-    """Of what has second ones; finite differences of these."""
+    """Against finite differences of second derivatives."""
     z, direction = draw(2, 3, 4), draw(2, 3, 4, seed=1)
 
     def second(z):
@@ -154,7 +154,7 @@ CASES.remove(("conv3x3", "cpu"))
 
 @pytest.mark.parametrize(("name", "backend"), CASES)
 def test_forward_mode(name, backend):
-    """Right as well: by finite differences."""
+    """Against finite differences."""
     function, x, direction = FUNCTIONS[name](backend), draw(1, 9, 8), draw(1, 9, 8, seed=1)
     value, along = torch.func.jvp(function, (x,), (direction,))
     torch.testing.assert_close(value, function(x))

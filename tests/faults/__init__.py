@@ -1,0 +1,1 @@
+"""Fault campaigns against the training program: `make faults`."""

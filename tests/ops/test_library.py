@@ -1,0 +1,98 @@
+"""The registry of operators: what the dispatcher has, what names and defaults mean, and records of runs on GPUs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import scatsimclr
+from scatsimclr.ops import availability, gpu_records
+from scatsimclr.ops.availability import Availability
+from scatsimclr.ops.library import OPERATORS, backends, listed
+from scatsimclr.ops.ntxent import NTXENT
+from scatsimclr.ops.scattering2d import SCATTERING2D
+
+ABSENT = Availability(False, "it is not installed")
+NO_DEVICE = Availability(True, "this machine has no such device")
+
+
+def has_kernel(op, key):
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"scatsimclr::{op}", key)
+
+
+@pytest.mark.parametrize("op", OPERATORS)
+def test_the_dispatcher_has_what_the_table_lists(op):
+    entries = OPERATORS[op].implementations
+    assert list(entries)[-1] == "reference"
+    assert has_kernel(op, "CompositeExplicitAutograd")
+    assert has_kernel(op, "CPU") == ("cpu" in entries and availability.compiled().usable)
+    assert has_kernel(op, "CUDA") == ("triton" in entries and availability.HAS_TRITON)
+
+
+def test_a_gradient_has_the_implementations_of_its_operator():
+    for operator in OPERATORS.values():
+        if operator.part_of and operator.name != "scattering2d_pack":  # which is never named
+            assert list(operator.implementations) == list(OPERATORS[operator.part_of].implementations)
+
+
+def test_backends_lists_operators_without_their_parts():
+    assert scatsimclr.backends is backends
+    assert set(backends()) == {"conv3x3", "ntxent", "photometric", "scattering2d"}
+    assert [operator.name for operator in listed()] == list(backends())
+
+
+def with_availability(operator, **changed):
+    """The operator, as if its implementations were all available but for those in `changed`."""
+
+    def pretend(entry):
+        found = changed.get(entry.name, Availability())
+        return replace(entry, availability=lambda: found)
+
+    entries = {name: pretend(entry) for name, entry in operator.implementations.items()}
+    return replace(operator, implementations=entries)
+
+
+@pytest.mark.skipif(not availability.HAS_TRITON, reason="triton is not installed")
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [
+        ({}, "cuda"),
+        ({"cuda": NO_DEVICE, "triton": NO_DEVICE}, "cuda"),
+        ({"cuda": ABSENT}, "triton"),
+        ({"cuda": ABSENT, "triton": NO_DEVICE}, "triton"),
+        ({"cuda": ABSENT, "triton": ABSENT}, "reference"),
+    ],
+)
+def test_the_default_on_a_gpu_is_the_first_that_is_installed(changed, name):
+    """Whether or not this machine has a GPU."""
+    assert with_availability(SCATTERING2D, **changed).default("cuda").name == name
+
+
+def test_a_name_that_cannot_serve_says_why():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    with pytest.raises(
+        ValueError, match=r"^backend must be 'auto' or one of \['cpu', .*\] for ntxent, got 'fast'"
+    ):
+        NTXENT.check("fast", cpu)
+    with pytest.raises(ValueError, match=r"^backend 'cpu' of ntxent is not available: it is not installed$"):
+        with_availability(NTXENT, cpu=ABSENT).check("cpu", cpu)
+    with pytest.raises(ValueError, match=r"^backend 'cpu' of ntxent serves cpu tensors, got one on cuda"):
+        with_availability(NTXENT).check("cpu", gpu)
+    for device in (cpu, gpu):
+        NTXENT.check("auto", device)
+        NTXENT.check("reference", device)
+
+
+def test_records_say_what_has_run_on_a_gpu(tmp_path, monkeypatch):
+    record = {"verified": {"ntxent": ["triton"], "scattering2d": []}}
+    (tmp_path / "gpu-one.json").write_text(json.dumps(record))
+    monkeypatch.setattr(gpu_records, "FOLDER", tmp_path)
+    gpu_records._recorded.cache_clear()
+    try:
+        assert gpu_records.recorded_run("ntxent", "triton") == "gpu-one.json"
+        assert gpu_records.recorded_run("scattering2d", "triton") == ""
+    finally:
+        gpu_records._recorded.cache_clear()
