@@ -18,19 +18,8 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
+from scatsimclr import commandline
 from scatsimclr.allocator import keep_freed_memory
-from scatsimclr.commandline import (
-    add_checkpoint,
-    add_data_dir,
-    add_output,
-    add_words,
-    check_output_file,
-    check_positive,
-    command_parser,
-    run,
-    settings_of,
-    split_words,
-)
 from scatsimclr.config import Config
 from scatsimclr.data.augment import center_view
 from scatsimclr.data.decode import decode_batches
@@ -53,7 +42,7 @@ Array = npt.NDArray[np.float32]
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = command_parser(
+    parser = commandline.command_parser(
         "embed",
         "Features of images by a trained encoder, in the order of the images: NAME.npy, float32 (n, F), with NAME.csv "
         "(row, path, label, class), or NAME.parquet with all of it in one table. Files that cannot be read are "
@@ -64,13 +53,13 @@ def parser() -> argparse.ArgumentParser:
             "runs/RUN --split test --output test.npy",
         ],
     )
-    add_checkpoint(parser)
-    add_words(parser, "IMAGES", "image files, and folders, searched recursively")
-    add_output(parser, "FILE", "NAME.npy or NAME.parquet", required=True)
+    commandline.add_checkpoint(parser)
+    commandline.add_words(parser, "IMAGES", "image files, and folders, searched recursively")
+    commandline.add_output(parser, "FILE", "NAME.npy or NAME.parquet", required=True)
     parser.add_argument(
         "--split", metavar="NAME", help="instead of files: a split of the run's data set, such as test"
     )
-    add_data_dir(parser, "where the data set of --split is")
+    commandline.add_data_dir(parser, "where the data set of --split is")
     parser.add_argument(
         "--features", choices=list(FEATURES),
         help="what is written: h, z, scattering, pooled, texture and whitened as they are; parts side by side "
@@ -102,9 +91,11 @@ class Rows:
 def command(argv: list[str]) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_intermixed_args(argv)
-    images = [Path(word) for word in split_words(options)]
+    images = [Path(word) for word in commandline.split_words(options)]
     check(options, images)
-    config, model, _ = restore(options.checkpoint, options.config, ["fused=true", *settings_of(options)])
+    config, model, _ = restore(
+        options.checkpoint, options.config, ["fused=true", *commandline.settings_of(options)]
+    )
     writes = Writes.of(options, config, model)
     model = folded(model)
     skipped: list[tuple[str, str]] = []
@@ -134,10 +125,10 @@ def command(argv: list[str]) -> int:
 
 def check(options: argparse.Namespace, images: Sequence[Path]) -> None:
     """Raises UserError for options that cannot work, before the work begins."""
-    check_output_file(options.output, (".npy", ".parquet"))
+    commandline.check_output_file(options.output, (".npy", ".parquet"))
     if bool(images) == bool(options.split):
         raise UserError("give either images (files or folders) or --split")
-    check_positive("--batch-size", options.batch_size)
+    commandline.check_positive("--batch-size", options.batch_size)
     if options.output.suffix == ".parquet":
         try:
             import pyarrow  # noqa: F401, only whether it is there
@@ -320,4 +311,4 @@ def report(
 
 
 if __name__ == "__main__":
-    sys.exit(run(command))
+    sys.exit(commandline.run(command))

@@ -8,16 +8,8 @@ import sys
 
 import torch
 
+from scatsimclr import commandline
 from scatsimclr.allocator import keep_freed_memory
-from scatsimclr.commandline import (
-    add_checkpoint,
-    add_data_dir,
-    add_output,
-    add_settings,
-    command_parser,
-    run,
-    settings_of,
-)
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.evaluation.table import accuracy_table
@@ -32,7 +24,7 @@ PRINTED_CLASSES = 20
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = command_parser(
+    parser = commandline.command_parser(
         "evaluate",
         "Accuracy of an encoder on the test images, by the probes of the settings and by class: kNN, the paper's "
         "linear layer on all labels, logistic regression on a few labels per class (mean ± standard deviation over "
@@ -44,18 +36,20 @@ def parser() -> argparse.ArgumentParser:
             "model_final.pth --config config.yaml --data-dir data",
         ],
     )
-    add_checkpoint(parser)
-    add_settings(parser, "evaluation.features=both or evaluation.seeds=10")
-    add_data_dir(parser)
+    commandline.add_checkpoint(parser)
+    commandline.add_settings(parser, "evaluation.features=both or evaluation.seeds=10")
+    commandline.add_data_dir(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
-    add_output(parser, "DIR", "folder to write evaluation.json and confusion.svg to (default: none)")
+    commandline.add_output(
+        parser, "DIR", "folder to write evaluation.json and confusion.svg to (default: none)"
+    )
     return parser
 
 
 def command(argv: list[str]) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_intermixed_args(argv)
-    config, model, origin = restore(options.checkpoint, options.config, settings_of(options))
+    config, model, origin = restore(options.checkpoint, options.config, commandline.settings_of(options))
     train, test = load_labelled(config)
     if train is None or test is None or not train.classes:
         raise UserError(f"data set {config.dataset.dataset} has no labels to evaluate with")
@@ -115,4 +109,4 @@ def print_classes(evaluation: Evaluation, by_class: list[float | None]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run(command))
+    sys.exit(commandline.run(command))

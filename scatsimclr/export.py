@@ -14,14 +14,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from scatsimclr.commandline import (
-    add_checkpoint,
-    add_output,
-    add_settings,
-    command_parser,
-    run,
-    settings_of,
-)
+from scatsimclr import commandline
 from scatsimclr.config import Config
 from scatsimclr.data.augment import center_view, normalize
 from scatsimclr.errors import UserError
@@ -42,16 +35,16 @@ Exported: TypeAlias = Callable[[Tensor], Sequence[Tensor]]  # images → h and z
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = command_parser(
+    parser = commandline.command_parser(
         "export",
         "Writes an encoder, images → h and z, as model.safetensors with config.json, as encoder.pt2 (torch.export) "
         "and as encoder.onnx, both in standard operators and for any batch size, and compares what it wrote with the "
         "encoder.",
         ["runs/RUN --output encoder", "runs/RUN --output encoder --formats onnx --preprocess"],
     )
-    add_checkpoint(parser)
-    add_settings(parser, "amp=off")
-    add_output(parser, "DIR", "folder to write to, created if need be", required=True)
+    commandline.add_checkpoint(parser)
+    commandline.add_settings(parser, "amp=off")
+    commandline.add_output(parser, "DIR", "folder to write to, created if need be", required=True)
     parser.add_argument(
         "--formats", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: all)"
     )
@@ -91,7 +84,7 @@ def command(argv: list[str]) -> int:
     if "onnx" in options.formats:
         require_onnx()
     config, encoder, origin = restore(
-        options.checkpoint, options.config, [*settings_of(options), "device=cpu"]
+        options.checkpoint, options.config, [*commandline.settings_of(options), "device=cpu"]
     )
     options.output.mkdir(parents=True, exist_ok=True)
     print(f"{config.model.base_model}, {origin}")
@@ -197,4 +190,4 @@ def seconds(call: Exported, images: Tensor) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(run(command))
+    sys.exit(commandline.run(command))

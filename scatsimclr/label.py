@@ -12,16 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from scatsimclr import commandline
 from scatsimclr.allocator import keep_freed_memory
-from scatsimclr.commandline import (
-    add_output,
-    add_words,
-    check_output_file,
-    check_positive,
-    command_parser,
-    run,
-    split_words,
-)
 from scatsimclr.data.decode import shorter_side
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.features import FEATURES, extract
@@ -40,7 +32,7 @@ SIZED = 50  # Without a run, the size of images is the median of so many files.
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = command_parser(
+    parser = commandline.command_parser(
         "label",
         "Labels for all images of a folder from labels for some: labels.csv with path, label, confidence (1 where the "
         "label was given), and labels.html to check them, the least certain first. --suggest N names the images to "
@@ -50,22 +42,24 @@ def parser() -> argparse.ArgumentParser:
             "my/images --encoder scattering --suggest 20",
         ],
     )
-    add_words(
+    commandline.add_words(
         parser,
         "PATH",
-        "RUN IMAGES, a checkpoint file or run folder and a folder of images; IMAGES alone with --encoder scattering",
+        "RUN IMAGES: a checkpoint file or run folder, and a folder of images; with --encoder scattering IMAGES alone",
     )
     parser.add_argument(
         "-l", "--labels", type=Path, metavar="FILE",
         help="CSV file of path,label (default: the names of class folders in IMAGES)",
     )  # fmt: skip
-    add_output(parser, "FILE", "NAME.csv (default: labels.csv)", default=Path("labels.csv"))
+    commandline.add_output(parser, "FILE", "NAME.csv (default: labels.csv)", default=Path("labels.csv"))
     parser.add_argument("--suggest", type=int, metavar="N", help="name N images to label next")
     parser.add_argument(
         "--encoder", choices=("run", "scattering"), default="run",
         help="features of the trained encoder (default), or of the scattering transform alone, which needs no run",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of everything random (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="seed of all random choices (default: 0)"
+    )
     return parser
 
 
@@ -121,14 +115,14 @@ def check(options: argparse.Namespace) -> tuple[str | None, Path]:
     Raises:
         UserError: For options that cannot work.
     """
-    paths = split_words(options)
+    paths = commandline.split_words(options)
     wanted = 1 if options.encoder == "scattering" else 2
     if len(paths) != wanted:
         expected = "IMAGES alone with --encoder scattering" if wanted == 1 else "RUN IMAGES"
         raise UserError(f"arguments must be {expected}, got {' '.join(paths) or 'none'}")
-    check_output_file(options.output, (".csv",))
+    commandline.check_output_file(options.output, (".csv",))
     if options.suggest is not None:
-        check_positive("--suggest", options.suggest)
+        commandline.check_positive("--suggest", options.suggest)
     if options.labels and options.labels.resolve() == options.output.resolve():
         raise UserError(f"--output would overwrite --labels: {options.output}")
     return (paths[0] if wanted == 2 else None), Path(paths[-1])
@@ -242,4 +236,4 @@ def summary(
 
 
 if __name__ == "__main__":
-    sys.exit(run(command))
+    sys.exit(commandline.run(command))

@@ -7,15 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scatsimclr.commandline import (
-    add_data_dir,
-    add_output,
-    add_words,
-    command_parser,
-    run,
-    settings_of,
-    split_words,
-)
+from scatsimclr import commandline
 from scatsimclr.errors import UserError
 from scatsimclr.reporting.comparison import write_comparison
 from scatsimclr.reporting.page import write_report
@@ -26,7 +18,7 @@ from scatsimclr.training.setup import build_evaluation, load_data, restore
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = command_parser(
+    parser = commandline.command_parser(
         "report",
         "One HTML page without external resources. Of one run: report.html in its folder, with what training gained, "
         "a map of the embeddings, nearest neighbours, mistakes, curves, augmented views, filters, settings. Of "
@@ -37,9 +29,9 @@ def parser() -> argparse.ArgumentParser:
             "runs/ONE runs/OTHER --output both.html",
         ],
     )
-    add_words(parser, "RUN", "run folders")
-    add_output(parser, "FILE", "where to write a comparison (default: comparison.html)")
-    add_data_dir(parser, "where the images of the run are now")
+    commandline.add_words(parser, "RUN", "run folders")
+    commandline.add_output(parser, "FILE", "where to write a comparison (default: comparison.html)")
+    commandline.add_data_dir(parser, "where the images of the run are now")
     return parser
 
 
@@ -47,13 +39,13 @@ def command(argv: list[str]) -> int:
     """Runs the command; returns its exit status."""
     arguments = parser()
     options = arguments.parse_intermixed_args(argv)
-    folders = [Path(word) for word in split_words(options)]
+    folders = [Path(word) for word in commandline.split_words(options)]
     if not folders:
         arguments.error("name one or more run folders")
     for folder in folders:
         if not (folder / "config.yaml").is_file():
             raise UserError(f"{folder} is not a run folder: it has no config.yaml")
-    settings = settings_of(options)
+    settings = commandline.settings_of(options)
     if len(folders) == 1:
         if options.output:
             raise UserError(
@@ -80,4 +72,4 @@ def subject(folder: Path, settings: Sequence[str]) -> Subject:
 
 
 if __name__ == "__main__":
-    sys.exit(run(command))
+    sys.exit(commandline.run(command))

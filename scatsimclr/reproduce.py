@@ -8,15 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from scatsimclr.commandline import (
-    add_data_dir,
-    add_output,
-    add_settings,
-    check_positive,
-    command_parser,
-    run,
-    settings_of,
-)
+from scatsimclr import commandline
 from scatsimclr.data import datasets
 from scatsimclr.errors import UserError
 from scatsimclr.studies.catalogue import STUDIES
@@ -27,7 +19,7 @@ from scatsimclr.studies.tables import table
 
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = command_parser(
+    parser = commandline.command_parser(
         "reproduce",
         "Runs a sweep of the paper, one cell of its table after the other, and writes the table (.md, .csv) and a "
         "plot (.png) beside the published figures. The same command continues a sweep that was stopped.",
@@ -38,9 +30,9 @@ def parser() -> argparse.ArgumentParser:
         ],
     )
     parser.add_argument("study", nargs="?", choices=list(STUDIES), help="what to reproduce")
-    add_settings(parser, "epochs=6, for all cells")
+    commandline.add_settings(parser, "epochs=6, for all cells")
     parser.add_argument("--dataset", metavar="NAME", help="another data set than the paper's")
-    add_data_dir(parser, "where the images are, or are downloaded to")
+    commandline.add_data_dir(parser, "where the images are, or are downloaded to")
     parser.add_argument(
         "--scale", choices=SCALES, default="full",
         help="full: the paper's; small: a tenth of the epochs, 10,000 images; tiny: proves in minutes that the sweep "
@@ -48,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, metavar="N", help="runs per cell (default: the study's, 1 or 5)")
     parser.add_argument("--cells", default="*", metavar="PATTERN", help="only these cells, such as 'J2-*'")
-    add_output(parser, "DIR", "folder of the results (default: runs/reproduce/STUDY-DATASET-SCALE)")
+    commandline.add_output(
+        parser, "DIR", "folder of the results (default: runs/reproduce/STUDY-DATASET-SCALE)"
+    )
     parser.add_argument("--list", action="store_true", help="list the studies, or the cells of one, and exit")
     return parser
 
@@ -91,7 +85,7 @@ def plan(options: argparse.Namespace) -> Sweep:
     dataset = options.dataset or ("digits" if options.scale == "tiny" else study.dataset)
     datasets.splits(dataset)  # raises for an unknown name
     seeds = study.seeds if options.seeds is None else options.seeds
-    check_positive("--seeds", seeds)
+    commandline.check_positive("--seeds", seeds)
     taken = {"seed": "--seeds sets it", "dataset.dataset": "--dataset sets it"}
     taken |= dict.fromkeys(study.varied, f"the cells of {study.name} differ in it")
     for setting in options.settings:
@@ -100,7 +94,12 @@ def plan(options: argparse.Namespace) -> Sweep:
             raise UserError(f"{name} cannot be set here: {taken[name]}")
     default = Path("runs") / "reproduce" / f"{study.name}-{dataset}-{options.scale}"
     sweep = Sweep(
-        study, dataset, options.scale, seeds, tuple(settings_of(options)), options.output or default
+        study,
+        dataset,
+        options.scale,
+        seeds,
+        tuple(commandline.settings_of(options)),
+        options.output or default,
     )
     for cell in study.cells:
         sweep.config(cell, 0)  # raises for a wrong setting
@@ -108,4 +107,4 @@ def plan(options: argparse.Namespace) -> Sweep:
 
 
 if __name__ == "__main__":
-    sys.exit(run(command))
+    sys.exit(commandline.run(command))

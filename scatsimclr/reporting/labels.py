@@ -45,21 +45,11 @@ def write_page(
         `path`.
     """
     known = given >= 0
-    order = found.confidence.argsort(stable=True)
-    order = order[~known[order]]
-    uncertain = order[:UNCERTAIN].tolist()
-    rest = order[UNCERTAIN:].flip(0)
-    typical = [
-        (name, rest[found.labels[rest] == label][:OF_EACH].tolist()) for label, name in enumerate(classes)
-    ]
     suggested = [suggestion.index for suggestion in suggestions]
-    parts = [
-        ("suggested", "To label next", suggested),
-        ("uncertain", "Least certain", sorted(set(uncertain) - set(suggested), key=uncertain.index)),
-    ]
-    parts += [(f"class-{number}", name, members) for number, (name, members) in enumerate(typical)]
     groups = [
-        (key, name, [_card(images, found, i) for i in members]) for key, name, members in parts if members
+        (key, name, [_card(images, found, i) for i in members])
+        for key, name, members in _sections(found, classes, known, suggested)
+        if members
     ]
     counts = torch.bincount(found.labels, minlength=len(classes)).tolist()
     told = known.nonzero().flatten().tolist()
@@ -87,6 +77,24 @@ def write_page(
     }  # fmt: skip
     write_text(path, printable(render("labels.html", context)))
     return path
+
+
+def _sections(
+    found: Labelling, classes: Sequence[str], known: Tensor, suggested: Sequence[int]
+) -> list[tuple[str, str, Sequence[int]]]:
+    """The sections of the page: (id, heading, indices of images)."""
+    order = found.confidence.argsort(stable=True)
+    order = order[~known[order]]
+    uncertain = order[:UNCERTAIN].tolist()
+    rest = order[UNCERTAIN:].flip(0)
+    return [
+        ("suggested", "To label next", suggested),
+        ("uncertain", "Least certain", sorted(set(uncertain) - set(suggested), key=uncertain.index)),
+        *(
+            (f"class-{label}", name, rest[found.labels[rest] == label][:OF_EACH].tolist())
+            for label, name in enumerate(classes)
+        ),
+    ]
 
 
 def _card(images: Images, found: Labelling, index: int) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """The digest of a checkpoint, stored in the checkpoint: what is read is what was written.
 
-`torch.save` writes a ZIP archive, whose directory holds the CRC-32 of every record. The SHA-256 of the directory becomes
-the archive's comment, at the very end of the file, where every reader of ZIP archives, `torch.load` among them, skips it.
+`torch.save` writes a ZIP archive, whose directory holds the CRC-32 of every record. The directory's SHA-256 becomes the
+archive's comment, at the very end of the file, which readers of ZIP archives skip, `torch.load` among them.
 """
 
 from __future__ import annotations
