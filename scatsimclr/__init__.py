@@ -10,6 +10,6 @@ from scatsimclr.loss import NTXentLoss, nt_xent_loss
 from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.ops.library import backends
 from scatsimclr.scattering import Scattering2D
+from scatsimclr.version import __version__
 
-__version__ = "0.1.0"
-__all__ = ["NTXentLoss", "ScatSimCLR", "Scattering2D", "backends", "nt_xent_loss"]
+__all__ = ["NTXentLoss", "ScatSimCLR", "Scattering2D", "__version__", "backends", "nt_xent_loss"]

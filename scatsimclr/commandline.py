@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from scatsimclr.errors import UserError
+from scatsimclr.errors import UserError, shortened
 
 _SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 
@@ -33,6 +34,15 @@ def run(command: Callable[[list[str]], int | None], argv: list[str] | None = Non
         return command(sys.argv[1:] if argv is None else argv) or 0
     except UserError as error:
         print(f"scatsimclr: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Whoever read the output has left; the interpreter would fail again when it flushes it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13
+    except OSError as error:
+        # Disks, permissions, files in the place of folders: nothing that a traceback would explain.
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"scatsimclr: error: {shortened(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nscatsimclr: interrupted", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import re
 import secrets
@@ -64,6 +65,19 @@ def link(source: Path, target: Path) -> None:
             os.link(source, partial)
         except OSError:
             shutil.copyfile(source, partial)
+
+
+def check_space(folder: Path, size: int) -> None:
+    """Asks whether `size` bytes fit on a folder's disk.
+
+    Raises:
+        OSError: ENOSPC, they do not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < size:
+        raise OSError(
+            errno.ENOSPC, f"no space left: {size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free", str(folder)
+        )
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -19,12 +20,14 @@ from scatsimclr.models import parameter_count
 from scatsimclr.ops.library import OPERATORS
 from scatsimclr.reporting.results import scores, verdict
 from scatsimclr.training import checkpoint
+from scatsimclr.training.interruption import Interrupted, Interruption
 from scatsimclr.training.loop import Trainer
+from scatsimclr.training.ownership import owned
 
 # What a resumed run may change; everything else would make it another run.
 CHANGEABLE = {
     "epochs", "data_dir", "device", "validate_every_n_epochs", "eval_every_n_epochs", "log_every_n_steps",
-    "checkpoint_every_n_steps", "evaluation", "graphs", "activation_checkpointing",
+    "checkpoint_every_n_steps", "checkpoint_every_minutes", "evaluation", "graphs", "activation_checkpointing",
 }  # fmt: skip
 
 
@@ -60,6 +63,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="auto|PATH",
         help="continue from a checkpoint or run folder; auto: from the newest run",
     )
+    parser.add_argument(
+        "--resume-anyway",
+        action="store_true",
+        help="continue although the images, or the version of this package, are others than the checkpoint's",
+    )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="any setting, by its dotted name")
     return parser
 
@@ -76,26 +84,45 @@ def overrides(options: argparse.Namespace) -> list[str]:
 def command(argv: list[str]) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_intermixed_args(argv)
-    folder, state = find_resume(options.resume, options.run_dir)
-    config = resumed_config(state, options) if state else load_config(options.config, overrides(options))
+    stop = Interruption()
+    with stop.watched():
+        try:
+            return train(options, stop)
+        except Interrupted:
+            print(f"\nstopped {stop.where}", file=sys.stderr)
+            return stop.status
+
+
+def train(options: argparse.Namespace, stop: Interruption) -> int:
+    """Makes or continues the run that the options ask for, unless `stop` ends it; returns the exit status."""
+    with stop.anywhere():
+        folder, state = find_resume(options.resume, options.run_dir)
+        config = resumed_config(state, options) if state else load_config(options.config, overrides(options))
     folder = folder or new_folder(config)
-    if state is None and (folder / "checkpoints").exists():
+    if state is None and checkpoint.exists(folder):
         raise UserError(
             f"{folder} already holds a run; give --resume auto to continue it, or another --run-dir"
         )
-
-    keep_freed_memory()
-    trainer = Trainer(config, folder, state, profile=options.profile)
-    describe(trainer)
-    try:
-        results = trainer.fit()
-    except KeyboardInterrupt:
-        print(
-            f"\nstopped after epoch {trainer.progress.epoch}; continue with --resume {folder}",
-            file=sys.stderr,
-        )
-        return 130
-    print_results(trainer, results)
+    with owned(folder):
+        keep_freed_memory()
+        with stop.anywhere():
+            if state is not None and options.resume == "auto":  # what another process wrote before it let go
+                state = checkpoint.load(folder)
+            trainer = Trainer(
+                config, folder, state, profile=options.profile, stop=stop, anyway=options.resume_anyway
+            )
+            describe(trainer)
+        try:
+            results = trainer.fit()
+        except Interrupted:
+            progress = trainer.progress
+            if checkpoint.exists(folder):
+                stop.where = (
+                    f"after step {progress.step}, epoch {progress.epoch + 1}; continue with: "
+                    f"python -m scatsimclr.train --resume {shlex.quote(str(folder))}"
+                )
+            raise
+        print_results(trainer, results)
     return 0
 
 
@@ -106,9 +133,8 @@ def find_resume(resume: str | None, run_dir: str | None) -> tuple[Path | None, d
         return folder, None
     if resume == "auto":
         folders = [folder] if folder else Path("runs").glob("*")
-        written = {c: c / "checkpoints" / "last.pt" for c in folders}
-        candidates = [c for c, last in written.items() if last.exists()]
-        found = max(candidates, key=lambda c: (written[c].stat().st_mtime_ns, c.name), default=None)
+        candidates = [c for c in folders if checkpoint.exists(c)]
+        found = max(candidates, key=lambda c: (checkpoint.written(c), c.name), default=None)
         if found is None:
             print("nothing to resume: starting a new run")
             return folder, None

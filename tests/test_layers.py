@@ -17,13 +17,14 @@ SETTINGS = {"config", "errors"}
 TRANSFORM = {"scattering", "data", *SETTINGS}
 EVALUATION = {"evaluation", "models", "files", *TRANSFORM}
 REPORTING = {"reporting", "labelling", "environment", *EVALUATION}
-TRAINING = {"training", "loss", "ops", *REPORTING}
+TRAINING = {"training", "loss", "ops", "version", *REPORTING}
 COMMAND = {"commandline", "allocator", *TRAINING}
 
 # Every module and folder of the package -> what it may import of this package; see the layout in the README.
 LAYERS = {
-    "__init__": {"loss", "models", "ops", "scattering"},
+    "__init__": {"loss", "models", "ops", "scattering", "version"},
     "errors": set(),
+    "version": set(),
     "files": set(),
     "plain_yaml": set(),
     "allocator": set(),

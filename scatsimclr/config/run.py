@@ -50,6 +50,7 @@ class Config(sections.Settings):
         log_every_n_steps: How often a step's figures are logged.
         checkpoint_every_n_steps: Besides the checkpoints at the end of each epoch; from any of them a run continues
             as if it had not been stopped.
+        checkpoint_every_minutes: Likewise, by the clock.
         best_by: What the best checkpoint is best at.
         fine_tune_from: A file with weights to start from.
         data_dir: Where the images are, or are downloaded to.
@@ -82,6 +83,7 @@ class Config(sections.Settings):
     eval_every_n_epochs: PositiveInt = 10
     log_every_n_steps: PositiveInt = 100
     checkpoint_every_n_steps: PositiveInt | None = None
+    checkpoint_every_minutes: PositiveFloat | None = None
     best_by: Literal["validation_loss", "knn"] = "validation_loss"
     fine_tune_from: OptionalText = None
     data_dir: OptionalText = None

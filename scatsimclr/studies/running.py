@@ -18,6 +18,7 @@ from scatsimclr.studies.sweep import Result, Sweep, read_result
 from scatsimclr.studies.tables import write_tables
 from scatsimclr.training import checkpoint
 from scatsimclr.training.loop import Trainer
+from scatsimclr.training.ownership import owned
 
 # Settings in which the parts of a sweep may differ: they do not change its figures.
 UNIMPORTANT = {"data_dir", "device", "log_every_n_steps", "dataset.download"}
@@ -54,13 +55,12 @@ def run_cells(sweep: Sweep, cells: Sequence[Cell]) -> None:
 def run_cell(sweep: Sweep, cell: Cell, seed: int) -> Result:
     """Makes one run, from its checkpoint where it has one, and returns what it wrote to result.json."""
     config, folder = sweep.config(cell, seed), sweep.folder(cell, seed)
-    state = None
-    if (folder / "checkpoints" / "last.pt").exists():
-        state = checkpoint.load(folder)
-        check_same(state["config"], config, folder)
-    elif folder.exists():
-        shutil.rmtree(folder)  # stopped before its first checkpoint
-    figures = Trainer(config, folder, state).fit()
+    with owned(folder):
+        state = None
+        if checkpoint.exists(folder):
+            state = checkpoint.load(folder)
+            check_same(state["config"], config, folder)
+        figures = Trainer(config, folder, state).fit()
     if sweep.study.metric not in figures["after"]:
         raise UserError(
             f"{cell.name} has no {sweep.study.metric} accuracy: the data set has no labels, or evaluation.probes or "

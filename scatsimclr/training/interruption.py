@@ -27,10 +27,12 @@ class Interruption:
 
     Attributes:
         number: The signal that came, None before.
+        where: How far the run had come, in words, and how it is continued.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.where = "before the first checkpoint: the same command starts again"
         self._anywhere = False
 
     @property
@@ -73,7 +75,7 @@ class Interruption:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number is not None:
             # Python's own way out waits for threads and data loaders; whoever asks twice does not want to.
-            os.write(2, b"\nstopped at once; the last checkpoint is whole\n")
+            os.write(2, b"\nstopped at once\n")
             os._exit(128 + number)
         self.number = number
         if self._anywhere:

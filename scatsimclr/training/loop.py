@@ -33,11 +33,13 @@ from scatsimclr.reporting.page import write_report
 from scatsimclr.reporting.subject import Subject
 from scatsimclr.training import checkpoint
 from scatsimclr.training.duration import timed
+from scatsimclr.training.fingerprint import fingerprint
+from scatsimclr.training.interruption import Interrupted, Interruption
 from scatsimclr.training.log import RunLog
 from scatsimclr.training.metrics import Sums
 from scatsimclr.training.neighbours import nearest_images
 from scatsimclr.training.profile import StepProfiler
-from scatsimclr.training.progress import Checkpoints, Progress, restore
+from scatsimclr.training.progress import Checkpoints, Progress, check_continuable, restore
 from scatsimclr.training.setup import (
     build_augment,
     build_evaluation,
@@ -71,6 +73,8 @@ class Trainer:
         folder: The run folder, made here.
         state: Of the checkpoint to continue from, as from `checkpoint.load`; None for a new run.
         profile: Whether to measure some steps.
+        stop: Asked after each step whether to stop.
+        anyway: Whether to continue from a checkpoint of other images, or of another version of this package.
 
     Attributes:
         config: The settings with everything resolved that was left open.
@@ -90,11 +94,21 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, folder: Path, state: dict[str, Any] | None = None, *, profile: bool = False
+        self,
+        config: Config,
+        folder: Path,
+        state: dict[str, Any] | None = None,
+        *,
+        profile: bool = False,
+        stop: Interruption | None = None,
+        anyway: bool = False,
     ):
         config = with_shape(config)
-        self.folder, self.device = folder, pick_device(config)
+        self.folder, self.device, self.stop = folder, pick_device(config), stop or Interruption()
         self.data = data = load_data(config)
+        seen = fingerprint(data.pretrain)
+        if state is not None:
+            check_continuable(state, config, seen, anyway=anyway)
         self.loader = build_loader(config, data.pretrain, config.batch_size, config.seed, self.device)
         held_out = validation_loader(config, data, self.device)
         self.quality = Probe.of(Augment(data.spec, config.seed + 2), data.validation, data.pretrain)
@@ -117,7 +131,9 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "config.yaml", config.to_yaml())
         write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
-        self.checkpoints = Checkpoints(folder, config, self.update, pipeline)
+        self.checkpoints = Checkpoints(folder, config, self.update, pipeline, seen)
+        if state is not None:
+            self.checkpoints.adopt(state)
         self.log = RunLog(folder, config, self.progress, len(self.loader), resumed=state is not None)
 
     def _networks(self, config: Config, *, new: bool) -> tuple[Encoder, nn.Module | None]:
@@ -150,38 +166,78 @@ class Trainer:
         Raises:
             UserError: The loss is not finite.
         """
+        try:
+            figures = self._train()
+            self.checkpoints.wait()
+            with self.stop.anywhere():
+                self._finish()
+        finally:
+            self.checkpoints.close()
+            self.log.close()
+        return figures
+
+    def _train(self) -> dict[str, Figures]:
         config, progress = self.config, self.progress
         if progress.before is None:
-            progress.before = self._evaluate(recommend=False)
-            self.log.write("evaluation", **progress.before)
-            self._watch()
+            with self.stop.anywhere():
+                before, watched = self._evaluate(recommend=False), self._watched()
+            progress.before = before
+            self.log.write("evaluation", **before)
+            self._log_watched(watched)
         after = None
         while progress.epoch < config.epochs:
-            figures, seconds = self._train_epoch()
-            progress.epoch += 1
-            progress.seconds += seconds
-            validation, evaluation = self._validate(), Figures()
-            last = progress.epoch == config.epochs
-            due = last or progress.epoch % config.eval_every_n_epochs == 0
-            if due:
-                evaluation = after = self._evaluate(quick=not last)
-                self.log.write("evaluation", **evaluation)
-            if due or progress.epoch <= WATCHED:
-                self._watch()
-            if self.update.amp == torch.float16:
-                figures = {**figures, "skipped_updates": self.update.skipped}
-            self.log.epoch(figures, self.update.rate, seconds, validation, evaluation)
-            self._save(validation)
+            sums, seconds = self._train_epoch()
+            after = self._end_epoch(sums, seconds) or after
         if after is None:  # a finished run was resumed for its result
-            after = self._evaluate()
-        self.log.close()
-        checkpoint.save_pretrained(self.folder, self.model, config.as_json())
-        recommendation(config, self.model, self.data.pretrain, self.evaluation).save(self.folder)
-        self._write_report()
+            with self.stop.anywhere():
+                after = self._evaluate()
         return {"before": progress.before, "after": after}
 
-    def _train_epoch(self) -> tuple[dict[str, float], float]:
-        """One pass over the images. Returns the mean figures of its steps and the seconds it took."""
+    def _end_epoch(self, sums: Sums, seconds: float) -> Figures | None:
+        """Measures an epoch whose steps are done, records it and saves it; returns the probes' figures, if they ran.
+
+        Nothing is recorded before all is measured: a run that is stopped here measures this epoch when it continues.
+        """
+        config, progress = self.config, self.progress
+        last = progress.epoch + 1 == config.epochs
+        due = last or (progress.epoch + 1) % config.eval_every_n_epochs == 0
+        random = torch.get_rng_state()
+        progress.epoch += 1
+        try:
+            with self.stop.anywhere():
+                validation = self._validate()
+                evaluation = self._evaluate(quick=not last) if due else Figures()
+                watched = self._watched() if due or progress.epoch <= WATCHED else {}
+        except Interrupted:
+            progress.epoch -= 1
+            torch.set_rng_state(random)
+            self.checkpoints.save_partial(progress, sums, seconds)
+            raise
+        progress.seconds += seconds
+        if validation:
+            self.log.write("validation", **validation)
+        if due:
+            self.log.write("evaluation", **evaluation)
+        self._log_watched(watched)
+        figures = sums.means()
+        if self.update.amp == torch.float16:
+            figures = {**figures, "skipped_updates": self.update.skipped}
+        self.log.epoch(figures, self.update.rate, seconds, validation, evaluation)
+        self._save(validation)
+        return evaluation if due else None
+
+    def _finish(self) -> None:
+        """Writes what a finished run has beside its checkpoints."""
+        checkpoint.save_pretrained(self.folder, self.model, self.config.as_json())
+        recommendation(self.config, self.model, self.data.pretrain, self.evaluation).save(self.folder)
+        self._write_report()
+
+    def _train_epoch(self) -> tuple[Sums, float]:
+        """One pass over the images. Returns the sums over its steps and the seconds it took.
+
+        Raises:
+            Interrupted: A signal came; what the steps have reached is saved.
+        """
         config, progress, start = self.config, self.progress, time.perf_counter()
         partial, progress.partial = progress.partial, None
         factor = learning_rate_factor(progress.epoch, config.flat_epochs, config.epochs)
@@ -208,15 +264,24 @@ class Trainer:
                     parts = {name: part.item() for name, part in losses.parts.items()}
                     self.log.write("train", loss=value, **parts)
                 # The last step's checkpoint is the epoch's; gradients that are still being accumulated are not saved.
-                if every and progress.step % every == 0 and last and index + 1 < steps:
+                if not last or index + 1 == steps:
+                    continue
+                stopping = self.stop.number is not None
+                if stopping or (every and progress.step % every == 0) or self._minutes_are_over():
                     self._finite(losses.total.item())
                     self.checkpoints.save_partial(progress, sums, time.perf_counter() - start)
+                if stopping:
+                    raise Interrupted
         if self.profiler:  # the epoch was shorter than what is measured
             self.profiler.finish()
             self._end_profile()
-        figures = sums.means()
-        self._finite(figures["loss"])
-        return figures, time.perf_counter() - start
+        self._finite(sums.means()["loss"])
+        return sums, time.perf_counter() - start
+
+    def _minutes_are_over(self) -> bool:
+        """Whether `checkpoint_every_minutes` have passed since the last checkpoint."""
+        minutes = self.config.checkpoint_every_minutes
+        return minutes is not None and time.monotonic() - self.checkpoints.saved >= 60 * minutes
 
     def _batches(self, done: int) -> Iterator[Batch]:
         """The batches of the epoch after the first `done`; waiting for them is the part "data" of a step."""
@@ -237,8 +302,12 @@ class Trainer:
     def _finite(self, value: float) -> float:
         if not math.isfinite(value):
             raise UserError(
-                f"the loss became {value} at step {self.progress.step}, learning rate {self.update.rate:.3g}; the last "
-                f"good checkpoint is {self.checkpoints.last}"
+                f"the loss became {value} at step {self.progress.step}, learning rate {self.update.rate:.3g}; "
+                + (
+                    f"the last good checkpoint is {self.checkpoints.last}"
+                    if self.checkpoints.last.exists()
+                    else "there is no checkpoint yet"
+                )
             )
         return value
 
@@ -247,10 +316,7 @@ class Trainer:
         epoch = self.progress.epoch
         if epoch % self.config.validate_every_n_epochs:
             return {}
-        figures = self.validation.measure(pretext=self.pretext_in(epoch - 1))
-        if figures:
-            self.log.write("validation", **figures)
-        return figures
+        return self.validation.measure(pretext=self.pretext_in(epoch - 1))
 
     def _save(self, validation: dict[str, float]) -> None:
         score = self.validation.score(validation)
@@ -266,9 +332,12 @@ class Trainer:
             self.evaluation = evaluation
         return evaluation.figures(quick=quick, recommend=recommend)
 
-    def _watch(self) -> None:
-        """Measures what needs no labels, and warns of a collapse."""
-        figures = self.quality.measure(self.model)
+    def _watched(self) -> dict[str, float]:
+        """Measures what needs no labels."""
+        return self.quality.measure(self.model)
+
+    def _log_watched(self, figures: dict[str, float]) -> None:
+        """Records figures of `_watched`, and warns of a collapse."""
         if not figures:
             return
         self.log.write("quality", **figures)

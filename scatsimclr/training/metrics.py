@@ -13,6 +13,9 @@ from torch.utils.tensorboard import SummaryWriter
 from scatsimclr.files import write_text
 from scatsimclr.training.update import Losses
 
+# What every record has.
+_FIELDS = {"event": str, "epoch": int, "step": int}
+
 
 class Metrics:
     """Appends records to a run folder.
@@ -53,13 +56,17 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`, without a last line that a crash cut off."""
+    """The records of a `metrics.jsonl`, without lines that are damaged or that a crash cut off."""
+    if not path.is_file():
+        return []
     records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and all(isinstance(record.get(k), t) for k, t in _FIELDS.items()):
+            records.append(record)
     return records
 
 

@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -60,7 +62,11 @@ def test_a_run_leaves_everything_in_its_folder(finished):
     assert recommended["features"] == last["recommended_features"]
     assert "2 training labels per class, 2 draws" in recommended["reason"]
     assert list((finished / "tensorboard").glob("events.*"))
-    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"last.pt", "best.pt"}
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {
+        "last.pt",
+        "previous.pt",
+        "best.pt",
+    }
     events = [record["event"] for record in repeatable(finished)]
     assert events.count("epoch") == events.count("validation") == 4
     assert events.count("evaluation") == 3  # before, after epoch 2, after epoch 4
@@ -83,24 +89,33 @@ def test_two_runs_with_one_seed_are_identical_and_with_another_are_not(images, f
     assert repeatable(other) != repeatable(finished)
 
 
-@pytest.mark.parametrize("stop_after", [1, 3])
-def test_a_stopped_run_resumes_as_if_it_had_not_been(images, finished, tmp_path, monkeypatch, stop_after):
-    folder, original, steps = tmp_path / "stopped", Update.losses, 26 // 8
+@pytest.mark.parametrize(
+    ("stop_at", "number", "status"),
+    [(1, signal.SIGINT, 130), (5, signal.SIGTERM, 0), (6, signal.SIGUSR1, 0), (12, signal.SIGHUP, 0)],
+)
+def test_a_stopped_run_resumes_as_if_it_had_not_been(
+    images, finished, tmp_path, monkeypatch, capsys, stop_at, number, status
+):
+    """Steps 3, 6, 9 and 12 are the last of their epochs: what is stopped there is the measuring after it."""
+    folder, original = tmp_path / "stopped", Update.losses
     with monkeypatch.context() as patch:
 
         def stop(self, batch):
-            if self.model.training and self.attempts == stop_after * steps + 2:
-                raise KeyboardInterrupt
+            if self.model.training and self.attempts == stop_at:
+                os.kill(os.getpid(), number)
             return original(self, batch)
 
         patch.setattr(Update, "losses", stop)
         argv = ["--data-dir", str(images), "--run-dir", str(folder), "--fused", *TINY, "epochs=4"]
-        assert command(argv) == 130
-    assert checkpoint.load(folder)["step"] == stop_after * steps
+        assert command(argv) == status
+    assert checkpoint.load(folder)["step"] == stop_at
+    expected = f"stopped after step {stop_at}, epoch {1 + (stop_at - 1) // 3}; continue with: "
+    assert f"{expected}python -m scatsimclr.train --resume {folder}\n" in capsys.readouterr().err
     run(images, folder, resume="auto")
     assert repeatable(folder) == repeatable(finished)
-    ours, theirs = (checkpoint.load(path)["model"] for path in (folder, finished))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for name in ("last.pt", "best.pt"):
+        ours, theirs = (checkpoint.load(path / "checkpoints" / name)["model"] for path in (folder, finished))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
 def test_a_finished_run_can_be_resumed_for_its_result(finished, capsys):
@@ -196,7 +211,7 @@ def test_fine_tuning_starts_from_the_weights(images, finished, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(images, tmp_path, monkeypatch):
     monkeypatch.setattr(Update, "contrastive", lambda self, _: self.model.l2.weight.sum() * math.nan)
-    with pytest.raises(UserError, match=r"became nan at step 1, learning rate 0.001.*last.pt"):
+    with pytest.raises(UserError, match=r"became nan at step 1, learning rate 0.001; there is no checkpoint yet"):
         trainer(images, tmp_path / "run").fit()
 
 
