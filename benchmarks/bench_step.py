@@ -69,19 +69,19 @@ class KymatioEncoder(nn.Module):
 
 
 class OriginalStep:
-    """The loss of (x_i, x_j), and an update of the weights."""
+    """The loss of a pair of views (2, B, C, H, W), then an update of the weights."""
 
     def __init__(self, encoder, size):
         self.model = KymatioEncoder(encoder.to(memory_format=torch.contiguous_format), size).train()
         self.optimizer = torch.optim.Adam(self.model.parameters(), LR, weight_decay=DECAY)
 
-    def loss(self, x_i, x_j):
-        z_i, z_j = self.model(x_i)[1], self.model(x_j)[1]
+    def loss(self, pair):
+        z_i, z_j = (self.model(view)[1] for view in pair)
         return original_ntxent(F.normalize(z_i, dim=1), F.normalize(z_j, dim=1))
 
-    def __call__(self, x_i, x_j):
+    def __call__(self, pair):
         self.optimizer.zero_grad()
-        loss = self.loss(x_i, x_j)
+        loss = self.loss(pair)
         loss.backward()
         self.optimizer.step()
         return loss
@@ -93,8 +93,8 @@ class PlainStep(OriginalStep):
         self.model.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.Adam(self.model.parameters(), LR, weight_decay=DECAY, fused=True)
 
-    def loss(self, x_i, x_j):
-        return plain_ntxent(*self.model(torch.cat((x_i, x_j)))[1].chunk(2))
+    def loss(self, pair):
+        return plain_ntxent(*self.model(pair.flatten(0, 1))[1].chunk(2))
 
 
 class OurStep:
@@ -103,11 +103,11 @@ class OurStep:
         settings = ["fused=true", f"amp={amp}", f"lr={LR}", f"weight_decay={DECAY}"]
         self.model, self.update = encoder, Update(load_config(None, settings), encoder, None, DEVICE)
 
-    def loss(self, x_i, x_j):
-        return self.update.losses(Batch((x_i, x_j), torch.arange(len(x_i)))).total
+    def loss(self, pair):
+        return self.update.losses(Batch(pair, torch.arange(pair.shape[1]))).total
 
-    def __call__(self, x_i, x_j):
-        return self.update(Batch((x_i, x_j), torch.arange(len(x_i)))).total
+    def __call__(self, pair):
+        return self.update(Batch(pair, torch.arange(pair.shape[1]))).total
 
 
 def encoder(blocks, size):
@@ -116,15 +116,17 @@ def encoder(blocks, size):
 
 
 def views(size, batch):
+    """A pair of views as the loader makes them: (2, batch, 3, size, size), channels-last."""
     generator = torch.Generator().manual_seed(size)
-    drawn = torch.rand(2, batch, 3, size, size, generator=generator)
-    return [x.to(DEVICE, memory_format=torch.channels_last) for x in drawn]
+    drawn = torch.rand(2 * batch, 3, size, size, generator=generator)
+    return drawn.to(DEVICE, memory_format=torch.channels_last).unflatten(0, (2, batch))
 
 
-def network_operations(model, x_i, x_j):
-    """Operations of the network's forward and backward pass, by the definition of a convolution, without scattering."""
-    model = plain_convolutions(model)  # the counter only knows PyTorch's operators
-    coefficients = model.scatter(torch.cat((x_i, x_j))).float()
+def network_operations(model, pair):
+    """Operations of the network's forward and backward pass, by the definition of a convolution; the scattering's are
+    not counted."""
+    model = plain_convolutions(model)  # the counter knows PyTorch's operators alone
+    coefficients = model.scatter(pair.flatten(0, 1)).float()
     with FlopCounterMode(display=False) as counter:
         model.project(model.adapt(coefficients)).sum().backward()
     return counter.get_total_flops()
@@ -145,22 +147,22 @@ def precision(amp):
 
 def memory_case(kind, blocks, size, batch):
     """The first three steps."""
-    step, (x_i, x_j) = STEP_KINDS[kind](encoder(blocks, size), size), views(size, batch)
+    step, pair = STEP_KINDS[kind](encoder(blocks, size), size), views(size, batch)
 
     def steps():
         for _ in range(3):
-            step(x_i, x_j)
+            step(pair)
 
     return steps, 0, DEVICE.type
 
 
 @torch.no_grad()
-def assert_close(steps, x_i, x_j):
-    """The losses are equal with running statistics; a batch's own statistics differ from those of two together."""
+def assert_close(steps, pair):
+    """The losses are the same, with running statistics: those of a batch are not those of two batches together."""
     losses = {}
     for name, step in steps.items():
         step.model.eval()
-        losses[name] = step.loss(x_i, x_j).item()
+        losses[name] = step.loss(pair).item()
         step.model.train()
     for name, value in losses.items():
         rounding = 2e-2 if name == "ours" else 1e-4
@@ -170,15 +172,15 @@ def assert_close(steps, x_i, x_j):
 @pytest.mark.parametrize(("blocks", "size", "batch"), STEPS)
 def bench_step(benchmark, blocks, size, batch):
     batch = 2 if benchmark.disabled else batch
-    start, (x_i, x_j) = encoder(blocks, size), views(size, batch)
+    start, pair = encoder(blocks, size), views(size, batch)
     steps = {name: make(copy.deepcopy(start), size) for name, make in STEP_KINDS.items()}
-    assert_close(steps, x_i, x_j)
-    calls = {name: lambda step=step: step(x_i, x_j) for name, step in steps.items()}
+    assert_close(steps, pair)
+    calls = {name: lambda step=step: step(pair) for name, step in steps.items()}
     times = interleaved(benchmark, calls, DEVICE)
     work = {}
     if times:
         network = start.to(memory_format=torch.channels_last).train()
-        work["flop"] = network_operations(network, x_i, x_j)
+        work["flop"] = network_operations(network, pair)
     record(
         benchmark,
         times,
@@ -232,9 +234,9 @@ def bench_features(benchmark, size, batch):
 def bench_growth(benchmark, blocks, size, batch):
     """Throughput and memory by batch size and by image size."""
     batch = 2 if benchmark.disabled else batch
-    step, (x_i, x_j) = STEP_KINDS["ours"](encoder(blocks, size), size), views(size, batch)
-    assert torch.isfinite(step(x_i, x_j))
-    times = interleaved(benchmark, {"ours": lambda: step(x_i, x_j)}, DEVICE)
+    step, pair = STEP_KINDS["ours"](encoder(blocks, size), size), views(size, batch)
+    assert torch.isfinite(step(pair))
+    times = interleaved(benchmark, {"ours": lambda: step(pair)}, DEVICE)
     record(
         benchmark,
         times,

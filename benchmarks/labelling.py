@@ -1,10 +1,9 @@
 """`python -m benchmarks.labelling`: labels for 5,000 images of Fashion-MNIST from a few of them.
 
-With whitened scattering or, with `--epochs N`, with the features that a run of N epochs on these images recommends.
-Measures accuracy and calibration error on the unlabelled images, with 10 and 100 labels per class, of every candidate
-and of the one that `label` chooses, beside the accuracy that `label` expects; and how many labels of suggested images
-reach the accuracy of 100 random ones, in rounds of ten. Writes benchmarks/results/labelling.json, or
-labelling-trained.json.
+With whitened scattering or, with `--epochs N`, the features that a run of N epochs on these images recommends. Measures
+accuracy and calibration error on the unlabelled images, with 10 and 100 labels per class, of every candidate and of the
+one that `label` chooses, beside the accuracy that `label` expects; and how many labels of suggested images reach the
+accuracy of 100 random ones, in rounds of ten. Writes benchmarks/results/labelling.json, or labelling-trained.json.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ COUNT, ROUNDS, STEP = 5000, 10, 10
 
 
 def trained_features(pixels: Tensor, epochs: int) -> Tensor:
-    """The features (n, F) that a run on a folder of images (n, H, W, 1), without labels, recommends to `label`."""
+    """What a run on a folder of the images (n, H, W, 1), without labels, recommends: as `label` has it, (n, F)."""
     with tempfile.TemporaryDirectory() as folder:
         images, run = Path(folder) / "images", Path(folder) / "run"
         images.mkdir()
@@ -105,9 +104,9 @@ def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data-dir", type=Path, required=True, help="where the files of Fashion-MNIST are")
-    parser.add_argument("--draws", type=int, default=5, help="draws of labels (default: 5)")
+    parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--epochs", type=int, help="train for so many epochs first, without labels")
-    parser.add_argument("-o", "--output", type=Path, help="default: labelling.json or labelling-trained.json")
+    parser.add_argument("-o", "--output", type=Path)
     options = parser.parse_args()
     trained = options.epochs is not None
     output = options.output or RESULTS / ("labelling-trained.json" if trained else "labelling.json")

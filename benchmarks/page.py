@@ -1,9 +1,9 @@
 """The performance page with its plots, and other pages' tables, from results files: `python -m benchmarks.page`.
 
-Without arguments, benchmarks/results/{filters,scattering2d,ntxent,conv3x3,augment,step,accuracy}-cpu.json become
-docs/performance.md, docs/performance/*.svg, and the tables that the README and other pages of docs/ have between
-`<!-- performance: NAME -->` and `<!-- end -->`. With files and `--output PAGE.md`, only a page about those is written,
-its plots in a folder beside it.
+Without arguments: benchmarks/results/{filters,scattering2d,ntxent,conv3x3,augment,step,accuracy}-cpu.json become
+docs/performance.md, docs/performance/*.svg, and the tables that the README and other pages of docs/ have between `<!--
+performance: NAME -->` and `<!-- end -->`. With files and `--output PAGE.md`, a page of those files alone, with its
+plots in a folder beside it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIGURES = {
     "growth": "A training step by batch size and by image size",
     "threads": "Two threads against one",
 }
-# Rows of the headline: op, case, peer.
+# The headline: op, a part of the case, peer.
 HEADLINE = [
     ("scattering2d forward", "16×3×96×96, J=2, L=16", "kymatio"),
     ("scattering2d forward", "64×3×32×32, J=2, L=8", "pytorch_wavelets"),
@@ -51,7 +51,7 @@ HEADLINE = [
     ("training step", "blocks=8, size=96, batch=16", "original"),
     ("features", "blocks=8, size=32, batch=64", "original"),
 ]
-# Other marked tables: their ops, and the results file that they are from.
+# Other marked tables: ops, the results file.
 BLOCKS = {
     "scattering2d": (("scattering2d forward", "scattering2d backward"), "scattering2d"),
     "ntxent": (("NT-Xent cpu float32",), "ntxent"),
@@ -110,7 +110,7 @@ def op_table(records: Sequence[dict]) -> str:
 
 
 def headline(records: Sequence[dict]) -> str:
-    """The table of the headline."""
+    """The README's first table."""
     found = {(record["op"], described(record["case"])): record for record in records}
     rows = [["operation", "case", "peer", "peer's time", "our time", "ratio"]]
     for op, case, peer in HEADLINE:
@@ -199,7 +199,7 @@ def page(
 
 
 def blocks(records: Sequence[dict], trained: dict) -> dict[str, str]:
-    """The marked tables, by name."""
+    """The marked tables by name."""
     found = {
         "headline": headline(records),
         "accuracy": f"{accuracy.table(trained)}\n\n(`benchmarks/results/{ACCURACY.name}`; "

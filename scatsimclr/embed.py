@@ -62,8 +62,8 @@ def parser() -> argparse.ArgumentParser:
     commandline.add_data_dir(parser, "where the data set of --split is")
     parser.add_argument(
         "--features", choices=list(FEATURES),
-        help="what is written: h, z, scattering, pooled and whitened as they are; parts side by side (both, "
-        "both_pooled, h_whitened) standardised by the run's images (default: what the run recommends, else h)",
+        help="what is written: h, z, scattering, pooled, texture and whitened as they are; parts side by side "
+        "(both, both_pooled, h_whitened) standardised by the run's images (default: what the run recommends, else h)",
     )  # fmt: skip
     parser.add_argument(
         "--batch-size", type=int, default=64, metavar="N", help="images at a time (default: 64)"

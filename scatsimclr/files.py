@@ -6,6 +6,7 @@ import csv
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,13 +36,13 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     try:
         yield partial
         if durable:
-            _sync(partial)
+            sync(partial)
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     if durable:
-        _sync(path.parent)
+        sync(path.parent)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -54,6 +55,15 @@ def write_text(path: Path, text: str) -> None:
     """Writes a whole file of UTF-8 text through `replacing`."""
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+def link(source: Path, target: Path) -> None:
+    """Gives a file a second name, which replaces what had it; a copy where the file system has no hard links."""
+    with replacing(target) as partial:
+        try:
+            os.link(source, partial)
+        except OSError:
+            shutil.copyfile(source, partial)
 
 
 def remove_partial_files(folder: Path) -> None:
@@ -82,7 +92,7 @@ def printable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Waits until the disk has a file's contents, or a folder's names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

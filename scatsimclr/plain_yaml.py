@@ -7,7 +7,7 @@ keys win, reads `2026-01-01` as a date, and raises RecursionError and ValueError
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -24,13 +24,19 @@ class _Loader(yaml.SafeLoader):
     """Refuses aliases, tags, equal keys, and more than DEPTH levels or NODES values."""
 
     depth = nodes = 0
+    # Dates are text.
+    yaml_constructors: ClassVar = {
+        **yaml.SafeLoader.yaml_constructors,
+        "tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_yaml_str,
+    }
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        event = self.peek_event()
+        event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]  # the stubs' gap
         if isinstance(event, yaml.AliasEvent):
-            raise PlainYamlError(f"aliases are not supported, got *{event.anchor[:40]}{_line(event)}")
-        if getattr(event, "tag", None) is not None:
-            raise PlainYamlError(f"tags are not supported, got {event.tag[:40]}{_line(event)}")
+            raise PlainYamlError(f"aliases are not supported, got *{str(event.anchor)[:40]}{_line(event)}")
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            raise PlainYamlError(f"tags are not supported, got {tag[:40]}{_line(event)}")
         self.depth += 1
         self.nodes += 1
         if self.depth > DEPTH:
@@ -50,10 +56,6 @@ class _Loader(yaml.SafeLoader):
                 raise PlainYamlError(f"{key.value[:40]} is given twice{_line(key)}")
             keys.add(key.value)
         return super().construct_mapping(node, deep)
-
-
-# Dates are text. Only what is this class's own: `add_constructor` copies the table before it changes it.
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", yaml.SafeLoader.construct_yaml_str)
 
 
 def _line(place: yaml.Event | yaml.Node) -> str:
@@ -79,9 +81,7 @@ def load(text: str) -> Any:
     except PlainYamlError:
         raise
     except yaml.MarkedYAMLError as error:
-        where = _line(error) if getattr(error, "start_mark", None) else ""
-        if error.problem_mark is not None:
-            where = f" in line {error.problem_mark.line + 1}"
+        where = f" in line {error.problem_mark.line + 1}" if error.problem_mark is not None else ""
         raise PlainYamlError(f"{error.problem or error.context}{where}") from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise PlainYamlError(" ".join(str(error).split())[:120]) from None

@@ -6,6 +6,7 @@ import argparse
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.commandline import run
@@ -28,6 +29,7 @@ CHANGEABLE = {
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command's options."""
     parser = argparse.ArgumentParser(
         prog="python -m scatsimclr.train",
         description="Contrastive training of an encoder: scattering front end, adapter network, NT-Xent loss. "
@@ -54,45 +56,51 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--data-dir", metavar="DIR", help="where the images are, or are downloaded to")
     parser.add_argument("--run-dir", metavar="DIR", help="run folder (default: a new one under runs/)")
     parser.add_argument(
-        "--resume", metavar="auto|PATH", help="go on from a checkpoint or run folder; auto: the newest run"
+        "--resume",
+        metavar="auto|PATH",
+        help="continue from a checkpoint or run folder; auto: from the newest run",
     )
     parser.add_argument("settings", nargs="*", metavar="key=value", help="any setting, by its dotted name")
     return parser
 
 
 def overrides(options: argparse.Namespace) -> list[str]:
-    """The options as `key=value` settings; the explicit ones come last and win."""
+    """The options as `key=value` settings, followed by those given as such, which win."""
     named = [
         f"{name}={getattr(options, name)}" for name in ("mode", "amp", "data_dir") if getattr(options, name)
     ]
     named += [f"{name}=true" for name in ("fused", "graphs") if getattr(options, name)]
-    return named + options.settings
+    return [*named, *options.settings]
 
 
 def command(argv: list[str]) -> int:
+    """Runs the command; returns its exit status."""
     options = parser().parse_intermixed_args(argv)
     folder, state = find_resume(options.resume, options.run_dir)
     config = resumed_config(state, options) if state else load_config(options.config, overrides(options))
     folder = folder or new_folder(config)
     if state is None and (folder / "checkpoints").exists():
         raise UserError(
-            f"{folder} already holds a run; give --resume auto to go on with it, or another --run-dir"
+            f"{folder} already holds a run; give --resume auto to continue it, or another --run-dir"
         )
 
+    keep_freed_memory()
     trainer = Trainer(config, folder, state, profile=options.profile)
     describe(trainer)
-    keep_freed_memory()
     try:
         results = trainer.fit()
     except KeyboardInterrupt:
-        print(f"\nstopped after epoch {trainer.epoch}; go on with --resume {folder}", file=sys.stderr)
+        print(
+            f"\nstopped after epoch {trainer.progress.epoch}; continue with --resume {folder}",
+            file=sys.stderr,
+        )
         return 130
     print_results(trainer, results)
     return 0
 
 
-def find_resume(resume: str | None, run_dir: str | None) -> tuple[Path | None, dict | None]:
-    """The run folder and the checkpoint's state that the options name; None where a new one is to be made."""
+def find_resume(resume: str | None, run_dir: str | None) -> tuple[Path | None, dict[str, Any] | None]:
+    """The run folder and the checkpoint's state that the options name, None for those that are still to be made."""
     folder = Path(run_dir) if run_dir else None
     if resume is None:
         return folder, None
@@ -110,14 +118,14 @@ def find_resume(resume: str | None, run_dir: str | None) -> tuple[Path | None, d
     return folder or (path if path.is_dir() else path.resolve().parents[1]), state
 
 
-def resumed_config(state: dict, options: argparse.Namespace) -> Config:
-    """The checkpoint's settings with the changes of the command line, refused where they make another run."""
+def resumed_config(state: dict[str, Any], options: argparse.Namespace) -> Config:
+    """The checkpoint's settings with the changes of the command line; UserError where they would make another run."""
     before = load_config(base=state["config"])
     if options.config:
         after = load_config(options.config, overrides(options))
     else:
-        after = load_config(base=before.model_dump(mode="json", by_alias=True), overrides=overrides(options))
-    if "auto" in (after.dataset.input_shape, after.model.base_model):
+        after = load_config(base=before.as_json(), overrides=overrides(options))
+    if after.dataset.shape_is_open or after.model.base_model == "auto":
         after = after.with_input_shape(before.dataset.input_shape)
     old, new = before.model_dump(), after.model_dump()
     changed = [name for name in old if name not in CHANGEABLE and old[name] != new[name]]
@@ -130,6 +138,7 @@ def resumed_config(state: dict, options: argparse.Namespace) -> Config:
 
 
 def new_folder(config: Config) -> Path:
+    """A run folder's name that is not taken, below runs/."""
     model = config.model.base_model if config.model.base_model != "auto" else "scatsimclr"
     name = f"{datetime.now():%Y%m%d-%H%M%S}-{config.dataset.dataset}-{model}"
     folder, copies = Path("runs") / name, 1
@@ -139,7 +148,7 @@ def new_folder(config: Config) -> Path:
 
 
 def describe(trainer: Trainer) -> None:
-    """What is about to run, in a few lines."""
+    """Prints what is about to run, in a few lines."""
     config, data = trainer.config, trainer.data
     operators = ", ".join(
         f"{op} {OPERATORS[op].default(trainer.device.type).name if config.fused else 'reference'}"
@@ -156,7 +165,7 @@ def describe(trainer: Trainer) -> None:
     print(
         f"model      {config.model.base_model}{scales}, {parameter_count(trainer.model):,} trained parameters"
     )
-    if trainer.head is not None:
+    if trainer.head is not None and config.pretext is not None:
         print(f"pretext    {config.task}, λ={config.pretext.lambda_:g} from epoch {config.pretext.start_epoch} on, "
               f"{parameter_count(trainer.head):,} parameters in its head")  # fmt: skip
     graphs = ", CUDA graphs" if config.resolved_graphs(trainer.device.type) else ""
@@ -165,12 +174,15 @@ def describe(trainer: Trainer) -> None:
     )
     if config.minutes is not None:
         print(f"time       {config.epochs} epochs, about {config.minutes:g} minutes by the speed of the first steps"
-              f"{'' if config.epochs > 1 else ' (one at least)'}")  # fmt: skip
-    print(f"run        {trainer.folder}" + (f", from step {trainer.step}" if trainer.step else ""))
+              f"{'' if config.epochs > 1 else ' (at least one epoch)'}")  # fmt: skip
+    print(
+        f"run        {trainer.folder}"
+        + (f", from step {trainer.progress.step}" if trainer.progress.step else "")
+    )
 
 
 def left_out(images: ImageSet) -> list[str]:
-    """What a user should know of the images that are there but not used: a line for each remark and each reason."""
+    """What a user should know about images that are there but not used: a line for each note and each reason."""
     reasons: dict[str, list[str]] = {}
     for path, reason in images.skipped:
         reasons.setdefault(reason.partition(":")[0], []).append(path)
@@ -182,26 +194,26 @@ def left_out(images: ImageSet) -> list[str]:
 
 
 def augmentation(trainer: Trainer) -> str:
-    """Who makes the views; with `--fused` and without DALI, why."""
+    """Which augmentation makes the views; with `--fused` and without DALI, also why."""
     missing, settings = dali_missing(), trainer.config.data
     why = f" ({missing})" if trainer.config.fused and settings.pipeline == "auto" and missing else ""
     return trainer.loader.augment.name + why
 
 
 def print_results(trainer: Trainer, results: dict[str, Figures]) -> None:
-    """The closing table: scattering alone, untrained and trained network; throughput, where everything is."""
+    """Prints the closing table (scattering alone, untrained and trained network), the speed, and the run folder."""
     figures = [results["before"], results["after"]]
     print()
     if results["after"]:
         print(accuracy_table(figures, trainer.config.evaluation))
-        if text := verdict(scores(trainer.config, trainer.records())):
+        if text := verdict(scores(trainer.config, trainer.log.records())):
             print(text)
     else:
         print("no labels: no accuracy to measure")
     images = trainer.config.epochs * len(trainer.loader) * trainer.config.batch_size
-    if trainer.seconds:
-        print(f"trained {trainer.config.epochs} epochs in {trainer.seconds:.0f} s, "
-              f"{images / trainer.seconds:.0f} images/s (two views each)")  # fmt: skip
+    if seconds := trainer.progress.seconds:
+        print(f"trained {trainer.config.epochs} epochs in {seconds:.0f} s, "
+              f"{images / seconds:.0f} images/s (two views each)")  # fmt: skip
     print(
         f"run folder: {trainer.folder}  (report.html, plots/, metrics.jsonl, model.safetensors, checkpoints/)"
     )

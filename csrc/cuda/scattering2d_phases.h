@@ -299,17 +299,24 @@ SCAT_HD void store_moduli(const Paths& p, const Shared& s, int field, int theta,
   }
 }
 
+// kGroup outputs of the low-pass: Σ_i A(o, i) value(i) over the group's band.
+template <class Value>
+SCAT_HD void low_pass_group(const int* band, const float* low, int group, int groups, float (&sum)[kGroup],
+                            const Value& value) {
+  for (int i = band[2 * group]; i < band[2 * group + 1]; ++i) {
+    const float v = value(i);
+    SCAT_UNROLL for (int o = 0; o < kGroup; ++o) sum[o] += low[(i * groups + group) * kGroup + o] * v;
+  }
+}
+
 // half = A_y U: a thread takes kGroup outputs of one column.
 SCAT_HD void low_pass_columns(const Paths& p, const Shared& s, int thread, int threads) {
   const float inverse = 1.0f / p.columns;
-  const int wide = s.groups_y * kGroup;
   for (int item = thread; item < p.columns * s.groups_y; item += threads) {
     const int group = divide(item, inverse), column = item - group * p.columns;
     float sum[kGroup] = {};
-    for (int i = p.band_y[2 * group]; i < p.band_y[2 * group + 1]; ++i) {
-      const float u = s.z[s.order_y[i] * s.pitch + column].re;
-      SCAT_UNROLL for (int o = 0; o < kGroup; ++o) sum[o] += s.low_y[i * wide + group * kGroup + o] * u;
-    }
+    low_pass_group(p.band_y, s.low_y, group, s.groups_y, sum,
+                   [&](int i) { return s.z[s.order_y[i] * s.pitch + column].re; });
     SCAT_UNROLL for (int o = 0; o < kGroup; ++o) s.half[(group * kGroup + o) * p.columns + column] = sum[o];
   }
 }
@@ -322,14 +329,11 @@ SCAT_HD void low_pass_rows(const Paths& p, const Shared& s, int field, int theta
            (static_cast<int64_t>(plane % p.colours) * p.K + p.first + static_cast<int64_t>(global % p.P) * p.stride +
             theta) * p.channel_step;
   const float inverse = 1.0f / s.groups_x;
-  const int wide = s.groups_x * kGroup;
   for (int item = thread; item < p.h * s.groups_x; item += threads) {
     const int row = divide(item, inverse), group = item - row * s.groups_x;
     float sum[kGroup] = {};
-    for (int i = p.band_x[2 * group]; i < p.band_x[2 * group + 1]; ++i) {
-      const float v = s.half[row * p.columns + s.order_x[i]];
-      SCAT_UNROLL for (int o = 0; o < kGroup; ++o) sum[o] += s.low_x[i * wide + group * kGroup + o] * v;
-    }
+    low_pass_group(p.band_x, s.low_x, group, s.groups_x, sum,
+                   [&](int i) { return s.half[row * p.columns + s.order_x[i]]; });
     SCAT_UNROLL for (int o = 0; o < kGroup; ++o) {
       const int column = group * kGroup + o;
       if (column < p.w) out[row * p.row_step + column * p.column_step] = static_cast<T>(sum[o]);

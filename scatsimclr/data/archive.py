@@ -1,4 +1,4 @@
-"""Finds, downloads and unpacks the official archives of a data set."""
+"""Finding, downloading and unpacking the official archives of a data set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from scatsimclr.data.imageset import DataError, Request
 
 @dataclass(frozen=True)
 class Archive:
-    """A .tar.gz that unpacks to `folder` with `members` in it; without a URL it is read but never fetched."""
+    """A .tar.gz that unpacks to `folder` with `members` in it; without a URL it is read but never downloaded."""
 
     file: str
     folder: str
@@ -31,7 +31,7 @@ class Archive:
 
 
 def data_dir(request: Request) -> Path:
-    """The folder that archives are looked for in and downloaded to."""
+    """The folder in which archives are looked for, and to which they are downloaded."""
     chosen = request.data_dir or Path(pooch.os_cache("scatsimclr"))
     if chosen.exists() and not chosen.is_dir():
         raise DataError(f"{request.name}: the data folder {chosen} is not a folder")
@@ -39,9 +39,18 @@ def data_dir(request: Request) -> Path:
 
 
 def find(archive: Archive, needed: Sequence[str], request: Request) -> Path | None:
-    """The folder that holds all `needed` members, unpacking the archive if it is there; None without either.
+    """Looks for members of an archive, and unpacks it where only the archive is there.
 
-    The members may be in the archive's own folder below the data folder or in the data folder itself.
+    Args:
+        archive: The archive.
+        needed: The members that are needed.
+        request: Names the data folder. Members may be in it, or in the archive's own folder below it.
+
+    Returns:
+        The folder with all `needed` members; None where neither they nor the archive are there.
+
+    Raises:
+        DataError: The archive is damaged or lacks a needed member, or the data folder is not a folder.
     """
     root = data_dir(request)
     for folder in (root / archive.folder, root):
@@ -55,7 +64,8 @@ def find(archive: Archive, needed: Sequence[str], request: Request) -> Path | No
 def obtain(archive: Archive, needed: Sequence[str], request: Request) -> Path:
     """`find`, with a download to the data folder where nothing is found and the request allows it.
 
-    DataError when the files are neither there nor to be had.
+    Raises:
+        DataError: The files are not there and cannot be downloaded, or as `find` raises it.
     """
     folder = find(archive, needed, request)
     if folder is not None:
@@ -78,7 +88,7 @@ def _unpacked(archive: Archive, needed: Sequence[str], root: Path, progress: boo
 
 
 def _absence(archive: Archive, needed: Sequence[str], root: Path) -> str:
-    """Which file is missing where; an incomplete folder is told apart from none at all."""
+    """Which file is missing where; an incomplete folder is distinguished from none at all."""
     folder = root / archive.folder
     if folder.is_dir():
         missing = next(name for name in needed if not (folder / name).is_file())
@@ -87,11 +97,16 @@ def _absence(archive: Archive, needed: Sequence[str], root: Path) -> str:
 
 
 def unpack(archive: Archive, root: Path, progress: bool) -> Path:
-    """Unpacks the expected members of `root / archive.file` and returns their folder.
+    """Unpacks the expected members of `root / archive.file`.
 
-    Content is copied to names of our own, so that a path, link or device in the archive has no effect. It
-    goes to a temporary folder first: an interrupted run leaves no half-written member behind. DataError
-    for a damaged archive (gzip's checksum is read to the end) or a folder that cannot be written.
+    Content is copied to the expected names, so that a path, link or device in the archive has no effect. It goes to a
+    temporary folder first, and all members are put in their place together once gzip's checksum is verified.
+
+    Returns:
+        The members' folder.
+
+    Raises:
+        DataError: The archive is damaged, or the folder cannot be written.
     """
     source, target = root / archive.file, root / archive.folder
     wanted = {f"{archive.folder}/{name}": name for name in archive.members}

@@ -5,38 +5,43 @@
 
 Steps: Lanczos random resized crop, flip, (affine), and, as the one operator `photometric`, colour jitter, grey,
 Gaussian blur, [0, 1], normalisation. Images have three channels, RGB, or one, grey. Between steps a picture is 8-bit
-levels, as it is in Pillow. All sums whose order a library may choose are exact and everything else is one rounding per
-call, so a view is bit-equal whatever batch it is made in and however many threads there are; and a view of one channel
-is the first channel of that of three equal ones.
+levels, as in Pillow. All sums whose order a library may choose are exact, and everything else is one rounding per call,
+so a view has the same bits in whatever batch and by however many threads it is made; and the view of an image with one
+channel is the first channel of the view of three equal ones.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
+from scatsimclr.data.randomness import Integers
+from scatsimclr.data.recipe import AugmentSpec, Params, draw_params, still
+from scatsimclr.data.resample import affine_nearest, crop_taps, resample
 from scatsimclr.ops.photometric import photometric
 from scatsimclr.reference.blur import gaussian_weights
 from scatsimclr.reference.color import HUE, SATURATION
 from scatsimclr.reference.photometric import SLICE_PIXELS
 
-from .recipe import AugmentSpec, Params, draw_params, still
-from .resample import affine_nearest, crop_taps, resample
-
 __all__ = ["Augment", "AugmentSpec", "Params", "center_view", "normalize", "to_uint8"]
 
-_ALLOCATOR_NUDGE = (32 << 20) - (64 << 10)  # bytes; glibc's threshold stops at 32 MiB
 _NO_BLUR = 256  # the weight of the only tap that counts
 
 
 class Augment:
-    """Draws and applies the augmentation. Holds no state besides its settings.
+    """Draws and applies the augmentation. Has no state besides its settings.
 
     Args:
-        spec: the recipe.
-        seed: integer in [0, 2**64).
-        backend: of the operator `photometric`; every one gives the same bits.
-        dtype: of normalised views.
+        spec: The recipe.
+        seed: Integer in [0, 2**64).
+        backend: Of the operator `photometric`; all give the same bits.
+        dtype: Of normalised views.
+
+    Raises:
+        TypeError: `spec` is not a recipe, or `seed` not an integer.
+        ValueError: `seed` is out of range.
     """
 
     name = "torch"
@@ -45,78 +50,82 @@ class Augment:
         self, spec: AugmentSpec, seed: int, *, backend: str = "auto", dtype: torch.dtype = torch.float32
     ):
         if not isinstance(spec, AugmentSpec):
-            raise TypeError(f"spec: expected AugmentSpec, got {type(spec).__name__}")
+            raise TypeError(f"spec must be an AugmentSpec, got {type(spec).__name__}")
         self.spec, self.seed, self.backend, self.dtype = spec, seed, backend, dtype
-        self.draw([0], 0, 0)  # refuses a bad seed here rather than in the first step of a training
-        # glibc returns freed memory above a threshold to the kernel, and the page faults of taking it
-        # back were 40 % of the time at 96 x 96. Freeing one large block raises that threshold for good
-        # (mallopt(3), M_MMAP_THRESHOLD); the block is never touched. Elsewhere this does nothing.
-        torch.empty(_ALLOCATOR_NUDGE, dtype=torch.uint8)
+        self.draw([0], 0, 0)  # refuses a bad seed here rather than in the first step of training
 
-    def draw(self, indices, epoch: int, view) -> Params:
-        """All random parameters of a batch: see `recipe.draw_params`."""
+    def draw(self, indices: Integers, epoch: int, view: Integers) -> Params:
+        """Draws all random parameters of a batch: see `recipe.draw_params`."""
         return draw_params(self.spec, self.seed, indices, epoch, view)
 
     def apply(self, images: torch.Tensor, params: Params, normalize: bool = True) -> torch.Tensor:
-        """Apply drawn parameters.
+        """Applies drawn parameters.
 
         Args:
             images: uint8 (B, H, W, C), (H, W, C) = (*spec.size, spec.channels).
             params: B rows, on the CPU.
-            normalize: subtract the mean and divide by the standard deviation.
+            normalize: Whether to subtract the mean and divide by the standard deviation.
 
         Returns:
-            (B, C, H, W), channels_last, normalised in the dtype asked for; without `normalize` float32
-            k / 255 for levels k.
+            (B, C, H, W), channels-last: normalised, in the augmentation's dtype; without `normalize`, float32 k / 255
+            for levels k.
 
         Raises:
-            TypeError: images are not a uint8 tensor. ValueError: a shape is wrong.
+            TypeError: `images` is not a uint8 tensor.
+            ValueError: A shape is wrong.
         """
         _check_images(images, self.spec)
         if len(params) != len(images):
-            raise ValueError(f"params: expected {len(images)} rows, one per image, got {len(params)}")
+            raise ValueError(f"params must have one row per image, {len(images)}, got {len(params)}")
         return self._view(images, params, normalize, crop=self.spec.crop, affine=self.spec.affine)
 
     def resident(self, images: torch.Tensor) -> torch.Tensor:
-        """`images`, uint8 (n, H, W, C), in the memory layout that batches are made from fastest."""
+        """`images`, uint8 (n, H, W, C), in the memory layout from which batches are made fastest."""
         return images
 
     def tiles(self, images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
-        """A part of each image stretched to the whole size, nothing else: (B, C, H, W) channels_last, normalised.
+        """Stretches a part of each image to full size, and does nothing else.
 
-        images: uint8 (B, H, W, C). boxes: int64 (B, 4), top, left, height, width in pixels.
+        Args:
+            images: uint8 (B, H, W, C).
+            boxes: int64 (B, 4): top, left, height, width in pixels.
+
+        Returns:
+            (B, C, H, W), channels-last, normalised.
         """
         _check_images(images, self.spec)
         return self._view(images, still(boxes), True, crop=True, affine=False)
 
-    def _view(self, images, params: Params, normalize: bool, *, crop: bool, affine: bool) -> torch.Tensor:
+    def _view(
+        self, images: torch.Tensor, params: Params, normalize: bool, *, crop: bool, affine: bool
+    ) -> torch.Tensor:
         table = _table(self.spec, normalize).to(self.dtype if normalize else torch.float32)
         with self._geometry(images, params, crop, affine) as (levels, mirror):
             arguments = (mirror, *photometric_arguments(self.spec, params), table)
             return photometric(levels, *(a.to(levels.device) for a in arguments), backend=self.backend)
 
-    def __call__(self, images: torch.Tensor, indices, epoch: int, view) -> torch.Tensor:
-        """Draw and apply: (B, C, H, W) channels_last, normalised. view: of all images, or one for each (B,)."""
+    def __call__(self, images: torch.Tensor, indices: Integers, epoch: int, view: Integers) -> torch.Tensor:
+        """Draws and applies: `apply(images, draw(indices, epoch, view))`."""
         return self.apply(images, self.draw(indices, epoch, view))
 
     @contextmanager
     def _geometry(
         self, images: torch.Tensor, params: Params, crop: bool, affine: bool
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Crop, flip and affine map: uint8 (B, H, W, C), and which samples are still to be mirrored, bool (B,)."""
+        """Crops, flips and maps; yields uint8 (B, H, W, C) and which samples are still to be mirrored, bool (B,)."""
         height, width = self.spec.size
         params = params.to(images.device)
         rows = torch.arange(len(images), device=images.device)
         parts = [
             _planes(images[part], params[part], crop, affine).permute(1, 2, 3, 0).to(torch.uint8)
-            for part in rows.split(max(1, SLICE_PIXELS // (height * width)))
+            for part in torch.split(rows, max(1, SLICE_PIXELS // (height * width)))
         ]
         done = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         yield torch.cat(parts).contiguous(), done
 
 
 def photometric_arguments(spec: AugmentSpec, params: Params) -> tuple[torch.Tensor, ...]:
-    """order, factors, grayscale and weights of `photometric`."""
+    """The arguments order, factors, grayscale and weights of `photometric`."""
     step = params.jitter[:, None] & ((params.order != HUE) | (spec.hue > 0))
     grayscale = params.grayscale
     if spec.channels == 1:
@@ -133,7 +142,7 @@ def photometric_arguments(spec: AugmentSpec, params: Params) -> tuple[torch.Tens
 
 
 def _planes(images: torch.Tensor, params: Params, crop: bool, affine: bool) -> torch.Tensor:
-    """Crop, flip and affine map: uint8 (B, H, W, C) -> float32 (C, B, H, W), whole numbers 0..255."""
+    """Crops, flips and maps: uint8 (B, H, W, C) -> float32 (C, B, H, W), whole numbers 0..255."""
     height, width, channels = images.shape[1:]
     planes = torch.empty((channels, len(images), height, width), dtype=torch.float32, device=images.device)
     if crop:
@@ -155,17 +164,17 @@ def _table(spec: AugmentSpec, normalised: bool) -> torch.Tensor:
     return _scaled(levels.clone(), spec, normalised).view(-1, 256)
 
 
-def _check_images(images, spec: AugmentSpec) -> None:
+def _check_images(images: torch.Tensor, spec: AugmentSpec) -> None:
     if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8:
-        raise TypeError(f"images: expected a uint8 tensor, got {getattr(images, 'dtype', type(images))}")
+        raise TypeError(f"images must be a uint8 tensor, got {getattr(images, 'dtype', type(images))}")
     expected = (*spec.size, spec.channels)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-        raise ValueError(f"images: expected shape (B, {', '.join(map(str, expected))}), "
-                         f"got {tuple(images.shape)}")  # fmt: skip
+        wanted = ", ".join(map(str, expected))
+        raise ValueError(f"images must have shape (B, {wanted}), got {tuple(images.shape)}")
 
 
 def _scaled(levels: torch.Tensor, spec: AugmentSpec, normalised: bool) -> torch.Tensor:
-    """Levels of (C, ...) planes to [0, 1] and normalised, in place, in torchvision's order of rounding."""
+    """Scales levels of (C, ...) planes to [0, 1] and normalises, in place, in torchvision's order of rounding."""
     levels.div_(255.0)
     if not normalised:
         return levels
@@ -178,12 +187,15 @@ def center_view(images: torch.Tensor, spec: AugmentSpec, normalize: bool = True)
 
     Args:
         images: uint8 (B, H, W, C), (H, W, C) = (*spec.size, spec.channels).
+        spec: The recipe.
+        normalize: Whether to subtract the mean and divide by the standard deviation.
 
     Returns:
-        float32 (B, C, H, W), channels_last.
+        float32 (B, C, H, W), channels-last.
 
     Raises:
-        TypeError, ValueError: as `Augment.apply`.
+        TypeError: `images` is not a uint8 tensor.
+        ValueError: A shape is wrong.
     """
     _check_images(images, spec)
     planes = _scaled(images.permute(3, 0, 1, 2).to(torch.float32), spec, normalize)
@@ -192,19 +204,20 @@ def center_view(images: torch.Tensor, spec: AugmentSpec, normalize: bool = True)
 
 def _constants(images: torch.Tensor, spec: AugmentSpec) -> tuple[torch.Tensor, torch.Tensor]:
     if images.ndim != 4 or images.shape[1] != spec.channels or not images.is_floating_point():
-        raise ValueError(f"images: expected floating point (B, {spec.channels}, H, W), got {images.dtype} "
+        raise ValueError(f"images must be floating point (B, {spec.channels}, H, W), got {images.dtype} "
                          f"{tuple(images.shape)}")  # fmt: skip
-    return tuple(images.new_tensor(value).view(1, -1, 1, 1) for value in (spec.mean, spec.std))
+    mean, std = (images.new_tensor(value).view(1, -1, 1, 1) for value in (spec.mean, spec.std))
+    return mean, std
 
 
 def normalize(images: torch.Tensor, spec: AugmentSpec) -> torch.Tensor:
-    """(x - mean) / std of floating-point (B, C, H, W) images in [0, 1]; a new tensor of their dtype."""
+    """(x - mean) / std of floating-point images (B, C, H, W) in [0, 1]; a new tensor of their dtype."""
     mean, std = _constants(images, spec)
     return (images - mean) / std
 
 
 def to_uint8(images: torch.Tensor, spec: AugmentSpec) -> torch.Tensor:
-    """Undo the normalisation, for showing: floating point (B, C, H, W) -> uint8 (B, H, W, C).
+    """Undoes the normalisation, for display: floating point (B, C, H, W) -> uint8 (B, H, W, C).
 
     Exact for float32 views: the levels that went in come out.
     """

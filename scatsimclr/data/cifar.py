@@ -1,8 +1,8 @@
 """CIFAR-10, CIFAR-100 and CIFAR-20 (CIFAR-100 with its 20 super-classes), 32x32.
 
 Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009;
-https://www.cs.toronto.edu/~kriz/cifar.html. The binary archives are what is downloaded; the Python ones are
-read where a user has them already.
+https://www.cs.toronto.edu/~kriz/cifar.html. The binary archives are downloaded; the Python ones are read where a user
+has them already.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from scatsimclr.data.archive import Archive, find, obtain
 from scatsimclr.data.decode import pack
 from scatsimclr.data.imageset import DataError, ImageSet, Request
 from scatsimclr.data.pickles import load_batch
+from scatsimclr.data.records import checked_labels, count_records
+
+Pixels = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
 
 _PIXELS = 3 * 32 * 32
 _CHUNK = 1000
@@ -25,7 +30,13 @@ _CHUNK = 1000
 
 @dataclass(frozen=True)
 class _Source:
-    """One of the two forms of a data set; `train` and `test` are the files of the splits."""
+    """One of the two forms of a data set.
+
+    Attributes:
+        archive: Holds the files.
+        train: Files of the split.
+        test: Likewise.
+    """
 
     archive: Archive
     train: tuple[str, ...]
@@ -37,7 +48,19 @@ class _Source:
 
 @dataclass(frozen=True)
 class _Labelling:
-    """How labels are stored: bytes before the pixels, which one (column), and the names in both forms."""
+    """How labels are stored.
+
+    Attributes:
+        binary: The binary form.
+        pickled: The Python form.
+        label_bytes: Before the pixels of a binary record.
+        column: Which of them is the label.
+        count: Classes.
+        names_file: The binary form's file with the class names.
+        meta_file: Likewise for the Python form.
+        labels_key: The Python form's key of the labels.
+        names_key: Likewise for the names.
+    """
 
     binary: _Source
     pickled: _Source
@@ -59,7 +82,7 @@ def _sources(
     names: tuple[str, ...],
     meta: str,
 ) -> tuple[_Source, _Source]:
-    """The binary and the Python form. folders: of both. names, meta: the files with the class names."""
+    """The binary and the Python form, with the `folders` of both; class names are in `names` and in `meta`."""
     binary_train, binary_test = tuple(f"{name}.bin" for name in train), (f"{test}.bin",)
     file = f"{prefix}-binary.tar.gz"
     url = f"https://www.cs.toronto.edu/~kriz/{file}"
@@ -102,11 +125,13 @@ _SETS = {
 
 
 def read(request: Request) -> ImageSet:
-    """Split train (50,000 images, also pretrain) or test (10,000).
+    """Reads the split train (50,000 images, also pretrain) or test (10,000).
 
-    Takes the binary files, else the Python ones (through `load_batch`, which runs no code), else downloads
-    the binary archive. DataError for files that are absent, truncated, tampered with, or with labels out of
-    range.
+    Takes the binary files, else the Python ones (through `load_batch`, which runs no code), else downloads the binary
+    archive.
+
+    Raises:
+        DataError: Files are absent, truncated or tampered with, or labels are out of range.
     """
     kind = _SETS[request.name]
     folder, pickled = _locate(kind, request)
@@ -124,7 +149,7 @@ def read(request: Request) -> ImageSet:
 
 
 def _locate(kind: _Labelling, request: Request) -> tuple[Path, bool]:
-    """The folder with the split's files, and whether these are the pickled ones."""
+    """The folder with the split's files, and whether they are the pickled ones."""
     binary = (*kind.binary.files(request.split), kind.names_file)
     folder = find(kind.binary.archive, binary, request)
     if folder is not None:
@@ -135,40 +160,27 @@ def _locate(kind: _Labelling, request: Request) -> tuple[Path, bool]:
     return obtain(kind.binary.archive, binary, request), False
 
 
-def _read_binary(file: Path, kind: _Labelling) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels uint8 (n, 3072) and labels int64 (n,) of one .bin file: records of label bytes, then pixels."""
+def _read_binary(file: Path, kind: _Labelling) -> tuple[Pixels, Labels]:
+    """Pixels (n, 3072) and labels (n,) of one .bin file: records of label bytes, then pixels."""
     record = kind.label_bytes + _PIXELS
-    size = file.stat().st_size
-    if size == 0 or size % record:
-        whole = max(1, -(-size // record))
-        raise DataError(
-            f"{file}: truncated or not a CIFAR file: expected whole records of {record} bytes "
-            f"({whole * record} bytes for {whole}), found {size}"
-        )
+    count_records(file, record, "CIFAR records")
     records = np.fromfile(file, np.uint8).reshape(-1, record)
-    return records[:, kind.label_bytes :], _checked(records[:, kind.column], file, kind)
+    return records[:, kind.label_bytes :], checked_labels(records[:, kind.column], file, 0, kind.count)
 
 
-def _read_pickled(file: Path, kind: _Labelling) -> tuple[np.ndarray, np.ndarray]:
-    """The same of one pickled batch."""
+def _read_pickled(file: Path, kind: _Labelling) -> tuple[Pixels, Labels]:
+    """The same from one pickled batch."""
     batch = load_batch(file)
     pixels, labels = batch.get("data"), batch.get(kind.labels_key)
     if not isinstance(pixels, np.ndarray) or not isinstance(labels, list):
         raise DataError(
-            f"{file}: not a CIFAR batch: it needs data and {kind.labels_key}, has {sorted(batch)}"
+            f"{file}: not a CIFAR batch: expected data and {kind.labels_key}, found {sorted(batch)}"
         )
     if not labels or not all(type(label) is int for label in labels):
         raise DataError(f"{file}: {kind.labels_key} must be integers, at least one")
     if pixels.shape != (len(labels), _PIXELS):
         raise DataError(f"{file}: expected data of shape ({len(labels)}, {_PIXELS}), found {pixels.shape}")
-    return pixels, _checked(labels, file, kind)
-
-
-def _checked(labels: np.ndarray | list[int], file: Path, kind: _Labelling) -> np.ndarray:
-    for i, label in enumerate(labels):
-        if not 0 <= label < kind.count:
-            raise DataError(f"{file}: label {label} of image {i} is not in 0..{kind.count - 1}")
-    return np.asarray(labels, dtype=np.int64)
+    return pixels, checked_labels(labels, file, 0, kind.count)
 
 
 def _names(file: Path) -> tuple[str, ...]:
@@ -183,8 +195,8 @@ def _pickled_names(folder: Path, kind: _Labelling) -> tuple[str, ...]:
     return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names)
 
 
-def _chunks(parts: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """uint8 (k, 32, 32, 3): rows are stored as red, green, blue plane, each row by row."""
+def _chunks(parts: list[Pixels]) -> Iterator[Pixels]:
+    """Images (k, 32, 32, 3): stored as a red, a green and a blue plane, each row by row."""
     for pixels in parts:
         for start in range(0, len(pixels), _CHUNK):
             yield pixels[start : start + _CHUNK].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)

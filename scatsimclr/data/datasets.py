@@ -3,8 +3,8 @@
     from scatsimclr.data.datasets import load
     images = load("stl10", "pretrain", size=(96, 96))
 
-Splits: "pretrain" is what self-supervised training sees, "train" and "test" are the labelled splits of the
-probe. Images of another size than asked for are resized with Pillow's Lanczos filter. `channels=1` makes them grey.
+Splits: "pretrain" is what self-supervised training sees; "train" and "test" are the labelled splits of the probes.
+Images of another size than requested are resized with Pillow's Lanczos filter. `channels=1` makes them grey.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import torch
 
+from scatsimclr.config.values import SCALES
 from scatsimclr.data import cifar, digits, folder, idx, photos, stl10
 from scatsimclr.data.imageset import DataError, ImageSet, Request
 from scatsimclr.data.levels import Scale
@@ -38,11 +39,11 @@ __all__ = [
 T = TypeVar("T")
 Channels = tuple[float, ...]
 
-# The recipe's: ImageNet's for photographs, CIFAR's own; the digits' were measured on their train split.
+# Those of the paper's recipe: ImageNet's for photographs, CIFAR's own; the digits' were measured on their train split.
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CIFAR = ((0.491, 0.482, 0.447), (0.247, 0.243, 0.261))
 _DIGITS = ((0.312,) * 3, (0.357,) * 3)
-# The ones in common use, of all pixels of the train split; EMNIST's parts differ by a hundredth.
+# Those in common use, over all pixels of the train split; EMNIST's parts differ by a hundredth.
 _MNIST = ((0.1307,) * 3, (0.3081,) * 3)
 _FASHION = ((0.2860,) * 3, (0.3530,) * 3)
 _KMNIST = ((0.1918,) * 3, (0.3483,) * 3)
@@ -54,8 +55,13 @@ _SPLITS = ("pretrain", "train", "test")
 class Dataset:
     """What is known of a data set before it is read.
 
-    size: its usual (H, W). normalization: (mean, std) per channel of pixels in 0..1.
-    natural: (H, W, C) of its images as they are stored, C = 1 where they are grey; None where one has to look.
+    Attributes:
+        about: One line for a reader.
+        size: The usual (H, W).
+        splits: Names of its splits.
+        normalization: (mean, std) per channel, for pixels in 0..1.
+        read: Reads a split.
+        natural: (H, W, C) of its images as stored, C = 1 for grey; None where only the images tell.
     """
 
     about: str
@@ -114,7 +120,7 @@ def splits(name: str) -> tuple[str, ...]:
 def normalization(name: str, channels: int = 3) -> tuple[Channels, Channels]:
     """(mean, std) of the channels, for pixels scaled to 0..1; DataError for an unknown name.
 
-    One channel has the first of three: views of a grey image are the first channel of its views in colour.
+    One channel has the numbers of the first of three: a view of a grey image is the first channel of its view in RGB.
     """
     mean, std = _dataset(name).normalization
     return mean[:channels], std[:channels]
@@ -136,7 +142,7 @@ def request(
     progress: bool = True,
     scale: Scale = "auto",
 ) -> Request:
-    """What readers get of `load`'s arguments, checked as it says."""
+    """The arguments of `load`, checked, as readers get them."""
     dataset = _dataset(name)
     if split not in dataset.splits:
         raise DataError(f"{name} has no split {split!r}: {_choices(split, dataset.splits)}")
@@ -145,9 +151,11 @@ def request(
         raise DataError(f"size must be two positive integers (H, W), got {size!r}")
     if channels not in (1, 3):
         raise DataError(f"channels must be 1 or 3, got {channels!r}")
-    if scale not in ("auto", "dtype", "image") and not (isinstance(scale, tuple) and len(scale) == 2):
+    if scale not in SCALES and not (isinstance(scale, tuple) and len(scale) == 2):
         raise DataError(f"scale must be auto, dtype, image or (low, high), got {scale!r}")
-    return Request(name, split, tuple(size), _path(data_dir), download, progress, channels, scale)
+    place = None if data_dir is None else Path(data_dir).expanduser()
+    height, width = size
+    return Request(name, split, (height, width), place, download, progress, channels, scale)
 
 
 def load(
@@ -161,19 +169,25 @@ def load(
     progress: bool = True,
     scale: Scale = "auto",
 ) -> ImageSet:
-    """One split of a data set as images uint8 (n, H, W, channels) and labels int64 (n,).
+    """Reads one split of a data set.
 
-    name: one of `names()`. split: one of `splits(name)`.
-    size: (H, W) in pixels, positive; `DATASETS[name].size` is the usual one.
-    channels: 3, RGB, of a grey image three equal ones; or 1, grey, of a colour image Pillow's mode L.
-    data_dir: where files are looked for and downloaded to, default pooch's cache folder for "scatsimclr";
-        for "folder" the images themselves, required; not used by "digits" and "photos".
-    download: whether archives that are not there may be fetched from their official source.
-    progress: show progress bars, on a terminal only.
-    scale: of grey files of more than 8 bits, in "folder"; see `scatsimclr.data.levels`.
+    Args:
+        name: One of `names()`.
+        split: One of `splits(name)`.
+        size: (H, W) in pixels, positive; `DATASETS[name].size` is the usual one.
+        channels: 3, RGB, a grey image with three equal ones; or 1, grey, a colour image as Pillow's mode L.
+        data_dir: Where files are looked for and downloaded to, by default pooch's cache folder for "scatsimclr". For
+            "folder", the images themselves, required. Not used by "digits" and "photos".
+        download: Whether archives that are not there may be fetched from their official source.
+        progress: Whether to show progress bars, on a terminal only.
+        scale: Of grey files of more than 8 bits, in "folder"; see `scatsimclr.data.levels`.
 
-    Raises DataError for everything that a user can cause: an unknown name, a folder or file that is absent,
-    truncated, damaged or tampered with, no network, a wrong checksum.
+    Returns:
+        Images uint8 (n, H, W, channels) and labels int64 (n,).
+
+    Raises:
+        DataError: For everything that a user can cause: an unknown name; a folder or file that is absent, truncated,
+            damaged or tampered with; no network; a wrong checksum.
     """
     asked = request(
         name,
@@ -185,7 +199,7 @@ def load(
         progress=progress,
         scale=scale,
     )
-    return _told(DATASETS[name].read, asked)
+    return _reading(DATASETS[name].read, asked)
 
 
 def folds(
@@ -195,20 +209,25 @@ def folds(
     download: bool = True,
     progress: bool = True,
 ) -> tuple[torch.Tensor, ...]:
-    """The predefined folds of a data set: int64 index tensors into its split "train".
+    """The predefined folds of a data set.
 
-    Only stl10 has them: ten of 1,000 images each. Arguments as for `load`. DataError for any other data set,
-    absent files, or indices out of range.
+    Only stl10 has them: ten of 1,000 images each. Arguments as for `load`.
+
+    Returns:
+        int64 index tensors into the split "train".
+
+    Raises:
+        DataError: For any other data set, absent files, or indices out of range.
     """
     _dataset(name)
     if name != "stl10":
         raise DataError(f"{name} has no predefined folds: only stl10 has")
     asked = request(name, "train", data_dir=data_dir, download=download, progress=progress)
-    return _told(stl10.folds, asked)
+    return _reading(stl10.folds, asked)
 
 
-def _told(read: Callable[[Request], T], request: Request) -> T:
-    """`read(request)`; a file that the system will not open is a DataError too."""
+def _reading(read: Callable[[Request], T], request: Request) -> T:
+    """`read(request)`, with a DataError where the system cannot open a file."""
     try:
         return read(request)
     except OSError as error:
@@ -226,7 +245,3 @@ def _choices(given: str, known: tuple[str, ...]) -> str:
     nearest = difflib.get_close_matches(str(given).lower(), known, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}? " if nearest else ""
     return f"{hint}known are {', '.join(known)}"
-
-
-def _path(data_dir: str | os.PathLike[str] | None) -> Path | None:
-    return None if data_dir is None else Path(data_dir).expanduser()

@@ -7,8 +7,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NoReturn, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
@@ -17,39 +19,29 @@ from scatsimclr.data.imageset import allocate
 from scatsimclr.data.levels import Scale, to_8_bits
 from scatsimclr.data.metadata import opened, upright
 
-# HEIC is listed although Pillow cannot read it: photos of a phone are then named as skipped, not ignored.
+T = TypeVar("T")
+Pixels = npt.NDArray[np.uint8]
+
+# HEIC is listed although Pillow cannot read it: a phone's photos are then reported as skipped, not ignored.
 SUFFIXES = frozenset(
     (
-        *(
-            ".jpg",
-            ".jpeg",
-            ".jpe",
-            ".jfif",
-            ".png",
-            ".apng",
-            ".bmp",
-            ".dib",
-            ".webp",
-            ".tif",
-            ".tiff",
-            ".gif",
-        ),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".jp2", ".j2k", ".jpx", ".avif", ".ico", ".pcx"),
-        *(".sgi", ".heic", ".heif"),
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
+        *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".jp2", ".j2k", ".jpx", ".avif", ".ico"),
+        *(".pcx", ".sgi", ".heic", ".heif"),
     )
 )
 
-# JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is at least this many times the size asked for, as in
-# Pillow's thumbnails. A photograph of 12 megapixels takes 20 to 45 ms instead of 400 and is off by 0.2 levels on
-# average; one of 640 × 427, to 96², 4 instead of 11, off by 1 to 2 (EPYC Zen 4, 2026-11-25).
+# JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where that is still at least this many times the requested size, as
+# for Pillow's thumbnails. A photograph of 12 megapixels takes 20 to 45 ms instead of 400 and is off by 0.2 levels on
+# average; one of 640×427, reduced to 96×96, takes 4 ms instead of 11 and is off by 1 to 2 (EPYC Zen 4, 2026-11-25).
 _DRAFT = 2
-_GLANCE = 256  # pixels a side, at least, in which colours are looked for
+_GLANCE = 256  # pixels per side, at least, of the image in which colours are looked for
 
 
 def to_rgb(image: Image.Image, scale: Scale = "auto") -> Image.Image:
-    """A Pillow image of any mode as mode RGB: upright by its EXIF orientation, transparency laid on white.
+    """A Pillow image of any mode as mode RGB: upright by its EXIF orientation, transparency on white.
 
-    Modes I;16, I and F have no agreed white: see `scatsimclr.data.levels`.
+    Modes I;16, I and F have no agreed white level: see `scatsimclr.data.levels`.
     """
     image = upright(image)
     if image.mode.startswith("I") or image.mode == "F":
@@ -63,24 +55,28 @@ def to_rgb(image: Image.Image, scale: Scale = "auto") -> Image.Image:
 
 
 def _in_channels(image: Image.Image, channels: int, scale: Scale) -> Image.Image:
-    """`to_rgb`, or with one channel the mode L of that."""
+    """`to_rgb`, and with one channel that as mode L."""
     if channels == 3:
         return to_rgb(image, scale)
     if image.mode == "L" and not image.has_transparency_data:
-        return upright(image)  # what the way through RGB gives, to the bit
+        return upright(image)  # the same bits as by way of RGB
     return to_rgb(image, scale).convert("L")
 
 
-def read_image(
-    path: Path, size: tuple[int, int], channels: int = 3, scale: Scale = "auto"
-) -> np.ndarray | str:
-    """The image file `path` (its first frame) as uint8 (H, W, channels), or the reason why it cannot be read.
+def read_image(path: Path, size: tuple[int, int], channels: int = 3, scale: Scale = "auto") -> Pixels | str:
+    """Reads an image file, of several frames the first.
 
-    channels: 3, RGB (a grey image has three equal ones), or 1, grey (of a colour image Pillow's mode L). scale: of
-    grey images of more than 8 bits.
+    Args:
+        path: The file.
+        size: (H, W) of the result.
+        channels: 3, RGB (a grey image with three equal ones), or 1, grey (a colour image as Pillow's mode L).
+        scale: Of grey images of more than 8 bits.
+
+    Returns:
+        uint8 (H, W, channels), or the reason why the file cannot be read.
     """
 
-    def pixels(image: Image.Image) -> np.ndarray:
+    def pixels(image: Image.Image) -> Pixels:
         image.draft(None, (_DRAFT * max(size), _DRAFT * max(size)))
         return np.asarray(_resized(_in_channels(image, channels, scale), size)).reshape(*size, channels)
 
@@ -95,12 +91,12 @@ def read_image(
         return f"too large, it could be a decompression bomb: {error}"
     except OSError as error:
         return error.strerror or str(error) or type(error).__name__
-    except Exception as error:  # whatever a decoder raises concerns this file
+    except Exception as error:  # whatever a decoder raises concerns this file alone
         return f"damaged image: {type(error).__name__}: {error}"
 
 
 def shorter_side(path: Path) -> int:
-    """Of an image file in pixels, by its header; 0 where it cannot be read."""
+    """The shorter side of an image file in pixels, by its header; 0 where it cannot be read."""
     try:
         return opened(path, lambda image: min(image.size))
     except Exception:
@@ -108,10 +104,10 @@ def shorter_side(path: Path) -> int:
 
 
 def all_grey(files: Sequence[Path]) -> bool:
-    """Whether no image has colours; files that cannot be read do not count. The first one that has ends the search.
+    """Whether no image has colours; files that cannot be read do not count. The first coloured one ends the search.
 
-    A file of a mode without colours (1, L, LA, I, I;16, F) is not decoded. Of the others every pixel is to have three
-    equal channels; a JPEG is looked at in an eighth to all of its size, as it is for training.
+    A file of a mode without colours (1, L, LA, I, I;16, F) is not decoded. The others are grey if every pixel has three
+    equal channels; a JPEG is decoded at an eighth of its size or more, as for training.
     """
     pool = ThreadPoolExecutor(_workers())
     try:
@@ -140,13 +136,23 @@ def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def pack(
-    chunks: Iterable[np.ndarray], count: int, size: tuple[int, int], channels: int, progress: bool
+    chunks: Iterable[Pixels], count: int, size: tuple[int, int], channels: int, progress: bool
 ) -> torch.Tensor:
-    """`count` images, given as chunks uint8 (k, h, w, 1 or 3) of any strides, as one uint8 (count, H, W, channels).
+    """Packs chunks of images into one tensor.
 
-    Images of another size are resized (Lanczos), colours become Pillow's mode L where one channel is asked for, and
-    grey three equal channels where three are. The chunks are consumed one by one, so memory holds the result and one
-    chunk.
+    Images of another size are resized (Lanczos). Where one channel is requested, colours become Pillow's mode L; where
+    three are, grey becomes three equal channels. The chunks are consumed one by one, so memory holds the result and
+    one chunk.
+
+    Args:
+        chunks: uint8 (k, h, w, 1 or 3) of any strides.
+        count: Images in all chunks.
+        size: (H, W) of the result.
+        channels: Of the result, 1 or 3.
+        progress: Whether to show a progress bar, on a terminal only.
+
+    Returns:
+        uint8 (count, H, W, channels).
     """
     images = allocate(count, size, channels)
     out = images.numpy()
@@ -164,16 +170,18 @@ def pack(
     return images
 
 
-def _luma(rgb: np.ndarray) -> np.ndarray:
+def _luma(rgb: Pixels) -> Pixels:
     """Pillow's mode L: uint8 (k, h, w, 3) -> (k, h, w, 1)."""
-    return ((rgb @ np.array((19595, 38470, 7471), np.int32) + (1 << 15)) >> 16).astype(np.uint8)[..., None]
+    grey = (rgb @ np.array((19595, 38470, 7471), np.int32) + (1 << 15)) >> 16
+    levels: Pixels = grey.astype(np.uint8)[..., None]
+    return levels
 
 
-def _resize_into(target: np.ndarray, source: np.ndarray) -> None:
+def _resize_into(target: Pixels, source: Pixels) -> None:
     size = target.shape[1:3]
     shape = source.shape[1:] if source.shape[3] == 3 else source.shape[1:3]
 
-    def run(indices: np.ndarray) -> None:
+    def run(indices: npt.NDArray[np.int64]) -> None:
         for i in indices:
             picture = Image.fromarray(np.ascontiguousarray(source[i]).reshape(shape))
             target[i] = np.asarray(_resized(picture, size)).reshape(*size, -1)
@@ -186,8 +194,9 @@ def read_files(
 ) -> tuple[torch.Tensor, list[int], dict[int, str]]:
     """Decodes image files in threads (Pillow releases the GIL).
 
-    Returns the images that could be read, uint8 (k, H, W, channels), their k indices into `files`, ascending, and
-    the reason for each index that could not.
+    Returns:
+        The images that could be read, uint8 (k, H, W, channels); their k indices into `files`, ascending; and the
+        reason for each index that could not be read.
     """
     images = allocate(len(files), size, channels)
     out = images.numpy()
@@ -204,7 +213,7 @@ def read_files(
         _in_threads(run, range(len(files)), bar.update)
     kept = [i for i in range(len(files)) if i not in failed]
     if failed:
-        for to, origin in enumerate(kept):  # in place: a second copy of everything could be too much
+        for to, origin in enumerate(kept):  # in place: a second copy of everything might not fit
             out[to] = out[origin]
     return images[: len(kept)], kept, dict(sorted(failed.items()))
 
@@ -214,12 +223,13 @@ def decode_batches(
 ) -> Iterator[tuple[list[int], torch.Tensor, dict[int, str]]]:
     """Decodes files batch by batch, in order, while the caller works on the batch before.
 
-    Yields, for every `batch_size` files, the indices of those that could be read, their images uint8
-    (k, H, W, channels), and the reason for each index that could not.
+    Yields:
+        For every `batch_size` files, the indices of those that could be read; their images, uint8 (k, H, W, channels);
+        and the reason for each index that could not be read.
     """
     pool = ThreadPoolExecutor(_workers())
 
-    def submit(start: int) -> list[Future]:
+    def submit(start: int) -> list[Future[Pixels | str]]:
         return [
             pool.submit(read_image, file, size, channels, scale) for file in files[start : start + batch_size]
         ]
@@ -240,7 +250,7 @@ def decode_batches(
         pool.shutdown(cancel_futures=True)
 
 
-def _in_threads(run: Callable, items: Iterable, after_each: Callable[[], object]) -> None:
+def _in_threads(run: Callable[[T], object], items: Iterable[T], after_each: Callable[[], object]) -> None:
     pool = ThreadPoolExecutor(_workers())
     try:
         for _ in pool.map(run, items):
@@ -253,6 +263,6 @@ def _workers() -> int:
     return min(16, os.cpu_count() or 1)
 
 
-def _bar(total: int, what: str, progress: bool) -> tqdm:
+def _bar(total: int, what: str, progress: bool) -> tqdm[NoReturn]:
     # disable=None is tqdm's "unless stderr is a terminal"
     return tqdm(total=total, desc=what, unit="image", disable=None if progress else True, leave=False)

@@ -1,4 +1,4 @@
-"""scikit-learn's digits: 1,797 hand-written digits of 8x8 pixels, there without a download."""
+"""scikit-learn's digits: 1,797 handwritten digits of 8×8 pixels, which need no download."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLASSES = tuple("0123456789")
 
 
 def read(request: Request) -> ImageSet:
-    """Split train (80 %, also pretrain) or test (20 %) of `sklearn.datasets.load_digits`.
+    """Reads the split train (80 %, also pretrain) or test (20 %) of `sklearn.datasets.load_digits`.
 
     Grey values 0..16 become 0..255. The split is `stratified_split` over the images' positions.
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits (test part), UCI, 1998.

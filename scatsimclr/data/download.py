@@ -1,27 +1,41 @@
-"""Downloads one file over HTTP: resumed where an earlier attempt broke off, checked by pooch."""
+"""Downloading one file over HTTP: resumed where an earlier attempt broke off, and verified by pooch."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pooch
 from tqdm import tqdm
 
 from scatsimclr.data.imageset import DataError
 
+if TYPE_CHECKING:
+    import requests
+
 _CHUNK = 1 << 14  # bytes; the chunk during which a connection breaks is lost
 _TIMEOUT = (10, 60)  # seconds to connect, seconds without a byte
 
 
 def fetch(url: str, md5: str, target: Path, absent: str, remedy: str, progress: bool) -> None:
-    """Downloads `url` to `target` and checks its MD5 sum.
+    """Downloads a file and verifies its MD5 sum.
 
-    What has arrived is kept in `target` + ".part" if the connection breaks; the next call goes on from there.
-    DataError says what is missing (`absent`), why it could not be had and what to do (`remedy`); for a wrong
-    checksum it names the file, the sum expected and the one found, and the download is deleted.
+    If the connection breaks, what has arrived is kept in `target` + ".part", and the next call continues from there.
+
+    Args:
+        url: The file.
+        md5: Its sum.
+        target: Where to put it.
+        absent: For the error: what is missing.
+        remedy: For the error: what to do.
+        progress: Whether to show a progress bar, on a terminal only.
+
+    Raises:
+        DataError: The file cannot be downloaded or written; or the sum is wrong: the message names the file, the sum
+            expected and the one found, and the download is deleted.
     """
-    import requests  # here: import of the package stays free of the network stack
+    import requests  # here, so that importing the package does not load the network stack
 
     part = target.with_name(target.name + ".part")
     try:
@@ -33,7 +47,7 @@ def fetch(url: str, md5: str, target: Path, absent: str, remedy: str, progress: 
             downloader=ResumingDownloader(part, progress),
         )
     except requests.RequestException as error:
-        kept = f"; run again to go on from byte {_size(part)}" if _size(part) else ""
+        kept = f"; run again to continue from byte {_size(part)}" if _size(part) else ""
         raise DataError(
             f"{absent} and {url} cannot be downloaded ({_reason(error)}{kept}): {remedy}"
         ) from error
@@ -44,10 +58,10 @@ def fetch(url: str, md5: str, target: Path, absent: str, remedy: str, progress: 
 
 
 class ResumingDownloader:
-    """A pooch downloader that collects the file in `part` and asks only for what is not there yet.
+    """A pooch downloader that collects the file in `part` and requests only what is not there yet.
 
-    A broken connection is taken up again as long as each attempt brings the file further. Two processes
-    that download the same file at once spoil each other's; the checksum then refuses the result.
+    A broken connection is resumed as long as each attempt adds to the file. Two processes that download the same file
+    at the same time corrupt each other's; the checksum then refuses the result.
     """
 
     def __init__(self, part: Path, progress: bool) -> None:
@@ -55,7 +69,7 @@ class ResumingDownloader:
         self._progress = progress
 
     def __call__(self, url: str, output_file: str, pooch: object) -> None:
-        """Raises requests.RequestException when the file cannot be completed."""
+        """Downloads `url` to `output_file`; requests.RequestException where the file cannot be completed."""
         import requests
 
         best = _size(self._part)
@@ -73,7 +87,7 @@ class ResumingDownloader:
         import requests
 
         offset = _size(self._part)
-        # identity: a transparently decompressed .tar.gz would match neither the offset nor the checksum
+        # identity: a .tar.gz decompressed in transit would match neither the offset nor the checksum
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={offset}-"} if offset else {})
         with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT) as response:
             span = response.headers.get("Content-Range", "")
@@ -83,11 +97,11 @@ class ResumingDownloader:
             elsewhere = response.status_code == 206 and not span.startswith(f"bytes {offset}-")
             if offset and (refused or elsewhere):
                 self._part.unlink()
-                return self._append(url)  # once: without a part no range is asked for
+                return self._append(url)  # once: without a part no range is requested
             response.raise_for_status()
             self._write(response, offset if response.status_code == 206 else 0)
 
-    def _write(self, response, offset: int) -> None:
+    def _write(self, response: requests.Response, offset: int) -> None:
         import requests
 
         length = response.headers.get("Content-Length")
@@ -95,8 +109,13 @@ class ResumingDownloader:
         with (
             open(self._part, "ab" if offset else "wb") as file,
             tqdm(
-                **{"total": total, "initial": offset, "unit": "B", "unit_scale": True, "leave": False},
-                **{"desc": self._part.stem, "disable": None if self._progress else True},
+                total=total,
+                initial=offset,
+                unit="B",
+                unit_scale=True,
+                leave=False,
+                desc=self._part.stem,
+                disable=None if self._progress else True,
             ) as bar,
         ):
             for chunk in response.iter_content(_CHUNK):
@@ -111,7 +130,7 @@ def _size(path: Path) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """A few words for what requests tells in several nested lines."""
+    """A few words instead of requests' nested messages."""
     import requests
 
     if isinstance(error, requests.HTTPError) and error.response is not None:

@@ -1,4 +1,4 @@
-"""Anybody's own images in a folder, with class sub-folders or without."""
+"""A user's own images in a folder, with or without class subfolders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scatsimclr.data.imageset import DataError, ImageSet, Request
 from scatsimclr.data.splitting import digest, stratified_split
 
 SURVEYED = 512
-# In any case, with or without one of _ADDED, and whatever stands between the words.
+# In upper or lower case, with or without one of _ADDED, and with any separator between the words.
 _TRAIN_NAMES = ("train", "training")
 _TEST_NAMES = ("test", "testing", "val", "valid", "validation")
 _UNLABELLED_NAMES = ("unlabeled", "unlabelled")
@@ -25,12 +25,16 @@ _ADDED = ("", "set", "data", "images", "imgs")
 
 @dataclass
 class _Listing:
-    """Image files below the root, found but not yet opened; a label is an index into `classes` or -1."""
+    """Image files below the root, found but not yet opened; a label is an index into `classes` or -1.
+
+    Attributes:
+        test: None where the test split has to be split off from `train`.
+    """
 
     root: Path
     classes: list[str] = field(default_factory=list)
     train: list[tuple[Path, int]] = field(default_factory=list)
-    test: list[tuple[Path, int]] | None = None  # None: to be split off from train
+    test: list[tuple[Path, int]] | None = None
     unlabelled: list[tuple[Path, int]] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -40,22 +44,25 @@ class _Listing:
 
 
 def read(request: Request) -> ImageSet:
-    """The images below `data_dir`, in one of these layouts (names of split folders in any case, as train, Training or
-    train_images):
+    """Reads the images below `data_dir`, in one of these layouts.
 
-    - root/CLASS/**: split 80/20 per class by `stratified_split` over the relative paths, the same every time;
+    - root/CLASS/**: split 80/20 per class by `stratified_split` over the relative paths, always in the same way;
     - root/train/CLASS/** with root/test, val, valid or validation/CLASS/** (the first that has classes); without
-      one of these, train is split as above;
+      any of these, train is split as above;
     - no class folders: all images of root (or of root/train) without labels, split pretrain only;
     - root/unlabeled/**, beside any of these, adds unlabelled images to pretrain.
 
-    Labels are never needed to train. Folders are no classes where there is but one with images, or, where a test set
-    would be split off, more than half hold a single image: their images are taken without labels. Whatever is left out
-    (images beside class folders, a test folder without classes, a class that train has not) is counted in `notes`.
+    Split folders are recognised under similar names too, such as Training or train_images. Labels are never needed for
+    training. Folders are not classes if only one has images or if, where a test split would be split off, more than
+    half hold a single image: their images are then taken without labels. Whatever is left out (images beside class
+    folders, a test folder without classes, a class that train does not have) is counted in `notes`.
 
-    Files are taken by suffix, in natural order (img2 before img10), through symbolic links; hidden files, other
-    suffixes and run folders of this program are ignored. Files that cannot be read are left out and named in `skipped`.
-    DataError when there is no such folder, no readable image, or no label for a split that needs one.
+    Files are recognised by suffix and taken in natural order (img2 before img10), through symbolic links. Hidden files,
+    other suffixes and this program's run folders are ignored. Files that cannot be read are left out and listed in
+    `skipped`.
+
+    Raises:
+        DataError: There is no such folder, no readable image, or no label for a split that needs labels.
     """
     listing, chosen = _listed(request)
     root = listing.root
@@ -73,10 +80,16 @@ def read(request: Request) -> ImageSet:
 
 
 def survey(request: Request, seed: int) -> tuple[list[int], bool]:
-    """Shorter sides of up to `SURVEYED` images of the folder, and whether all of its images are grey, of every split.
+    """Surveys the folder's images, of all splits.
 
-    Which ones is decided by a hash of seed and path: the same under every version and in whatever order they are found.
-    Files that cannot be read do not count. DataError as from `read`, but for files that cannot be read.
+    Which images are measured is decided by a hash of seed and path: the same ones with every version, and in whatever
+    order they are found. Files that cannot be read do not count.
+
+    Returns:
+        Shorter sides of up to `SURVEYED` images, and whether all images are grey.
+
+    Raises:
+        DataError: There is no such folder, no image file in it, or no label for a split that needs labels.
     """
     listing, _ = _listed(request)
     files = [path for path, _ in (*listing.train, *(listing.test or ()), *listing.unlabelled)]
@@ -87,7 +100,7 @@ def survey(request: Request, seed: int) -> tuple[list[int], bool]:
 def _listed(request: Request) -> tuple[_Listing, list[tuple[Path, int]]]:
     """The folder's files and those of the split; DataError where there are none."""
     if request.data_dir is None:
-        raise DataError(f"{request.name}: which folder has the images? name it with --data-dir")
+        raise DataError(f"{request.name}: which folder has the images? Name it with --data-dir")
     root = request.data_dir
     if not root.is_dir():
         raise DataError(f"{request.name}: {root} is {'not a folder' if root.exists() else 'not there'}")
@@ -101,10 +114,17 @@ def _listed(request: Request) -> tuple[_Listing, list[tuple[Path, int]]]:
 
 
 def image_files(inputs: Sequence[Path]) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Every image file that is named, or lies in a folder that is named, and what could not be looked into.
+    """Lists image files.
 
-    Folders are walked in natural order, through symbolic links, without hidden files; a file that is named is taken
-    whatever its suffix. DataError for a name that does not exist.
+    Args:
+        inputs: Files, taken whatever their suffix; and folders, walked in natural order, through symbolic links and
+            without hidden files.
+
+    Returns:
+        The files; and (path, reason) for each folder or link that could not be followed.
+
+    Raises:
+        DataError: An input does not exist.
     """
     files: list[Path] = []
     unreadable: list[tuple[str, str]] = []
@@ -128,7 +148,7 @@ def _first(skipped: list[tuple[str, str]]) -> str:
 
 
 def _choose(listing: _Listing, request: Request) -> list[tuple[Path, int]]:
-    """The files of the split; notes what a reader of the split should know."""
+    """The files of the split; adds to the notes what a user of the split should know."""
     root, split = listing.root, request.split
     if split == "unlabeled":
         return listing.unlabelled
@@ -137,7 +157,7 @@ def _choose(listing: _Listing, request: Request) -> list[tuple[Path, int]]:
             return listing.train + listing.unlabelled
         if not listing.train and not listing.unlabelled:
             raise DataError(f"{root}: no image in this folder{_first(listing.unreadable)}")
-        raise DataError(f"{root}: the split {split!r} needs labels, and there are none: no class sub-folders")
+        raise DataError(f"{root}: the split {split!r} needs labels, and there are none: no class subfolders")
     train, test = listing.train, listing.test
     if test is None:
         keys = [listing.relative(path) for path, _ in train]
@@ -156,7 +176,7 @@ def _choose(listing: _Listing, request: Request) -> list[tuple[Path, int]]:
 
 
 def _scan(root: Path) -> _Listing:
-    """Finds the layout. Nothing is opened."""
+    """Finds the layout; opens no file."""
     listing = _Listing(root)
     folders, loose = _entries(root, listing)
     unlabelled = _named(folders, _UNLABELLED_NAMES)
@@ -190,7 +210,7 @@ def _scan(root: Path) -> _Listing:
 
 
 def _named(folders: Sequence[Path], names: Sequence[str]) -> list[Path]:
-    """The folders that are called so, in the order of the names."""
+    """The folders with one of these names, in the order of the names."""
     wanted = [name + added for name in names for added in _ADDED]
     by_name: dict[str, Path] = {}
     for folder in folders:
@@ -205,9 +225,9 @@ def _leave_out(listing: _Listing, files: Sequence[Path], where: str) -> None:
 
 
 def _add_classes(listing: _Listing, folders: list[Path], loose: list[Path], *, alone: bool) -> None:
-    """Classes are the folders with an image file somewhere below, where they can be classes; else all is one set.
+    """Takes the folders with images somewhere below as classes, or, where they cannot be classes, all as one set.
 
-    alone: no test set comes with them, so that one is to be split off.
+    `alone` says that there is no test set, so that one has to be split off.
     """
     found = [(folder, files) for folder in folders if (files := _walk(folder, listing))]
     several = sum(len(files) > 1 for _, files in found)
@@ -215,12 +235,12 @@ def _add_classes(listing: _Listing, folders: list[Path], loose: list[Path], *, a
         listing.train = [(path, -1) for path in (*loose, *(path for _, files in found for path in files))]
         if found:
             beside = (
-                f", {len(loose)} of them outside of {'it' if len(found) == 1 else 'these'}," if loose else ""
+                f", {len(loose)} of them outside {'it' if len(found) == 1 else 'these'}," if loose else ""
             )
             why = (
-                f"{found[0][0].name}/ is the only folder with images, so no class"
+                f"{found[0][0].name}/ is the only folder with images, so it is not a class"
                 if len(found) == 1
-                else f"{len(found) - several} of {len(found)} folders hold a single image, so they are no classes"
+                else f"{len(found) - several} of {len(found)} folders hold a single image, so they are not classes"
             )
             listing.notes.append(f"{why}: all {len(listing.train)} images{beside} are taken without labels")
         return
@@ -228,7 +248,7 @@ def _add_classes(listing: _Listing, folders: list[Path], loose: list[Path], *, a
         listing.train += [(path, len(listing.classes)) for path in files]
         listing.classes.append(folder.name)
     parent = loose[0].parent.name if loose else ""
-    _leave_out(listing, loose, f"directly in {parent}/, outside of any class folder")
+    _leave_out(listing, loose, f"directly in {parent}/, outside any class folder")
 
 
 def _test_files(listing: _Listing, test: Path) -> list[tuple[Path, int]]:
@@ -239,13 +259,13 @@ def _test_files(listing: _Listing, test: Path) -> list[tuple[Path, int]]:
         if folder.name in listing.classes:
             found += [(path, listing.classes.index(folder.name)) for path in files]
         else:
-            _leave_out(listing, files, f"of {test.name}/{folder.name}/, a class that train has not")
-    _leave_out(listing, loose, f"directly in {test.name}/, outside of any class folder")
+            _leave_out(listing, files, f"of {test.name}/{folder.name}/, a class that train does not have")
+    _leave_out(listing, loose, f"directly in {test.name}/, outside any class folder")
     return found
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether this program trained into the folder, or made a study there: its plots are no images."""
+    """Whether the folder holds a run or a study of this program, whose plots are not images to train on."""
     if (folder / "cells").is_dir() and any(folder.glob("*.csv")):
         return True
     return (folder / "config.yaml").is_file() and (
@@ -254,10 +274,10 @@ def _is_run(folder: Path) -> bool:
 
 
 def _entries(folder: Path, listing: _Listing) -> tuple[list[Path], list[Path]]:
-    """Sub-folders and image files directly in `folder`, in natural order, hidden ones left out.
+    """Subfolders and image files directly in `folder`, in natural order, without hidden ones.
 
-    Links that lead nowhere and folders that may not be read go to `listing.unreadable`. Pipes and devices
-    are never taken, whatever their name: opening one could wait for ever.
+    Broken links and folders that may not be read go to `listing.unreadable`. Pipes and devices are never taken,
+    whatever their name: opening one could block for ever.
     """
     folders, files = [], []
     try:
@@ -275,12 +295,12 @@ def _entries(folder: Path, listing: _Listing) -> tuple[list[Path], list[Path]]:
             if path.is_file():
                 files.append(path)
             elif path.is_symlink():
-                listing.unreadable.append((listing.relative(path), "a link that leads nowhere"))
+                listing.unreadable.append((listing.relative(path), "a broken link"))
     return folders, files
 
 
 def _walk(folder: Path, listing: _Listing) -> list[Path]:
-    """Every image file at or below `folder`; each real folder once and never the root, as links may loop."""
+    """Every image file in or below `folder`; each real folder once and never the root, as links may loop."""
     found: list[Path] = []
     visited = {os.path.realpath(listing.root)}
 

@@ -1,8 +1,8 @@
-"""MNIST, Fashion-MNIST, KMNIST and the six parts of EMNIST: grey images of 28x28 in IDX files, gzipped or plain.
+"""MNIST, Fashion-MNIST, KMNIST and the six parts of EMNIST: grey images of 28×28 in IDX files, gzipped or plain.
 
 Sources: Y. LeCun, C. Cortes, C. Burges, The MNIST database of handwritten digits; H. Xiao, K. Rasul, R. Vollgraf,
 Fashion-MNIST, arXiv 1708.07747; T. Clanuwat et al., Deep Learning for Classical Japanese Literature, arXiv 1812.01718;
-G. Cohen et al., EMNIST, arXiv 1702.05373. Checksums are those that torchvision's data sets check.
+G. Cohen et al., EMNIST, arXiv 1702.05373. Checksums are those of torchvision's data sets.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from scatsimclr.data.archive import data_dir
 from scatsimclr.data.decode import pack
 from scatsimclr.data.download import fetch
 from scatsimclr.data.imageset import DataError, ImageSet, Request
+from scatsimclr.data.records import checked_labels
+from scatsimclr.files import replacing
 
 SIDE = 28
-MOST = 1 << 20  # images of one file; the largest, EMNIST by class, has 697,932
+MOST = 1 << 20  # images in one file; the largest, EMNIST by class, has 697,932
 _IMAGES, _LABELS = 0x803, 0x801  # magic numbers: unsigned bytes in 3 dimensions and in 1
 _CHUNK = 4096  # images, 3 MB
 _LARGEST = MOST * SIDE**2  # bytes of a file in an archive
@@ -39,10 +42,17 @@ _DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 class _Source:
     """One data set.
 
-    classes: names, in the order of the labels, of which the first is `first`. train, test: what the files' names begin
-    with. folders: below the data folder, in which the files are looked for besides. places: where systems have them.
-    url, md5: of the folder that is downloaded from, and of its files; with `archive` of that one file in it.
-    transposed: whether images are stored column by column.
+    Attributes:
+        classes: Names, in the order of the labels.
+        folders: Below the data folder, where the files are looked for before the data folder itself.
+        url: The folder to download from.
+        md5: Of the files in that folder.
+        train: The start of the names of the split's files.
+        test: Likewise.
+        first: The first label.
+        transposed: Whether images are stored column by column.
+        archive: The one file to download, if all files are in it.
+        places: Where systems install the files.
     """
 
     classes: tuple[str, ...]
@@ -133,12 +143,15 @@ _SETS = {
 
 
 def read(request: Request) -> ImageSet:
-    """Split train (also pretrain) or test of one of the data sets.
+    """Reads the split train (also pretrain) or test of one of the data sets.
 
     Files are looked for in a folder with the data set's name below the data folder, then in the data folder itself,
-    then, where none was named, where Debian installs them; else they are downloaded. Both of a split are taken from one
-    folder. Read chunk by chunk: memory holds the result and 3 MB. DataError for files that are absent, damaged,
-    truncated, no IDX files, longer than they say, or that do not agree, and for labels out of range.
+    then, where no data folder was named, where Debian installs them; else they are downloaded. Both files of a split
+    are taken from the same folder. They are read chunk by chunk: memory holds the result and 3 MB.
+
+    Raises:
+        DataError: Files are absent, damaged, truncated, no IDX files, longer than they say, or do not agree; or labels
+            are out of range.
     """
     source = _SETS[request.name]
     images, labels = _locate(source, request)
@@ -153,7 +166,7 @@ def read(request: Request) -> ImageSet:
 
 
 def _locate(source: _Source, request: Request) -> tuple[Path, Path]:
-    """The split's files, downloaded where they are not there and may be."""
+    """The split's files, downloaded where they are not there and downloading is allowed."""
     root, names = data_dir(request), source.files(request.split)
     folders = [*(root / name for name in source.folders), root]
     if request.data_dir is None:
@@ -161,9 +174,9 @@ def _locate(source: _Source, request: Request) -> tuple[Path, Path]:
     for folder in folders:
         if source.archive and (folder / source.archive).is_file() and _file(folder, names[1]) is None:
             _unzip(folder / source.archive, [f"{name}.gz" for name in names])
-        found = [_file(folder, name) for name in names]
-        if None not in found:
-            return tuple(found)
+        found = [path for name in names if (path := _file(folder, name)) is not None]
+        if len(found) == len(names):
+            return found[0], found[1]
     missing = next(
         (name for name in names if all(_file(folder, name) is None for folder in folders)), names[0]
     )
@@ -176,27 +189,29 @@ def _locate(source: _Source, request: Request) -> tuple[Path, Path]:
         fetch(f"{source.url}/{name}", source.md5[name], target / name, absent, remedy, request.progress)
     if source.archive:
         _unzip(target / source.archive, [f"{name}.gz" for name in names])
-    return tuple(target / f"{name}.gz" for name in names)
+    return target / f"{names[0]}.gz", target / f"{names[1]}.gz"
 
 
 def _file(folder: Path, name: str) -> Path | None:
-    """`name` in `folder`, gzipped or plain, with - or, as some unpackers write it, . before idx."""
+    """`name` in `folder`, gzipped or plain, with - or, as some unpackers write it, a full stop before idx."""
     dotted = name.replace("-idx", ".idx")
     candidates = (folder / (form + suffix) for form in (name, dotted) for suffix in (".gz", ""))
     return next((path for path in candidates if path.is_file()), None)
 
 
 def _unzip(archive: Path, names: list[str]) -> None:
-    """Files of the archive's folder gzip/, into the folder that the archive is in."""
+    """Unpacks files of the archive's folder gzip/ beside the archive."""
     try:
         with zipfile.ZipFile(archive) as source:
             for name in names:
                 if (size := source.getinfo(f"gzip/{name}").file_size) > _LARGEST:
                     raise DataError(f"{archive}: gzip/{name} is too large: {size} bytes")
-                part = archive.with_name(f".{name}.partial")
-                with source.open(f"gzip/{name}") as content, part.open("wb") as file:
+                with (
+                    replacing(archive.with_name(name)) as partial,
+                    source.open(f"gzip/{name}") as content,
+                    partial.open("wb") as file,
+                ):
                     shutil.copyfileobj(content, file, 1 << 20)
-                part.replace(archive.with_name(name))
     except KeyError as error:
         raise DataError(f"{archive}: {error.args[0]}") from error
     except (zipfile.BadZipFile, *_DAMAGED) as error:
@@ -205,20 +220,20 @@ def _unzip(archive: Path, names: list[str]) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The content of a file, decompressed by its first bytes and not by its name; DataError where it is damaged."""
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file's content, decompressed if its first bytes say so, whatever its name; DataError where it is damaged."""
     with path.open("rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
     try:
         with gzip.open(path) if packed else path.open("rb") as file:
-            yield file
+            yield cast(IO[bytes], file)
     except _DAMAGED as error:
         size = path.stat().st_size
         raise DataError(f"{path}: damaged or truncated ({size} bytes found): {error}") from error
 
 
-def _header(file: BinaryIO, path: Path, magic: int, words: int) -> tuple[int, ...]:
-    """Sizes of the dimensions of an IDX file. The format: magic, then each dimension, as big-endian 32-bit words."""
+def _header(file: IO[bytes], path: Path, magic: int, words: int) -> tuple[int, ...]:
+    """The dimensions of an IDX file. The format: magic number, then each dimension, as big-endian 32-bit words."""
     header = file.read(4 * words)
     if len(header) < 4 * words:
         raise DataError(f"{path}: truncated: expected a header of {4 * words} bytes, found {len(header)}")
@@ -229,27 +244,23 @@ def _header(file: BinaryIO, path: Path, magic: int, words: int) -> tuple[int, ..
             f"{path}: not an IDX file of {kind}: expected the magic number {magic}, found {found}"
         )
     if not 0 < count <= MOST:
-        raise DataError(f"{path}: says that it has {count} entries: expected 1 to {MOST}")
+        raise DataError(f"{path}: expected 1 to {MOST} entries, found {count}")
     if any(side != SIDE for side in sides):
         raise DataError(f"{path}: expected images of {SIDE}x{SIDE}, found {'x'.join(map(str, sides))}")
     return count, *sides
 
 
-def _labels(path: Path, source: _Source) -> np.ndarray:
-    """int64 (n,), indices into the classes."""
+def _labels(path: Path, source: _Source) -> npt.NDArray[np.int64]:
+    """Indices into the classes, (n,)."""
     with _opened(path) as file:
         count = _header(file, path, _LABELS, 2)[0]
-        raw = np.frombuffer(_exactly(file, path, count, count), np.uint8).astype(np.int64)
+        raw = np.frombuffer(_exactly(file, path, count, count), np.uint8)
         _at_end(file, path, count)
-    last = source.first + len(source.classes) - 1
-    wrong = ((raw < source.first) | (raw > last)).nonzero()[0]
-    if len(wrong):
-        raise DataError(f"{path}: label {raw[wrong[0]]} of image {wrong[0]} is not in {source.first}..{last}")
-    return raw - source.first
+    return checked_labels(raw, path, source.first, len(source.classes))
 
 
-def _chunks(file: BinaryIO, path: Path, count: int, transposed: bool) -> Iterator[np.ndarray]:
-    """uint8 (k, 28, 28, 1)."""
+def _chunks(file: IO[bytes], path: Path, count: int, transposed: bool) -> Iterator[npt.NDArray[np.uint8]]:
+    """Images (k, 28, 28, 1)."""
     whole = count * SIDE**2
     for start in range(0, count, _CHUNK):
         raw = _exactly(file, path, min(_CHUNK, count - start) * SIDE**2, whole, start * SIDE**2)
@@ -258,8 +269,8 @@ def _chunks(file: BinaryIO, path: Path, count: int, transposed: bool) -> Iterato
     _at_end(file, path, whole)
 
 
-def _exactly(file: BinaryIO, path: Path, size: int, whole: int, before: int = 0) -> bytes:
-    """The next `size` of `whole` bytes after the header, of which `before` were read."""
+def _exactly(file: IO[bytes], path: Path, size: int, whole: int, before: int = 0) -> bytes:
+    """The next `size` of `whole` bytes after the header, `before` of which were read already."""
     raw = file.read(size)
     if len(raw) < size:
         raise DataError(
@@ -268,7 +279,7 @@ def _exactly(file: BinaryIO, path: Path, size: int, whole: int, before: int = 0)
     return raw
 
 
-def _at_end(file: BinaryIO, path: Path, whole: int) -> None:
-    # One byte more: a file that goes on for ever is refused at once. At its end gzip also checks its sum.
+def _at_end(file: IO[bytes], path: Path, whole: int) -> None:
+    # One more byte: a file without end is refused at once, and at the end gzip verifies its checksum.
     if file.read(1):
         raise DataError(f"{path}: longer than it says: expected {whole} bytes after the header, found more")

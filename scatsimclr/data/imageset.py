@@ -1,12 +1,13 @@
-"""What every data set becomes: `ImageSet`; how one is asked for: `Request`; what goes wrong: `DataError`."""
+"""What every data set becomes: `ImageSet`; how one is requested: `Request`; what goes wrong: `DataError`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 import torch
 
 from scatsimclr.data.levels import Scale
@@ -19,7 +20,11 @@ class DataError(UserError):
 
 @dataclass(frozen=True)
 class Request:
-    """One call of `scatsimclr.data.datasets.load`, checked; what a data set's reader gets."""
+    """The checked arguments of `scatsimclr.data.datasets.load`, as a data set's reader gets them.
+
+    Attributes:
+        scale: Of grey files of more than 8 bits.
+    """
 
     name: str
     split: str
@@ -28,21 +33,24 @@ class Request:
     download: bool
     progress: bool
     channels: int = 3
-    scale: Scale = "auto"  # of grey files of more than 8 bits
+    scale: Scale = "auto"
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Images and labels of one split, resident in memory.
 
-    images: uint8 (n, H, W, C), contiguous, 0..255: RGB with C = 3, grey with C = 1.
-    labels: int64 (n,), indices into `classes`; -1 where an image has no label.
-    classes: class names; () when there are no labels.
-    paths: per image its file, relative to the data folder, with `/`; None for sets not made of files.
-    skipped: (path, reason) of every file that was left out because it could not be read.
-    notes: one-line remarks that a report should show, such as a class that has no test image.
+    Attributes:
+        images: uint8 (n, H, W, C), contiguous, 0..255: RGB with C = 3, grey with C = 1.
+        labels: int64 (n,), indices into `classes`; -1 where an image has no label.
+        classes: Names; () where there are no labels.
+        paths: Each image's file, relative to the data folder, with `/`; None for sets that are not made of files.
+        skipped: (path, reason) for every file left out because it could not be read.
+        notes: One-line remarks that a report should show, such as a class without a test image.
 
-    Raises TypeError or ValueError when these do not fit together.
+    Raises:
+        TypeError: A dtype is wrong.
+        ValueError: Shapes, labels and names do not fit together.
     """
 
     images: torch.Tensor
@@ -55,19 +63,21 @@ class ImageSet:
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         if images.dtype != torch.uint8 or labels.dtype != torch.int64:
-            raise TypeError(f"expected uint8 images and int64 labels, got {images.dtype} and {labels.dtype}")
+            raise TypeError(
+                f"images and labels must be uint8 and int64, got {images.dtype} and {labels.dtype}"
+            )
         if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.is_contiguous():
             raise ValueError(
-                f"images must be a contiguous (n, H, W, 3) or (n, H, W, 1), got {tuple(images.shape)}"
+                f"images must be contiguous (n, H, W, 3) or (n, H, W, 1), got {tuple(images.shape)}"
             )
         n = images.shape[0]
         if labels.shape != (n,):
             raise ValueError(f"labels must be ({n},) for {n} images, got {tuple(labels.shape)}")
         if self.paths is not None and len(self.paths) != n:
-            raise ValueError(f"paths must name {n} images, got {len(self.paths)}")
+            raise ValueError(f"paths must name all {n} images, got {len(self.paths)}")
         if n and not -1 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
             raise ValueError(
-                f"labels must be -1..{len(self.classes) - 1}, got {labels.min()}..{labels.max()}"
+                f"labels must be in -1..{len(self.classes) - 1}, got {labels.min()}..{labels.max()}"
             )
 
     def __len__(self) -> int:
@@ -78,10 +88,13 @@ class ImageSet:
         """Whether every image has a label (an empty set has none)."""
         return len(self) > 0 and bool((self.labels >= 0).all())
 
-    def subset(self, indices: Sequence[int] | np.ndarray | torch.Tensor) -> ImageSet:
-        """The images at `indices` (integers, in that order, or a boolean mask (n,)), copied.
+    def subset(self, indices: Sequence[int] | npt.NDArray[Any] | torch.Tensor) -> ImageSet:
+        """Copies the images at `indices`, integers in the order wanted or a boolean mask (n,).
 
-        `skipped` and `notes` stay those of the whole set. Raises IndexError for an index out of range.
+        `skipped` and `notes` stay those of the whole set.
+
+        Raises:
+            IndexError: An index is out of range.
         """
         index = torch.as_tensor(indices)
         if index.dtype != torch.bool:
@@ -92,7 +105,7 @@ class ImageSet:
 
 
 def allocate(count: int, size: tuple[int, int], channels: int = 3) -> torch.Tensor:
-    """An uninitialised uint8 (count, H, W, channels); DataError naming the gigabytes if memory is too small."""
+    """An uninitialised uint8 (count, H, W, channels); DataError with the gigabytes where memory is too small."""
     shape = (count, *size, channels)
     try:
         return torch.empty(shape, dtype=torch.uint8)

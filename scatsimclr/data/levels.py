@@ -1,25 +1,25 @@
-"""How grey values of more than 8 bits become levels from 0 to 255."""
+"""How grey values of more than 8 bits become levels from 0 to 255.
+
+A `Scale` says which values become 0 and 255. "auto" takes 0 and the least of 2^8 - 1, 2^10 - 1, …, 2^16 - 1 that is not
+below the image's greatest value: a camera of 12 bits stores 0..4095 in files of 16. Floats within 0..1 are levels of
+that range. Images with values below 0 or above 65535 are scaled by their own range.
+"""
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-# Which values become 0 and 255: (low, high); "dtype", 0 and 65535, what 16 bits hold; "image", the image's own least
-# and greatest; "auto", 0 and the first of _WHITES that is not below the greatest, as a camera of 12 bits stores 0..4095
-# in files of 16. Floats within 0..1 are levels of that range; negative values, or greater ones than 65535, leave the
-# image's own range.
-Scale = Literal["auto", "dtype", "image"] | tuple[float, float]
+from scatsimclr.config.values import Scale as Scale
+
 _WHITES = tuple(2.0**bits - 1 for bits in (8, 10, 12, 14, 16))
 
 
 def to_8_bits(image: Image.Image, scale: Scale) -> Image.Image:
-    """Mode I;16*, I or F as mode L, by `Scale`."""
+    """An image of mode I;16*, I or F as mode L, by a scale; ValueError for pixels that are not finite."""
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise ValueError("pixels that are not finite numbers")
+        raise ValueError("pixels must be finite numbers, got NaN or infinity")
     low, high = values.min(), values.max()
     if isinstance(scale, tuple):
         low, high = scale

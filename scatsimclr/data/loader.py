@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -12,22 +12,27 @@ from torch import Tensor
 
 from scatsimclr.data.augment import Augment
 from scatsimclr.data.prefetch import ahead
+from scatsimclr.data.pretext import Task
 from scatsimclr.data.randomness import uniforms
 from scatsimclr.errors import UserError
 
-PARTNERS = 0.5  # of the second views are a neighbour's, where there are neighbours
-_PARTNER = 2**31  # use of a sample's random numbers, beside those of its views
+VIEWS = 2
+PARTNERS = 0.5  # the share of second views that are a neighbour's, where there are neighbours
+_PARTNER = 2**31  # the use of a sample's random numbers for its partner, beside those for its views
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's data.
+    """The data of one step.
 
-    views: two (B, C, H, W), channels-last, normalised. indices: int64 (B,).
-    pretext: the pretext task's pictures and labels (see scatsimclr.data.pretext), None where it is not active.
+    Attributes:
+        views: (V, B, C, H, W), normalised; each view is channels-last, and so are all of them as
+            `views.flatten(0, 1)`, which copies nothing.
+        indices: int64 (B,), the images' positions in the data set.
+        pretext: The pretext task's pictures and labels (see `scatsimclr.data.pretext`); None where it is not active.
     """
 
-    views: tuple[Tensor, Tensor]
+    views: Tensor
     indices: Tensor
     pretext: tuple[Tensor, Tensor] | None = None
 
@@ -35,17 +40,28 @@ class Batch:
 class PairLoader:
     """Two augmented views of every image, in an order that depends on (seed, epoch) alone.
 
-    images: uint8 (n, H, W, C), already on the device that trains. Every batch has `batch_size` images; the
-    remainder of an epoch is left out (NT-Xent's value depends on the batch's size), another one each epoch.
-    pretext: makes the pretext task's pictures of (images, indices, epoch).
-    prefetch: batches made ahead, in up to that many threads at once, which share `threads` (None: as many as torch's
-    in the caller) among them: on two cores two batches by one thread each take less than one after the other by both.
-    rank, world_size: of several processes with `batch_size` images each; together they see what one process with
-    `world_size * batch_size` would.
+    Every batch has `batch_size` images. The remainder of an epoch is left out (NT-Xent's value depends on the batch
+    size), and it is a different remainder in each epoch. The loader has no state: the batches of an epoch from step k
+    on are `epoch(..., start=k)`.
 
-    neighbours: int64 (n, k), images that are like each; with probability PARTNERS the second view is one of theirs.
+    Args:
+        images: uint8 (n, H, W, C), already on the device that trains.
+        augment: Makes the views.
+        batch_size: Images in a batch of one process.
+        seed: Of the order.
+        pretext: Makes the pretext task's pictures.
+        neighbours: int64 (n, k), images similar to each image; with probability `PARTNERS` the second view is
+            one of theirs.
+        prefetch: Batches made ahead, in up to that many threads at once.
+        threads: Shared by all threads that make batches; None for as many as torch has in the caller. On two cores,
+            two batches by one thread each take less time than one after the other by both threads.
+        rank: Which of `world_size` processes this is.
+        world_size: Processes with `batch_size` images each; together they see what one process with
+            `world_size * batch_size` would.
 
-    Nothing here has a state: the batches from step k of an epoch on are `epoch(..., start=k)`.
+    Raises:
+        UserError: There are fewer images than one batch needs.
+        ValueError: `rank` is out of range.
     """
 
     def __init__(
@@ -54,7 +70,7 @@ class PairLoader:
         augment: Augment,
         batch_size: int,
         seed: int,
-        pretext: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] | None = None,
+        pretext: Task | None = None,
         *,
         neighbours: Tensor | None = None,
         prefetch: int = 0,
@@ -69,7 +85,7 @@ class PairLoader:
                 f"batch_size={len(images) // world_size} or less works"
             )
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank: expected 0 <= rank < {world_size}, got {rank}")
+            raise ValueError(f"rank must be in 0..{world_size - 1}, got {rank}")
         self.images = augment.resident(images)
         self.augment, self.batch_size, self.seed, self.pretext = augment, batch_size, seed, pretext
         self.neighbours = neighbours
@@ -84,7 +100,16 @@ class PairLoader:
         return torch.randperm(len(self.images), generator=generator)
 
     def epoch(self, epoch: int, *, pretext: bool = False, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from step `start` on, with `pretext` also the pictures of that task."""
+        """Makes the batches of an epoch.
+
+        Args:
+            epoch: Which epoch.
+            pretext: Whether batches include the pretext task's pictures.
+            start: The step to start from.
+
+        Yields:
+            One batch per step.
+        """
         order = self.order(epoch)
 
         def made(step: int) -> Batch:
@@ -96,7 +121,7 @@ class PairLoader:
             yield from self._on_a_stream(made, steps)
             return
         threads = self.threads or torch.get_num_threads()
-        # One more than threads, where there are several: a worker that waits for DALI's thread leaves no core idle.
+        # One more than `threads` where there are several: a worker waiting for DALI's thread leaves no core idle.
         workers = max(1, min(self.prefetch, threads + (threads > 1)))
         batches = ahead(
             (partial(made, step) for step in steps),
@@ -107,8 +132,8 @@ class PairLoader:
         with closing(batches):
             yield from batches
 
-    def _on_a_stream(self, made: Callable[[int], Batch], steps: range) -> Iterator[Batch]:
-        """Made on a CUDA stream of their own, so that they do not queue behind the training step's kernels.
+    def _on_a_stream(self, made: Callable[[int], Batch], steps: range) -> Generator[Batch, None, None]:
+        """Batches made on a CUDA stream of their own, so that they do not queue behind the training step's kernels.
 
         Not yet run on hardware.
         """
@@ -123,22 +148,26 @@ class PairLoader:
             for batch, event in batches:
                 current = torch.cuda.current_stream(device)
                 current.wait_event(event)
-                for tensor in (*batch.views, *(batch.pretext or ())):
+                for tensor in (batch.views, *(batch.pretext or ())):
                     tensor.record_stream(current)
                 yield batch
 
     def batch(self, indices: Tensor, epoch: int, *, pretext: bool = False) -> Batch:
-        """The views of the images at `indices`."""
-        # One call for both: half the overhead.
-        twice = torch.cat((indices, self.partners(indices, epoch)))
-        view = torch.arange(2).repeat_interleave(len(indices))
-        images = _gather(self.images, twice.to(self.images.device))
-        pair = self.augment(images, twice, epoch, view).chunk(2)
-        extra = self.pretext(images[: len(indices)], indices, epoch) if pretext else None
-        return Batch(pair, indices, extra)
+        """The views of the images at `indices`, int64 (B,), in an epoch; `pretext` adds that task's pictures."""
+        # One call for all views: half the overhead. Its result is the batch's views as they lie in memory.
+        repeated = torch.cat((indices, self.partners(indices, epoch)))
+        view = torch.arange(VIEWS).repeat_interleave(len(indices))
+        images = _gather(self.images, repeated.to(self.images.device))
+        views = torch.unflatten(self.augment(images, repeated, epoch, view), 0, (VIEWS, len(indices)))
+        extra = None
+        if pretext:
+            if self.pretext is None:
+                raise ValueError("pretext must be False for a loader without a pretext task, got True")
+            extra = self.pretext(images[: len(indices)], indices, epoch)
+        return Batch(views, indices, extra)
 
     def partners(self, indices: Tensor, epoch: int) -> Tensor:
-        """Whose the second views are, int64 (B,): a function of (seed, epoch, image) alone."""
+        """Which image each second view shows, int64 (B,): a function of (seed, epoch, image) alone."""
         if self.neighbours is None:
             return indices
         drawn = torch.from_numpy(uniforms(self.seed, indices.numpy(), epoch, _PARTNER, 2))
@@ -148,7 +177,7 @@ class PairLoader:
 
 
 def _gather(images: Tensor, rows: Tensor) -> Tensor:
-    """`images[rows]` in the memory layout that `images` have, as whole images: indexing copies byte by byte."""
+    """`images[rows]` in the memory layout of `images`, copied image by image: indexing would copy byte by byte."""
     inner = sorted((1, 2, 3), key=images.stride, reverse=True)
     packed = images.permute(0, *inner)
     back = [1 + inner.index(axis) for axis in (1, 2, 3)]

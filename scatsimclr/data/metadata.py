@@ -1,7 +1,7 @@
-"""Image files whose metadata nobody vouches for: pixels and orientation count, nothing else is looked at.
+"""Image files with metadata of any quality: only pixels and orientation count.
 
-Pillow parses text chunks, colour profiles and EXIF as it opens a file and refuses good pixels for their sake: a tag of
-a wrong type, a chunk larger than its limit, a checksum. What it refuses is tried again without them.
+Pillow parses text chunks, colour profiles and EXIF as it opens a file, and refuses good pixels because of them: a tag
+of the wrong type, a chunk above its size limit, a checksum. A file that it refuses is tried again without them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import SupportsFloat, TypeVar
 
 from PIL import Image
 
 Result = TypeVar("Result")
 
-# Raster formats only. Pillow tries every format it knows whatever a file's suffix says, and for EPS it
-# starts Ghostscript: a data set must not be able to start a program.
+# Raster formats only. Pillow tries every format it knows, whatever a file's suffix, and for EPS it starts Ghostscript:
+# a data set must not be able to start a program.
 _FORMATS = (
     *("JPEG", "MPO", "PNG", "BMP", "DIB", "WEBP", "TIFF", "GIF", "PPM", "TGA", "JPEG2000", "AVIF", "ICO"),
     *("PCX", "SGI"),
@@ -36,21 +36,32 @@ _TRANSPOSED = {
     8: Image.Transpose.ROTATE_90,
 }
 _XMP = re.compile(rb"""tiff:Orientation(?:=["']|>)\s*([1-8])""")
-# PNG's chunks that decide pixels: the critical ones, transparency, and orientation. JPEG's segments: all but APPn and
-# comments, of which Adobe's (14) names the colour transform.
+# The PNG chunks that matter: the critical ones, transparency, and orientation. Of a JPEG, all segments matter but APPn
+# and comments; among APPn, Adobe's (14) does, as it names the colour transform.
 _PNG_KEPT = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"eXIf"))
-_LARGEST = 1 << 30  # bytes of a file that is read again
+_LARGEST = 1 << 30  # bytes; a larger file is not tried again
 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """Names of the formats that are read, of those that this Pillow has."""
+    """Names of the formats that are read and that this Pillow has."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)  # AVIF came with Pillow 11.3
 
 
 def opened(path: Path, use: Callable[[Image.Image], Result]) -> Result:
-    """`use` of the image file; where that raises, of the file without its metadata. Raises what the first try did."""
+    """Opens an image file and uses it; where that raises, once more without the file's metadata.
+
+    Args:
+        path: The file.
+        use: What to do with the open image.
+
+    Returns:
+        The result of `use`.
+
+    Raises:
+        Exception: What the first attempt raised, if the second failed too.
+    """
     try:
         with Image.open(path, formats=formats()) as image:
             return use(image)
@@ -72,20 +83,20 @@ def opened(path: Path, use: Callable[[Image.Image], Result]) -> Result:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image, turned as its EXIF or XMP orientation asks; as it is where these say nothing that can be read."""
+    """The image, rotated or mirrored by its EXIF or XMP orientation; as it is where none can be read."""
     image.load()
     method = _TRANSPOSED.get(orientation(image))
     return image if method is None else image.transpose(method)
 
 
 def orientation(image: Image.Image) -> int:
-    """1 to 8, as EXIF counts; 1 where nothing is told. It never raises."""
+    """The orientation of an image, 1 to 8 as in EXIF; 1 where there is none. Never raises."""
     found = None
     tags = getattr(image, "tag_v2", None)
     if tags is not None:
         try:
             found = _whole(tags.get(_ORIENTATION))
-        except Exception:  # other tags of the same directory
+        except Exception:  # another tag of the same directory is damaged
             found = None
     exif = image.info.get("exif")
     if found is None and isinstance(exif, bytes):
@@ -105,18 +116,22 @@ def orientation(image: Image.Image) -> int:
 
 
 def _whole(value: object) -> int | None:
-    """A number from 1 to 8, also alone in a tuple or as text; None for anything else."""
+    """A number from 1 to 8, also as the only item of a tuple or as text; None for anything else."""
     if isinstance(value, tuple) and len(value) == 1:
         value = value[0]
+    if isinstance(value, str):
+        value = value.strip("\0 ")
+    if not isinstance(value, (str, bytes, SupportsFloat)):
+        return None
     try:
-        number = float(value.strip("\0 ") if isinstance(value, str) else value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError, ZeroDivisionError):
         return None
     return int(number) if number in range(1, 9) else None
 
 
 def _exif_orientation(exif: bytes) -> int | None:
-    """Of a TIFF header and its first directory, the entry of the orientation; nothing else is looked at."""
+    """The orientation's entry in the first directory of a TIFF header; nothing else is read."""
     exif = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None or len(exif) < 8:
@@ -138,7 +153,7 @@ def _exif_orientation(exif: bytes) -> int | None:
 
 
 def _without_metadata(path: Path) -> tuple[bytes, bytes] | None:
-    """The bytes of a JPEG, PNG or WebP file that decide its pixels, and its EXIF; None of other files."""
+    """The bytes of a JPEG, PNG or WebP file that decide its pixels, and its EXIF; None for other files."""
     try:
         if os.path.getsize(path) > _LARGEST:
             return None
@@ -191,7 +206,7 @@ def _bare_webp(data: bytes) -> tuple[bytes, bytes]:
         whole = data[at : at + 8 + length + length % 2]
         if name == b"EXIF":
             exif = exif or whole[8 : 8 + length]
-        elif name == b"VP8X":  # flags of what no longer follows
+        elif name == b"VP8X":  # clears the flags of the chunks left out
             kept.append(whole[:8] + bytes([whole[8] & ~0x2C & 0xFF]) + whole[9:])
         elif name not in (b"ICCP", b"XMP "):
             kept.append(whole)

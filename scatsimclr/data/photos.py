@@ -1,9 +1,9 @@
-"""Patches of scikit-learn's two colour photographs, there without a download: which region is a patch from?
+"""Patches of scikit-learn's two colour photographs, which need no download: which region is a patch from?
 
-A photograph of 427×640 pixels is a grid of 2×3 regions, and each region a class: 12 classes. A region is a grid of
+A photograph of 427×640 pixels is a grid of 2×3 regions, and each region is a class: 12 classes. A region is a grid of
 4×4 blocks of 53×53 pixels. Patches of 40×40 lie within one block, and a block belongs to one split, so no pixel of a
-test patch is in a training patch. Test has the four blocks of a broken diagonal: one in every row and column of
-blocks, so that what is tested is the region's look and not one side of it.
+test patch is in a training patch. The test split has the four blocks of a broken diagonal, one in every row and column
+of blocks, so that it tests the look of the whole region and not of one side of it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ CLASSES = tuple(
     for row in ("top", "bottom")
     for column in ("left", "middle", "right")
 )
-BLOCKS = 4  # a side of a region
-BLOCK, PATCH = 53, 40  # pixels a side: 2·4·53 = 424 of 427 and 3·4·53 = 636 of 640 are used
-PER_BLOCK = {"train": 8, "test": 10}  # 96 and 40 patches of every class
+BLOCKS = 4  # per side of a region
+BLOCK, PATCH = 53, 40  # pixels per side: 2·4·53 = 424 of 427 and 3·4·53 = 636 of 640 are used
+PER_BLOCK = {"train": 8, "test": 10}  # 96 and 40 patches per class
 SEED = 0
 
 
 class Patch(NamedTuple):
-    """Where a patch is: photograph (index), its upper left pixel, and its class."""
+    """A patch: the index of its photograph, its upper left pixel, and its class."""
 
     photograph: int
     top: int
@@ -42,7 +42,7 @@ class Patch(NamedTuple):
 
 
 def positions(split: str) -> list[Patch]:
-    """The patches of "train" (1,152) or "test" (480), class by class; the same ones under every library version."""
+    """The patches of "train" (1,152) or "test" (480), class by class; the same with every library version."""
     return [patch for label in range(len(CLASSES)) for patch in _of_class(label, split)]
 
 
@@ -58,14 +58,15 @@ def _of_class(label: int, split: str) -> Iterator[Patch]:
 
 def _offsets(key: str, count: int) -> list[tuple[int, int]]:
     """`count` different places of a patch in a block, drawn by a hash: see `splitting.stratified_split`."""
-    everywhere = list(np.ndindex(BLOCK - PATCH + 1, BLOCK - PATCH + 1))
+    side = BLOCK - PATCH + 1
+    everywhere = [(down, right) for down in range(side) for right in range(side)]
     return sorted(everywhere, key=lambda place: hashlib.blake2b(f"{SEED}/{key}/{place}".encode()).digest())[
         :count
     ]
 
 
 def read(request: Request) -> ImageSet:
-    """Split train (96 patches per class, also pretrain) or test (40), resized to the asked size.
+    """Reads the split train (96 patches per class, also pretrain) or test (40), resized to the requested size.
 
     Source: `sklearn.datasets.load_sample_images`, photographs under a Creative Commons licence (CC BY 2.0) by
     danielbuechele (china.jpg) and vultilion (flower.jpg).

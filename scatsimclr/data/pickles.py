@@ -1,4 +1,4 @@
-"""Reads the pickled CIFAR batches without letting the file decide what code runs."""
+"""Reading the pickled CIFAR batches without letting the file decide what code runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from scatsimclr.data.imageset import DataError
 
@@ -40,9 +41,9 @@ class _Array:
     """
 
     def __init__(self, *_prototype: object) -> None:
-        self.value: np.ndarray | None = None
+        self.value: npt.NDArray[np.uint8] | None = None
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _version, shape, dtype, fortran, raw = state
         if not isinstance(dtype, _Dtype) or not isinstance(raw, bytes) or math.prod(shape) != len(raw):
             raise _Forbidden("an array whose shape and bytes do not agree")
@@ -67,8 +68,11 @@ class _Unpickler(pickle.Unpickler):
 def load_batch(path: Path) -> dict[str, Any]:
     """The dictionary pickled in `path`, with text keys: uint8 arrays, lists, strings, bytes and integers.
 
-    Nothing else can come out, because the only classes a file can name are the stand-ins above: unlike
-    `pickle.load`, a tampered file runs no code. DataError when it tries to, or is damaged or truncated.
+    Nothing else can come out, because the only classes a file can name are the stand-ins above: unlike with
+    `pickle.load`, a file that was tampered with runs no code.
+
+    Raises:
+        DataError: The file tries to, or is damaged or truncated.
     """
     raw = path.read_bytes()
     try:

@@ -1,9 +1,9 @@
-"""Makes the next items in threads while the present one is used."""
+"""Makes the next items in threads while the current one is used."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,18 +15,26 @@ def ahead(
     depth: int,
     workers: int = 1,
     initializer: Callable[[], None] | None = None,
-) -> Iterator[T]:
-    """What the calls return, in their order, with `depth` of them made ahead by `workers` threads; 0: none.
+) -> Generator[T, None, None]:
+    """Makes calls ahead of their use.
 
-    initializer: what each thread does first. An exception of a call is raised where its item would have come. The
-    threads end with the iterator, also where that is left before its end.
+    The threads end with the iterator, also where it is left before its end.
+
+    Args:
+        calls: What to call, in order.
+        depth: Results made ahead; 0 for none, and no threads.
+        workers: Threads that make them.
+        initializer: What each thread does first.
+
+    Yields:
+        The results in the order of the calls. An exception of a call is raised where its result would have come.
     """
     if depth == 0:
         for call in calls:
             yield call()
         return
     calls = iter(calls)
-    pending: deque[Future] = deque()
+    pending: deque[Future[T]] = deque()
     threads = ThreadPoolExecutor(workers, thread_name_prefix="scatsimclr-data", initializer=initializer)
 
     def submit_next() -> None:

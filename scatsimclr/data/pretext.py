@@ -1,42 +1,55 @@
-"""Views of the two pretext tasks: which rotation is it, and how were the tiles shuffled.
+"""Pictures of the two pretext tasks: which rotation is it, and how were the tiles shuffled.
 
-A task turns images into `copies` pictures each, and one or `copies` labels, drawn per (seed, epoch, sample) like
+A task turns images into `copies` pictures each, and one label or `copies` labels, drawn per (seed, epoch, sample) like
 the contrastive views, which are the views 0 and 1 of a sample.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from importlib import resources
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .augment import Augment
-from .randomness import uniforms
+from scatsimclr.data.augment import Augment
+from scatsimclr.data.randomness import uniforms
+
+# (images, indices, epoch) -> pictures and labels.
+Task = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 _FIRST_VIEW = 2
 
 
 class Rotation:
-    """Four augmented copies of every image, turned by 0°, 90° clockwise, 180°, 90° counter-clockwise.
+    """Four augmented copies of every image, rotated by 0°, 90° clockwise, 180° and 90° counter-clockwise.
 
-    Turned first, augmented then, as the original does; each copy is a draw of its own.
+    Rotated first, then augmented, as in the original; each copy is a draw of its own.
+
+    Raises:
+        ValueError: Images are not square.
     """
 
     classes = copies = 4
 
     def __init__(self, augment: Augment):
         if augment.spec.size[0] != augment.spec.size[1]:
-            raise ValueError(f"size: rotation needs square images, got {augment.spec.size}")
+            raise ValueError(f"size must be square for rotation, got {augment.spec.size}")
         self.augment = augment
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Views and labels of images uint8 (B, H, W, C) at `indices` (B,).
+        """Makes the pictures and labels of images.
 
-        Returns float32 (4B, C, H, W), channels-last and normalised, the four of an image in a row, and their
-        classes int64 (4B,).
+        Args:
+            images: uint8 (B, H, W, C).
+            indices: int64 (B,), their positions in the data set.
+            epoch: Which epoch.
+
+        Returns:
+            Pictures (4B, C, H, W), channels-last and normalised, the four of an image in a row; and their classes,
+            int64 (4B,).
         """
         turned = torch.stack([torch.rot90(images, -label, (1, 2)) for label in range(4)], 1).flatten(0, 1)
         labels = torch.arange(4).repeat(len(images))
@@ -45,10 +58,10 @@ class Rotation:
 
 
 class Jigsaw:
-    """The 3 × 3 tiles of every image, each stretched to the whole size, in one of 35 orders.
+    """The 3 × 3 tiles of every image, each stretched to full size, in one of 35 orders.
 
-    Tile t of the result is tile `permutations[label, t]` of the image, in reading order. No augmentation besides,
-    as in the original; unlike there, tiles are normalised like every other picture that the encoder sees.
+    Tile t of the result is tile `permutations[label, t]` of the image, in reading order. There is no other
+    augmentation, as in the original; unlike there, tiles are normalised like every other picture the encoder sees.
     """
 
     copies = 9
@@ -59,14 +72,15 @@ class Jigsaw:
             self.permutations = torch.from_numpy(np.load(file))
         self.classes = len(self.permutations)
         rows, columns = (_thirds(side) for side in augment.spec.size)
-        # top, left, height and width of the tiles in reading order.
+        # Top, left, height and width of the tiles in reading order.
         self.boxes = torch.tensor([(y, x, v - y, w - x) for y, v in rows for x, w in columns])
 
     def __call__(self, images: Tensor, indices: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
-        """Tiles and labels of images uint8 (B, H, W, C) at `indices` (B,).
+        """Makes the tiles and labels of images; arguments as in `Rotation`.
 
-        Returns float32 (9B, C, H, W), channels-last and normalised, the nine of an image in a row, and the
-        permutation of each image int64 (B,).
+        Returns:
+            Tiles (9B, C, H, W), channels-last and normalised, the nine of an image in a row; and the permutation
+            of each image, int64 (B,).
         """
         drawn = uniforms(self.augment.seed, indices.cpu().numpy(), epoch, _FIRST_VIEW, 1)[:, 0]
         labels = torch.from_numpy((drawn * self.classes).astype(np.int64))
@@ -80,4 +94,4 @@ def _thirds(side: int) -> list[tuple[int, int]]:
     return [(math.ceil(side * i / 3), side * (i + 1) // 3) for i in range(3)]
 
 
-TASKS = {"rotation": Rotation, "jigsaw": Jigsaw}
+TASKS: dict[str, type[Rotation] | type[Jigsaw]] = {"rotation": Rotation, "jigsaw": Jigsaw}

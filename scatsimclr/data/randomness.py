@@ -1,12 +1,19 @@
 """Counter-based random numbers: what a sample draws depends on who it is, never on when it is drawn.
 
-Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011)
-maps a 128-bit counter and a 64-bit key to 128 random bits by a bijection. Key = seed, counter =
-(sample index, epoch, view, block): no two of them can share numbers, there is no state to save,
-and the batch, the process or the order in which samples are asked for cannot matter.
+Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3", SC 2011) maps a 128-bit
+counter and a 64-bit key to 128 random bits by a bijection. The key is the seed, the counter (sample index, epoch, view,
+block). No two samples can share numbers, there is no state to save, and neither the batch nor the process nor the
+order in which samples are drawn can matter.
 """
 
+from __future__ import annotations
+
 import numpy as np
+import numpy.typing as npt
+import torch
+
+# One integer, or several: numbers, an array or a tensor on any device.
+Integers = npt.ArrayLike | torch.Tensor
 
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -15,15 +22,20 @@ _HALF = np.uint64(32)
 _ROUNDS = 10
 
 
-def philox4x32(counter, key: int) -> np.ndarray:
+def as_array(values: Integers) -> npt.ArrayLike:
+    """What NumPy can read of integers that may be a tensor."""
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else values
+
+
+def philox4x32(counter: npt.ArrayLike, key: int) -> npt.NDArray[np.uint32]:
     """Philox4x32-10 of each counter.
 
     Args:
-        counter: integers in [0, 2**32), shape (..., 4), least significant word first.
-        key: integer in [0, 2**64).
+        counter: Integers in [0, 2**32), shape (..., 4), least significant word first.
+        key: Integer in [0, 2**64).
 
     Returns:
-        uint32 array of the counter's shape.
+        An array of the counter's shape.
     """
     shape = np.shape(counter)
     c0, c1, c2, c3 = np.ascontiguousarray(np.asarray(counter, np.uint64).reshape(-1, 4).T)
@@ -37,33 +49,37 @@ def philox4x32(counter, key: int) -> np.ndarray:
             first & _LOW,
         )
         k0, k1 = (k0 + _WEYL[0]) & 0xFFFFFFFF, (k1 + _WEYL[1]) & 0xFFFFFFFF
-    return np.stack((c0, c1, c2, c3), -1).astype(np.uint32).reshape(shape)
+    bits: npt.NDArray[np.uint32] = np.stack((c0, c1, c2, c3), -1).astype(np.uint32).reshape(shape)
+    return bits
 
 
-def uniforms(seed: int, indices, epoch: int, view: int, count: int) -> np.ndarray:
-    """`count` independent uniform numbers for each sample.
+def uniforms(
+    seed: int, indices: npt.ArrayLike, epoch: int, view: npt.ArrayLike, count: int
+) -> npt.NDArray[np.float64]:
+    """Draws `count` independent uniform numbers for each sample.
 
-    Number k of a sample is the same whatever `count` is, so that a later user of more numbers
-    does not disturb the earlier ones.
+    Number k of a sample is the same whatever `count` is, so that a later need for more numbers does not disturb the
+    earlier ones.
 
     Args:
-        seed: integer in [0, 2**64).
+        seed: Integer in [0, 2**64).
         indices: (B,) integers in [0, 2**32): which samples.
-        epoch: integer in [0, 2**32).
-        view: integer in [0, 2**32): which view of the sample, or another use of it; or (B,) of them.
-        count: how many numbers per sample.
+        epoch: Integer in [0, 2**32).
+        view: Integer in [0, 2**32): which view of the sample, or another use of it; or (B,) of them.
+        count: How many numbers per sample.
 
     Returns:
-        float64 (B, count), multiples of 2**-32 plus 2**-33: never 0 and never 1.
+        (B, count), multiples of 2**-32 plus 2**-33: never 0 and never 1.
 
     Raises:
-        TypeError: an argument is not integer. ValueError: it is out of range or of the wrong shape.
+        TypeError: An argument is not an integer.
+        ValueError: An argument is out of range or of the wrong shape.
     """
     _check_integer("seed", seed, 64)
     _check_integer("epoch", epoch, 32)
-    rows = _checked("indices", "index", indices)
+    rows = _checked("indices", indices)
     if np.ndim(view):
-        view = _checked("view", "view", view)[:, None]
+        view = _checked("view", view)[:, None]
     else:
         _check_integer("view", view, 32)
     blocks = -(-count // 4)
@@ -73,24 +89,24 @@ def uniforms(seed: int, indices, epoch: int, view: int, count: int) -> np.ndarra
     counter[..., 2] = view
     counter[..., 3] = np.arange(blocks)
     bits = philox4x32(counter, int(seed)).reshape(rows.size, 4 * blocks)[:, :count]
-    return (bits + 0.5) * 2.0**-32
+    return (bits.astype(np.float64) + 0.5) * 2.0**-32
 
 
-def _check_integer(name: str, value, bits: int) -> None:
+def _check_integer(name: str, value: object, bits: int) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if not 0 <= int(value) < 2**bits:
-        raise ValueError(f"{name}: expected 0 <= {name} < 2**{bits}, got {value}")
+        raise ValueError(f"{name} must be in [0, 2**{bits}), got {value}")
 
 
-def _checked(name: str, entry: str, values) -> np.ndarray:
+def _checked(name: str, values: npt.ArrayLike) -> npt.NDArray[np.uint64]:
     rows = np.asarray(values)
     if rows.ndim != 1:
-        raise ValueError(f"{name}: expected one dimension (B,), got shape {rows.shape}")
+        raise ValueError(f"{name} must have one dimension, (B,), got shape {rows.shape}")
     if rows.size == 0:
         return rows.astype(np.uint64)
     if rows.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integers, got {rows.dtype}")
+        raise TypeError(f"{name} must be integers, got {rows.dtype}")
     if rows.min() < 0 or rows.max() >= 2**32:
-        raise ValueError(f"{name}: expected 0 <= {entry} < 2**32, got {rows.min()} to {rows.max()}")
+        raise ValueError(f"{name} must be in [0, 2**32), got {rows.min()} to {rows.max()}")
     return rows.astype(np.uint64)

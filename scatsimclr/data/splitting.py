@@ -10,11 +10,18 @@ SEED = 0
 
 
 def stratified_split(labels: Sequence[int], keys: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Indices (train, test), each ascending, with one fifth of every class in test.
+    """Splits off one fifth of every class for testing.
 
-    Within a class the images are ordered by a hash of seed and key, and the first fifth (rounded, at least
-    one) is the test part. A hash rather than a random generator: the split is the same under every version
-    of every library, and adding an image hardly moves the others. A class of one image has it in train.
+    Within a class the images are ordered by a hash of seed and key, and the first fifth (rounded, at least one) is the
+    test part. A hash rather than a random generator: the split is the same with every version of every library, and
+    adding an image hardly moves the others. The only image of a class is in train.
+
+    Args:
+        labels: Of all images.
+        keys: What identifies each image.
+
+    Returns:
+        Indices (train, test), each ascending.
     """
     members: dict[int, list[int]] = {}
     for index, label in enumerate(labels):
@@ -28,6 +35,6 @@ def stratified_split(labels: Sequence[int], keys: Sequence[str]) -> tuple[list[i
 
 
 def digest(key: str, seed: int = SEED) -> bytes:
-    """A hash of both: an order that looks random and is the same under every version of every library."""
+    """A hash of key and seed: an order that looks random and is the same with every version of every library."""
     # surrogateescape: file names that are not valid UTF-8 are keys too
     return hashlib.blake2b(f"{seed}/{key}".encode(errors="surrogateescape"), digest_size=16).digest()

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from scatsimclr.data.archive import Archive, obtain
 from scatsimclr.data.decode import pack
 from scatsimclr.data.imageset import DataError, ImageSet, Request
+from scatsimclr.data.records import checked_labels, count_records
 
 ARCHIVE = Archive(
     "stl10_binary.tar.gz",
@@ -37,10 +39,13 @@ _CHUNK = 500  # images, 14 MB
 
 
 def read(request: Request) -> ImageSet:
-    """Split train (5,000), test (8,000), unlabeled (100,000) or pretrain (train, then unlabeled).
+    """Reads the split train (5,000 images), test (8,000), unlabeled (100,000) or pretrain (train, then unlabeled).
 
-    Labels 1..10 of the files become 0..9; unlabelled images have -1. Read chunk by chunk: memory holds the
-    result and 14 MB. DataError for files that are absent, are not whole images, or do not agree.
+    The files' labels 1..10 become 0..9; unlabelled images have -1. Files are read chunk by chunk: memory holds the
+    result and 14 MB.
+
+    Raises:
+        DataError: Files are absent, do not hold whole images, or do not agree.
     """
     parts = _PARTS[request.split]
     labelled = [part for part in parts if part != "unlabeled"]
@@ -49,7 +54,7 @@ def read(request: Request) -> ImageSet:
     )
     folder = obtain(ARCHIVE, needed, request)
     classes = tuple((folder / "class_names.txt").read_text(encoding="utf-8", errors="replace").split())
-    counts = [_count(folder / f"{part}_X.bin") for part in parts]
+    counts = [count_records(folder / f"{part}_X.bin", _BYTES, "images") for part in parts]
     labels = [
         _labels(folder, part, count, len(classes)) if part in labelled else np.full(count, -1, np.int64)
         for part, count in zip(parts, counts, strict=True)
@@ -60,9 +65,12 @@ def read(request: Request) -> ImageSet:
 
 
 def folds(request: Request) -> tuple[torch.Tensor, ...]:
-    """The ten predefined folds: int64 index tensors (1,000,) into the train split.
+    """The ten predefined folds, int64 index tensors (1,000,) into the train split.
 
     The data set's own protocol trains on each fold and reports the mean test accuracy.
+
+    Raises:
+        DataError: Files are absent, or an index is out of range.
     """
     folder = obtain(ARCHIVE, ["fold_indices.txt", "train_y.bin"], request)
     file = folder / "fold_indices.txt"
@@ -80,32 +88,18 @@ def folds(request: Request) -> tuple[torch.Tensor, ...]:
     return tuple(result)
 
 
-def _count(file: Path) -> int:
-    size = file.stat().st_size
-    if size == 0 or size % _BYTES:
-        whole = max(1, -(-size // _BYTES))
-        raise DataError(
-            f"{file}: truncated: expected whole images of {_BYTES} bytes "
-            f"({whole * _BYTES} bytes for {whole}), found {size}"
-        )
-    return size // _BYTES
-
-
-def _labels(folder: Path, part: str, count: int, classes: int) -> np.ndarray:
+def _labels(folder: Path, part: str, count: int, classes: int) -> npt.NDArray[np.int64]:
     file = folder / f"{part}_y.bin"
-    labels = np.fromfile(file, np.uint8).astype(np.int64)
+    labels = np.fromfile(file, np.uint8)
     if len(labels) != count:
         raise DataError(
             f"{file}: expected {count} labels, one byte for each image of {part}_X.bin, found {len(labels)}"
         )
-    for i, label in enumerate(labels):
-        if not 1 <= label <= classes:
-            raise DataError(f"{file}: label {label} of image {i} is not in 1..{classes}")
-    return labels - 1
+    return checked_labels(labels, file, 1, classes)
 
 
-def _chunks(files: list[Path]) -> Iterator[np.ndarray]:
-    """uint8 (k, 96, 96, 3): images are stored plane by plane and, as in MATLAB, column by column."""
+def _chunks(files: list[Path]) -> Iterator[npt.NDArray[np.uint8]]:
+    """Images (k, 96, 96, 3): stored plane by plane and, as in MATLAB, column by column."""
     buffer = bytearray(_CHUNK * _BYTES)
     for path in files:
         with open(path, "rb") as file:

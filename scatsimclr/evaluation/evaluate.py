@@ -255,10 +255,12 @@ class Evaluation:
 
     @cached_property
     def scattering_features(self) -> str:
-        """The features of the scattering alone: pooled where that does as well or all coefficients do not fit."""
-        if not self._all_fit:
-            return "pooled"
-        return self._better(("pooled", "scattering")) or "scattering"
+        """The features of the scattering alone: texture, pooled or, where they fit in memory, all coefficients.
+
+        Those that do best on training labels, and of equals the simplest.
+        """
+        candidates = ("texture", "pooled", "scattering")[: 3 if self._all_fit else 2]
+        return self._better(candidates) or candidates[-1]
 
     @cached_property
     def recommended(self) -> str:

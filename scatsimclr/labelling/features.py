@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +48,7 @@ def scattering_features(pixels: Tensor, seed: int = 0) -> Tensor:
         pixels = pixels[..., :1]
     height, width, colours = pixels.shape[1:]
     mean, deviation = normalization("folder", colours)
-    settings = load_config(None, ["dataset.dataset=folder"]).augment.model_dump()
+    settings = asdict(load_config(None, ["dataset.dataset=folder"]).augment)
     spec = AugmentSpec((height, width), mean=mean, std=deviation, **settings)
     model = _Front((height, width), colours)
     fit_front(model, pixels, Augment(spec, seed))

@@ -1,4 +1,4 @@
-"""The scattering front end in matrix products and sums of real tensors: for export to other runtimes."""
+"""The scattering front end as matrix products and sums of real tensors, for export to other runtimes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ Complex = tuple[Tensor, Tensor]  # real and imaginary part
 class PortableScattering(nn.Module):
     """The numbers of `Scattering2D.features`, x (N, C, M, N) → (N, C·K, H, W), as plain operations.
 
-    All orientations of a scale go through one operator, so that the graph has dozens of nodes, where the
-    reference's loop over paths has thousands; memory grows with L² at the finest scale. Fourier transforms are
-    products with the matrices cos(2πnk/M) and sin(2πnk/M): every runtime multiplies matrices fast, and not every one
-    knows complex numbers. With onnxruntime's DFT, 40² and 20², an encoder took about ten times as long
-    (EPYC Zen 4, busy, onnxruntime 1.32, 2026-11-24).
+    All orientations of a scale go through one operator, so that the graph has dozens of nodes instead of the thousands
+    of the reference's loop over paths; memory grows with L² at the finest scale. Fourier transforms are products with
+    the matrices cos(2πnk/M) and sin(2πnk/M): every runtime multiplies matrices fast, but not every one has complex
+    numbers. With onnxruntime's DFT, of 40×40 and 20×20, an encoder took about ten times as long (EPYC Zen 4, busy,
+    onnxruntime 1.32, 2026-11-24).
+
+    Args:
+        scattering: The transform to replace; its filters are copied.
     """
 
     def __init__(self, scattering: Scattering2D):
@@ -26,7 +29,7 @@ class PortableScattering(nn.Module):
         self.J, self.L = scattering.J, scattering.L
         self.max_order, self.pre_pad = scattering.max_order, bool(scattering.pre_pad)
         spectra = [buffer.detach().squeeze(-1).clone() for buffer in scattering.buffers()]
-        self.padded = tuple(spectra[0].shape)
+        self.padded: tuple[int, int] = (spectra[0].shape[0], spectra[0].shape[1])
         for j in range(self.J):
             self.register_buffer(f"phi{j}", spectra[j])
         rest = iter(spectra[self.J :])
@@ -65,7 +68,8 @@ class PortableScattering(nn.Module):
     def _modulus(self, spectrum: Complex, j: int, level: int, k: int) -> Complex:
         """Spectra of |u ⋆ ψ_θ| for all θ of a scale: (…, M, N) → (…, L, M/k, N/k)."""
         psi = getattr(self, f"psi{j}_{level}")
-        re, im = self._inverse(tuple(fold(part.unsqueeze(-3) * psi, k) for part in spectrum))
+        parts = [fold(part.unsqueeze(-3) * psi, k) for part in spectrum]
+        re, im = self._inverse((parts[0], parts[1]))
         return self._forward((re * re + im * im).sqrt())
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """Heads of the pretext tasks: from h to the class of the rotation or of the permutation.
 
-Source: arXiv 2108.13939, with the original code's layers and names: its files {"fc1", "fc2", "classification_fc"}
-load.
+Source: arXiv 2108.13939, with the original code's layers and names, so that its files {"fc1", "fc2",
+"classification_fc"} load.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ def _layer(before: int, after: int) -> nn.Sequential:
 
 
 class RotationHead(nn.Module):
-    """h (4B, h_dim) → logits (4B, 4); four copies of each image, see scatsimclr.data.pretext.Rotation."""
+    """h (4B, h_dim) → logits (4B, 4), for four copies of each image: see `scatsimclr.data.pretext.Rotation`."""
 
     def __init__(self, h_dim: int):
         super().__init__()
@@ -22,11 +24,12 @@ class RotationHead(nn.Module):
         self.classification_fc = nn.Sequential(nn.Linear(128, 4))
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.classification_fc(self.fc2(self.fc1(h)))
+        logits: Tensor = self.classification_fc(self.fc2(self.fc1(h)))
+        return logits
 
 
 class JigsawHead(nn.Module):
-    """h (9B, h_dim) of nine tiles in a row → logits (B, 35), see scatsimclr.data.pretext.Jigsaw."""
+    """h (9B, h_dim) of nine tiles in a row → logits (B, 35): see `scatsimclr.data.pretext.Jigsaw`."""
 
     def __init__(self, h_dim: int, permutations: int = 35):
         super().__init__()
@@ -34,7 +37,11 @@ class JigsawHead(nn.Module):
         self.classification_fc = nn.Sequential(nn.Linear(4096, permutations))
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.classification_fc(self.fc2(self.fc1(h).view(len(h) // 9, -1)))
+        logits: Tensor = self.classification_fc(self.fc2(self.fc1(h).view(len(h) // 9, -1)))
+        return logits
 
 
-HEADS = {"rotation": RotationHead, "jigsaw": JigsawHead}
+HEADS: dict[str, Callable[[int], RotationHead | JigsawHead]] = {
+    "rotation": RotationHead,
+    "jigsaw": JigsawHead,
+}

@@ -16,7 +16,7 @@ from scatsimclr.models.convolution import Conv3x3, StridedConv3x3
 # name -> (bottleneck blocks?, blocks of each stage)
 DEPTHS = {"resnet18": (False, (2, 2, 2, 2)), "resnet50": (True, (3, 4, 6, 3))}
 WIDTHS = (64, 128, 256, 512)
-# torchvision's names of the modules of `_features`, in order; those without weights included.
+# torchvision's names of the modules of `_features`, in order, including those without weights.
 TORCHVISION = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4", "avgpool")
 
 
@@ -57,18 +57,18 @@ class Block(nn.Module):
 class ResNetSimCLR(nn.Module):
     """ResNet without its classifier, and a projection head.
 
-    Parameters
-    ----------
-    base_model : "resnet18" or "resnet50".
-    out_dim : width of z.
-    cifar_stem : a 3×3 first convolution of stride 1 and no pooling, for images of 32×32, instead of 7×7 with
-        stride 2 and pooling.
-    in_channels : of the images: 3, or 1 for grey ones.
-    backend : of the 3×3 convolutions of stride 1, see `scatsimclr.models.convolution.Conv3x3`.
-
     Calling it on images x (N, in_channels, H, W) gives h (N, 512 or 2048) and z (N, out_dim).
 
-    Raises ValueError for settings out of range.
+    Args:
+        base_model: "resnet18" or "resnet50".
+        out_dim: Width of z.
+        cifar_stem: Whether the first convolution is 3×3 with stride 1 and without pooling, for images of 32×32, instead
+            of 7×7 with stride 2 and pooling.
+        in_channels: Channels of the images: 3, or 1 for grey ones.
+        backend: Of the 3×3 convolutions of stride 1, see `scatsimclr.models.convolution.Conv3x3`.
+
+    Raises:
+        ValueError: A setting is out of range.
     """
 
     def __init__(
@@ -86,7 +86,8 @@ class ResNetSimCLR(nn.Module):
         if out_dim < 1 or in_channels < 1:
             raise ValueError(f"out_dim and in_channels must be positive, got {out_dim} and {in_channels}")
         bottleneck, counts = DEPTHS[base_model]
-        stem, pool = _conv(in_channels, 64, 7, 2), nn.MaxPool2d(3, stride=2, padding=1)
+        stem = _conv(in_channels, 64, 7, 2)
+        pool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
         if cifar_stem:
             stem, pool = _conv(in_channels, 64, 3, backend=backend), nn.Identity()
         stages, before = [], 64
@@ -112,11 +113,13 @@ class ResNetSimCLR(nn.Module):
         """h (N, h_dim) of images x (N, in_channels, H, W)."""
         if self.activation_checkpointing and self.training:
             return run_checkpointed(self._features, x).flatten(1)
-        return self._features(x).flatten(1)
+        features: Tensor = self._features(x)
+        return features.flatten(1)
 
     def project(self, h: Tensor) -> Tensor:
         """z (N, out_dim) of h (N, h_dim)."""
-        return self._l2(F.relu(self._l1(h)))
+        z: Tensor = self._l2(F.relu(self._l1(h)))
+        return z
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = self.encode(x)
@@ -124,7 +127,7 @@ class ResNetSimCLR(nn.Module):
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A torchvision ResNet's state dict under the names of `ResNetSimCLR._features`, its classifier left out."""
+    """A torchvision ResNet's state dict with the names of `ResNetSimCLR._features`, without its classifier."""
     places = {name: str(index) for index, name in enumerate(TORCHVISION)}
     renamed = {}
     for key, value in state.items():

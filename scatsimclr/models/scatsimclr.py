@@ -22,8 +22,9 @@ from scatsimclr.models.front import LogFront
 from scatsimclr.reference.scattering2d import channels
 from scatsimclr.scattering import Scattering2D
 
-# res_blocks -> (stem width, ((block width, count), ...)), as the original's code. The paper's parameter counts
-# for 12 and 30 blocks (7.8 M and 14.1 M) are those of a stem of 96. The one of 4 blocks is ours, for small images.
+# res_blocks -> (stem width, ((block width, count), ...)), as in the original's code. The paper's parameter counts
+# for 12 and 30 blocks (7.8 M and 14.1 M) are those of a stem of 96. The one with 4 blocks is this project's own, for
+# small images.
 ADAPTERS = {
     4: (32, ((64, 2), (128, 2))),
     8: (32, ((64, 4), (128, 4))),
@@ -60,23 +61,27 @@ class ResBlock(nn.Module):
 class ScatSimCLR(nn.Module):
     """Scattering front end, adapter network and projection head.
 
-    Parameters
-    ----------
-    J, L : scale and number of angles of the scattering transform.
-    input_size : (H, W, C) of the images.
-    res_blocks : 4, 8, 12, 16, 30 or 45 residual blocks in the adapter.
-    out_dim : width of z.
-    stem : width of the first convolution; by default the original's (32 for 8 blocks, also 32 for 4, else 256).
-    front : "paper", coefficients go to the adapter as they are; or "log", see `scatsimclr.models.front`: the logarithm,
-        standardised by the images that the run is trained on, with `whitened` features beside h.
-    head : of z, "paper", Linear–ReLU–Linear; or "normalised", with a BatchNorm after each linear layer.
-    backend : of the scattering operator; "auto" also has the adapter take `Conv3x3`'s where that is faster, any other
-        name has it take PyTorch's convolutions.
+    Calling it on images x (N, C, H, W) gives h (N, 2048) and z (N, out_dim).
 
-    Calling it on images x (N, C, H, W) gives h (N, 2048) and z (N, out_dim). With the attribute
-    `activation_checkpointing` set, training keeps less memory and takes a third longer.
+    Args:
+        J: Scale of the scattering transform.
+        L: Its number of angles.
+        input_size: (H, W, C) of the images.
+        res_blocks: 4, 8, 12, 16, 30 or 45 residual blocks in the adapter.
+        out_dim: Width of z.
+        stem: Width of the first convolution; by default the original's (32 for 8 blocks, also 32 for 4, else 256).
+        front: "paper", coefficients go to the adapter as they are; or "log", as logarithms standardised by the images
+            that the run is trained on, with `whitened` features beside h: see `scatsimclr.models.front`.
+        head: Of z: "paper", Linear–ReLU–Linear; or "normalised", with a BatchNorm after each linear layer.
+        backend: Of the scattering operator. With "auto" the adapter uses `Conv3x3`'s operator where that is faster,
+            with any other name PyTorch's convolutions.
 
-    Raises ValueError for settings out of range, RuntimeError where 2^J exceeds the image.
+    Attributes:
+        activation_checkpointing: Whether training keeps less memory and takes a third longer.
+
+    Raises:
+        ValueError: A setting is out of range.
+        RuntimeError: 2^J exceeds the image.
     """
 
     def __init__(
@@ -106,19 +111,19 @@ class ScatSimCLR(nn.Module):
         stem = default_stem if stem is None else stem
         if stem < 1 or out_dim < 1:
             raise ValueError(f"stem and out_dim must be positive, got {stem} and {out_dim}")
-        self.input_size, self.out_dim = tuple(input_size), out_dim
+        self.input_size, self.out_dim = (height, width, colours), out_dim
         self.activation_checkpointing = False
         self.h_dim = groups[-1][0] * POOLED**2
 
         self._scatnet = Scattering2D(J, (height, width), L=L, backend=backend)
         coefficients = colours * channels(self._scatnet.J, self._scatnet.L, 2)
-        # The original constructs this normalisation and never calls it. Kept, frozen, so that state dicts load
-        # strictly in both directions; frozen parameters do not disturb DistributedDataParallel.
+        # The original constructs this normalisation and never calls it. It is kept, frozen, so that state dicts load
+        # strictly in both directions; DistributedDataParallel leaves frozen parameters alone.
         self._scatnet_bn = nn.BatchNorm2d(coefficients).requires_grad_(False)
         grid = (height >> J, width >> J)
         self.front = LogFront(colours, self._scatnet.channels, grid) if front == "log" else None
         convolution = "auto" if backend == "auto" else "reference"
-        adapter = [
+        adapter: list[nn.Module] = [
             Conv3x3(coefficients, stem, backend=convolution),
             nn.BatchNorm2d(stem),
             nn.ReLU(inplace=True),
@@ -138,15 +143,24 @@ class ScatSimCLR(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, backend: str = "auto") -> ScatSimCLR:
-        """The encoder of a finished run or an export, in evaluation mode.
+        """Loads the encoder of a finished run or an export.
 
-        folder: holds model.safetensors and config.json. Images are to be normalised as in the run, see
-        `scatsimclr.data.datasets.normalization`. Raises OSError where a file is missing, ValueError for another model.
+        Args:
+            folder: Holds model.safetensors and config.json.
+            backend: As in the constructor.
+
+        Returns:
+            The encoder in evaluation mode. Its images must be normalised as in the run, see
+            `scatsimclr.data.datasets.normalization`.
+
+        Raises:
+            OSError: A file is missing.
+            ValueError: The model is not a ScatSimCLR.
         """
         settings = json.loads((Path(folder) / "config.json").read_text())
         name = settings["model"]["base_model"]
         if not name.startswith("scatsimclr"):
-            raise ValueError(f"{folder} holds a {name}, not a ScatSimCLR")
+            raise ValueError(f"folder must hold a ScatSimCLR, got {name} in {folder}")
         model = cls(
             settings["model"]["J"],
             settings["model"]["L"],
@@ -162,9 +176,14 @@ class ScatSimCLR(nn.Module):
         return model.eval()
 
     def scatter(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Scattering coefficients of images x (N, C, H, W) as (N, C·K, H/2^J, W/2^J), channels-last.
+        """Scattering coefficients of images.
 
-        dtype: of the result, by default autocast's where it is on, else x's; the arithmetic is float32.
+        Args:
+            x: (N, C, H, W).
+            dtype: Of the result, by default autocast's where it is on, else that of x. The arithmetic is float32.
+
+        Returns:
+            (N, C·K, H/2^J, W/2^J), channels-last.
         """
         if dtype is None and torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
@@ -180,17 +199,19 @@ class ScatSimCLR(nn.Module):
             coefficients = self.front(coefficients)
         if self.activation_checkpointing and self.training:
             return run_checkpointed(self._adapter_network, coefficients).flatten(1)
-        return self._adapter_network(coefficients).flatten(1)
+        features: Tensor = self._adapter_network(coefficients)
+        return features.flatten(1)
 
     def whitened(self, x: Tensor) -> Tensor:
         """Whitened log-scattering (N, F), float32, of images x (N, C, H, W); ValueError without the log front."""
         if self.front is None:
-            raise ValueError('whitened features need front="log"')
+            raise ValueError("front must be 'log' for whitened features, got 'paper'")
         return self.front.whitened(self.scatter(x, dtype=torch.float32))
 
     def project(self, h: Tensor) -> Tensor:
         """z (N, out_dim) of h (N, 2048)."""
-        return self.bn2(self.l2(F.relu(self.bn1(self.l1(h)))))
+        z: Tensor = self.bn2(self.l2(F.relu(self.bn1(self.l1(h)))))
+        return z
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         h = self.encode(x)

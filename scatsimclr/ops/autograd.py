@@ -10,8 +10,12 @@ from torch import Tensor
 from torch._ops import OpOverload
 from torch.autograd import forward_ad
 
+from scatsimclr.ops.library import LIBRARY, Operator
+
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R")
+S = TypeVar("S")
 
 
 class Context(Protocol):
@@ -51,6 +55,35 @@ def differentiable(
     Named.setup_context = staticmethod(setup_context)  # type: ignore[method-assign]
     run: Callable[P, R] = Named.apply
     return run
+
+
+def derive(
+    operator: Operator[P, R],
+    gradient: Operator[Q, S],
+    setup_context: Callable[..., None],
+    make_backward: Callable[[Callable[Q, S]], Callable[..., tuple[Any, ...]]],
+) -> dict[str, Callable[P, R]]:
+    """Registers an operator's derivative, which another operator computes.
+
+    Args:
+        operator: the operator.
+        gradient: the operator that computes its gradient.
+        setup_context: as for `torch.library.register_autograd`.
+        make_backward: makes the backward pass of a callable that computes `gradient`.
+
+    Returns:
+        For each named implementation the operator by it, with its gradient by the implementation of the same name.
+    """
+    torch.library.register_autograd(
+        f"scatsimclr::{operator.name}",
+        make_backward(gradient.overload),
+        setup_context=setup_context,
+        lib=LIBRARY,
+    )
+    return {
+        name: differentiable(entry.run, setup_context, make_backward(gradient.by(name)))
+        for name, entry in operator.implementations.items()
+    }
 
 
 def called(op: OpOverload[P, R], args: Sequence[Any], tensors: Sequence[Tensor | None]) -> R:

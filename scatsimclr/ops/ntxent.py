@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scatsimclr.ops.autograd import Context, called, differentiable, forward_mode, gradients_again
-from scatsimclr.ops.library import LIBRARY, late, register
+from scatsimclr.ops.autograd import Context, called, derive, differentiable, forward_mode, gradients_again
+from scatsimclr.ops.library import late, register
 from scatsimclr.reference import ntxent as reference
 from scatsimclr.reference.accumulation import accumulate_dtype
 
@@ -151,14 +151,9 @@ def _make_backward(
     return run
 
 
-torch.library.register_autograd(
-    "scatsimclr::ntxent", _make_backward(NTXENT_BACKWARD.overload), setup_context=_setup_context, lib=LIBRARY
+_NAMED: dict[str, Callable[..., tuple[Tensor, Tensor]]] = derive(
+    NTXENT, NTXENT_BACKWARD, _setup_context, _make_backward
 )
-
-_NAMED = {
-    name: differentiable(entry.run, _setup_context, _make_backward(NTXENT_BACKWARD.by(name)))
-    for name, entry in NTXENT.implementations.items()
-}
 
 FLOATING = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scatsimclr.ops import availability
-from scatsimclr.ops.autograd import Context, called, differentiable, forward_mode, gradients_again
+from scatsimclr.ops.autograd import Context, called, derive, differentiable, forward_mode, gradients_again
 from scatsimclr.ops.library import LIBRARY, late, register
 from scatsimclr.reference import scattering2d as reference
 
@@ -209,17 +209,9 @@ def _make_backward(backward: Callable[..., Tensor]) -> Callable[..., tuple[Any, 
     return run
 
 
-torch.library.register_autograd(
-    "scatsimclr::scattering2d",
-    _make_backward(SCATTERING2D_BACKWARD.overload),
-    setup_context=_setup_context,
-    lib=LIBRARY,
+_NAMED: dict[str, Callable[..., Tensor]] = derive(
+    SCATTERING2D, SCATTERING2D_BACKWARD, _setup_context, _make_backward
 )
-
-_NAMED = {
-    name: differentiable(entry.run, _setup_context, _make_backward(SCATTERING2D_BACKWARD.by(name)))
-    for name, entry in SCATTERING2D.implementations.items()
-}
 
 
 def _batched(

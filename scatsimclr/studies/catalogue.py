@@ -306,7 +306,14 @@ def _few_labels(
 
 
 def _study() -> Study:
-    models = {"scatsimclr8": "ScatSimCLR, 8 blocks", "resnet18": "ResNet-18"}
+    # The recipe's own encoder, and SimCLR's with the same augmentation, temperature, batch and rate.
+    models = {
+        "scatsimclr": ("ScatSimCLR", ()),
+        "resnet18": (
+            "ResNet-18",
+            ("model.base_model=resnet18", "model.front=paper", "model.head=paper", "neighbours=0"),
+        ),
+    }
     return _few_labels(
         "study",
         "Few labels: scattering front end and pretext task",
@@ -315,9 +322,9 @@ def _study() -> Study:
                 f"{model}-{task}",
                 label if task == "none" else f"{label}, {_TASK_LABELS[task]}",
                 "accuracy",
-                (f"model.base_model={model}", *_TASKS[task]),
+                (*settings, *_TASKS[task]),
             )
-            for model, label in models.items()
+            for model, (label, settings) in models.items()
             for task in ("none", "rotation")
         ),
         corner="model",

@@ -10,6 +10,7 @@ from torch import nn
 
 from scatsimclr.config import Config
 from scatsimclr.data.loader import PairLoader
+from scatsimclr.models.encoder import Encoder
 from scatsimclr.training.update import Update
 
 WARM_UP = 3  # steps that are not counted: first calls allocate, and batches made ahead cost nothing
@@ -17,11 +18,12 @@ SECONDS = 8.0  # of steps that are counted
 
 
 def seconds_per_epoch(
-    config: Config, model: nn.Module, head: nn.Module | None, loader: PairLoader, device: torch.device
+    config: Config, model: Encoder, head: nn.Module | None, loader: PairLoader, device: torch.device
 ) -> float:
-    """Of an epoch's steps, from some steps of a copy: model, head and random generators stay as they are.
+    """The seconds that an epoch's steps take, measured on copies of the model and the head.
 
-    With the same batches as the training; of an epoch that is shorter than SECONDS all of its steps.
+    The originals and the random generators stay as they are. Batches are those of the training; an epoch that is
+    shorter than SECONDS is measured whole.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         update = Update(config, copy.deepcopy(model), copy.deepcopy(head), device)
@@ -38,21 +40,27 @@ def seconds_per_epoch(
 
 
 def epochs_in(minutes: float, epoch: float, held_out: float) -> int:
-    """Epochs of so many seconds that fit, one at least; held_out: validation images for each training image.
+    """How many epochs fit, one at least.
 
-    A step goes forward and backward, which is three times the work of the validation's forward.
+    Args:
+        minutes: The time.
+        epoch: Seconds that an epoch's training takes.
+        held_out: Validation images per training image. A training step goes forward and backward, three times the work
+            of the validation's forward pass.
     """
     return max(1, int(60 * minutes / (epoch * (1 + held_out / 3))))
 
 
 def timed(
     config: Config,
-    model: nn.Module,
+    model: Encoder,
     head: nn.Module | None,
     loader: PairLoader,
     device: torch.device,
     held_out: float,
 ) -> Config:
     """The settings with as many epochs as `minutes` allows, and no more than a quarter of them flat."""
+    if config.minutes is None:
+        return config
     epochs = epochs_in(config.minutes, seconds_per_epoch(config, model, head, loader, device), held_out)
     return config.model_copy(update={"epochs": epochs, "flat_epochs": min(config.flat_epochs, epochs // 4)})

@@ -7,47 +7,50 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from scatsimclr.data.loader import Batch
 
-WARM_UP = (
-    3  # updates before the recording: kernels are compiled, libraries choose algorithms, Adam makes its state
-)
+Result = TypeVar("Result")
+# A call's replay, and the result that every replay renews.
+Recorded = tuple[Callable[[], object], Result]
+
+# Updates before the recording: kernels are compiled, libraries choose algorithms, Adam makes its state.
+WARM_UP = 3
 
 
 @dataclass
-class _Recording:
-    """A batch in the memory that the recorded kernels read, how often it ran, and the replay with its result."""
+class _Recording(Generic[Result]):
+    """A batch in the memory that the recorded kernels read, how often it ran, and what was recorded."""
 
     batch: Batch
     runs: int = 0
-    replay: Callable[[], object] | None = None
-    result: Any = None
+    recorded: Recorded[Result] | None = None
 
 
-class GraphedUpdate:
-    """Calls `update(batch)`, as it is at first and then as a recording, one for each form of batch.
-
-    update : works on the batch's tensors without waiting for the device, and returns tensors on it. Its effects
-        (weights, statistics, random numbers of dropout) are those of a call.
-    record : from a call, makes its replay and the result that every replay renews; it does not run the call.
+class GraphedUpdate(Generic[Result]):
+    """Calls `update(batch)`, plainly at first and then as a recording, one for each form of batch.
 
     The result of a replay is overwritten by the next one.
+
+    Args:
+        update: Works on the batch's tensors without waiting for the device, and returns tensors on it. A replay has the
+            effects of a call (on weights, statistics, the random numbers of dropout).
+        record: Records a call without running it. By default as a CUDA graph.
     """
 
     def __init__(
         self,
-        update: Callable[[Batch], Any],
-        record: Callable[[Callable[[], Any]], tuple[Callable[[], object], Any]] | None = None,
+        update: Callable[[Batch], Result],
+        record: Callable[[Callable[[], Result]], Recorded[Result]] | None = None,
     ):
         self.update, self.record = update, record or record_cuda
-        self.recordings: dict[tuple, _Recording] = {}
+        self.recordings: dict[tuple[object, ...], _Recording[Result]] = {}
 
-    def __call__(self, batch: Batch) -> Any:
+    def __call__(self, batch: Batch) -> Result:
         form = tuple((tensor.shape, tensor.dtype) for tensor in _tensors(batch))
         recording = self.recordings.get(form)
         if recording is None:
@@ -57,23 +60,24 @@ class GraphedUpdate:
         recording.runs += 1
         if recording.runs <= WARM_UP:
             return _on_side_stream(lambda: self.update(recording.batch))
-        if recording.replay is None:
-            recording.replay, recording.result = self.record(lambda: self.update(recording.batch))
-        recording.replay()
-        return recording.result
+        if recording.recorded is None:
+            recording.recorded = self.record(lambda: self.update(recording.batch))
+        replay, result = recording.recorded
+        replay()
+        return result
 
 
-def record_cuda(call: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
+def record_cuda(call: Callable[[], Result]) -> Recorded[Result]:
     """Records a call as a CUDA graph."""
     graph = torch.cuda.CUDAGraph()
-    # Of this thread alone: another one makes the next batches meanwhile.
+    # Only this thread's work: another one is making the next batches.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = call()
     return graph.replay, result
 
 
-def _on_side_stream(call: Callable[[], Any]) -> Any:
-    """Where a recording follows, the calls before it have to be off the default stream."""
+def _on_side_stream(call: Callable[[], Result]) -> Result:
+    """Makes a call off the default stream, as the calls before a recording must be."""
     if not torch.cuda.is_available():
         return call()
     side = torch.cuda.Stream()
@@ -95,5 +99,10 @@ def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 def _tensors(batch: Batch) -> list[Tensor]:
     found: list[Tensor] = []
-    _map(lambda tensor: found.append(tensor) or tensor, batch)
+
+    def collect(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    _map(collect, batch)
     return found

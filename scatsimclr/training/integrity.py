@@ -1,55 +1,70 @@
 """The digest of a checkpoint, stored in the checkpoint: what is read is what was written.
 
-`torch.save` writes a ZIP archive. Its SHA-256 becomes the archive's comment, at the very end of the file, where every
-reader of ZIP archives, `torch.load` among them, skips it.
+`torch.save` writes a ZIP archive, whose directory holds the CRC-32 of every record. The directory's SHA-256 becomes the
+archive's comment, at the very end of the file, which readers of ZIP archives skip, `torch.load` among them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
+import zipfile
+import zlib
+from pathlib import Path
 
-# End of central directory (APPNOTE.TXT 4.3.16): signature, 16 bytes, and the length of the comment that follows.
-_END = struct.Struct("<4s16sH")
-_SIGNATURE = b"PK\x05\x06"
 _PREFIX = b"sha256:"
 _COMMENT = len(_PREFIX) + 2 * hashlib.sha256().digest_size
 _LENGTH = struct.pack("<H", _COMMENT)
 
 
-def sealed(archive: bytearray | memoryview | bytes) -> tuple[memoryview, bytes]:
+def seal(path: Path) -> None:
     """Adds the digest to an archive.
 
     Args:
-        archive: A ZIP archive without a comment, as `torch.save` writes it.
-
-    Returns:
-        The two parts of the file: the archive but for the length of its comment, and what follows.
+        path: A ZIP archive without a comment, as `torch.save` writes it.
 
     Raises:
         ValueError: It is not such an archive.
+        OSError: As reading and writing raise it.
     """
-    view = memoryview(archive)
-    signature, _, length = _END.unpack(view[-_END.size :]) if len(view) >= _END.size else (b"", b"", 0)
-    if signature != _SIGNATURE or length:
-        raise ValueError("archive must be a ZIP archive without a comment")
-    body = view[:-2]
-    digest = hashlib.sha256(body).hexdigest().encode()
-    return body, _LENGTH + _PREFIX + digest
+    try:
+        with zipfile.ZipFile(path) as archive:
+            start, comment = archive.start_dir, archive.comment
+    except zipfile.BadZipFile:
+        raise ValueError(f"path must be a ZIP archive, got {path}") from None
+    if comment:
+        raise ValueError(f"path must be a ZIP archive without a comment, got {path}")
+    with path.open("r+b") as file:
+        file.seek(start)
+        directory = file.read()[:-2]
+        file.seek(start + len(directory))
+        file.write(_LENGTH + _PREFIX + hashlib.sha256(directory).hexdigest().encode())
 
 
-def intact(file: bytes | memoryview) -> bool | None:
+def intact(path: Path) -> bool | None:
     """Compares a file with the digest that it holds.
 
     Args:
-        file: All bytes of a file.
+        path: Any file.
 
     Returns:
         Whether they agree; None for a file without a digest, such as a checkpoint of an earlier version.
+
+    Raises:
+        OSError: As reading raises it.
     """
-    view = memoryview(file)
-    comment = bytes(view[-_COMMENT:])
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _COMMENT))
+        comment = file.read()
     if not comment.startswith(_PREFIX):
         return None
-    body, length = view[: -_COMMENT - 2], view[-_COMMENT - 2 : -_COMMENT]
-    return length == _LENGTH and hashlib.sha256(body).hexdigest().encode() == comment[len(_PREFIX) :]
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
+            file.seek(archive.start_dir)
+            directory = file.read(os.path.getsize(path) - archive.start_dir - _COMMENT - 2)
+            length = file.read(2)
+            right = hashlib.sha256(directory).hexdigest().encode() == comment[len(_PREFIX) :]
+            return length == _LENGTH and right and archive.testzip() is None
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError):
+        return False

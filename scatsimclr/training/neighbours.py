@@ -1,9 +1,9 @@
-"""The images that are most like each image before training: positives beside its own views.
+"""The images most similar to each image before training: positives beside its own views.
 
-Two views of one image teach what augmentation may change; that another image shows the same kind of thing they cannot
-teach. The nearest images by whitened scattering are of the same class for most images (89 % of 5,000 of Fashion-MNIST
-at five neighbours), and contrastive training with them as positives is Dwibedi et al., "With a little help from my
-friends", ICCV 2021, with neighbours that are found once, by a transform that is not trained.
+Two views of an image teach what augmentation may change, but not that another image shows the same kind of thing. The
+nearest images by whitened scattering are mostly of the same class (89 % for 5,000 images of Fashion-MNIST and five
+neighbours). Contrastive training with them as positives follows Dwibedi et al., "With a little help from my friends",
+ICCV 2021; here neighbours are found once, by a transform that is not trained.
 """
 
 from __future__ import annotations
@@ -18,14 +18,26 @@ from scatsimclr.evaluation.features import extract
 from scatsimclr.evaluation.standard import Standard
 from scatsimclr.models.scatsimclr import ScatSimCLR
 
-ROWS = 1024  # similarities of so many images to all at once
+ROWS = 1024  # images whose similarities to all others are computed at once
 
 
 @torch.inference_mode()
 def nearest_images(model: ScatSimCLR, images: Tensor, spec: AugmentSpec, count: int) -> Tensor:
-    """The `count` images nearest to each by the cosine of whitened scattering; int64 (n, count), on the CPU.
+    """The images nearest to each image by the cosine of whitened scattering.
 
-    images: uint8 (n, H, W, C), n > count. Takes n² F products, F the features' width. UserError for too few images.
+    Takes n² F products, with F the width of the features.
+
+    Args:
+        model: Has the front end that whitens.
+        images: uint8 (n, H, W, C), n > count.
+        spec: Normalises them.
+        count: Neighbours per image.
+
+    Returns:
+        int64 (n, count), on the CPU.
+
+    Raises:
+        UserError: There are too few images.
     """
     if len(images) <= count:
         raise UserError(f"neighbours={count} needs more than the {len(images)} images to train on")

@@ -7,25 +7,33 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
+
+from scatsimclr.files import write_text
 
 WARM_UP, STEPS = 3, 10
 
 
 class Parts:
-    """Marks the parts of a step, and while `recording` measures them.
+    """Marks the parts of a step, and measures them while `recording`.
 
     On CUDA a part lasts from its first kernel to its last, on the stream: nothing waits for it before `seconds`.
+
+    Args:
+        device: Where the steps run.
     """
 
     def __init__(self, device: torch.device):
         self.device, self.recording = device, False
-        self._spans: list[tuple[str, object, object]] = []
+        # Name, begin and end; the latter two as CUDA events, or in seconds.
+        self._spans: list[tuple[str, Any, Any]] = []
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
+        """Marks the block as a part."""
         if not self.recording:
             yield
             return
@@ -34,10 +42,10 @@ class Parts:
             yield
             self._spans.append((name, begin, self._now()))
 
-    def _now(self) -> object:
+    def _now(self) -> Any:
         if self.device.type != "cuda":
             return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+        event: Any = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
 
@@ -51,6 +59,7 @@ class Parts:
         return totals
 
     def wait(self) -> None:
+        """Waits for a GPU to finish."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -58,13 +67,17 @@ class Parts:
 class StepProfiler:
     """Measures some steps of a run after its first few; call `step` after each.
 
-    Leaves profile.json in the run folder, {"part", "seconds", "share"} for each part of a mean step and "idle", what
-    no part accounts for and on CUDA the time in which no kernel ran, and trace.json for chrome://tracing or Perfetto.
+    It writes profile.json to the run folder, {"part", "seconds", "share"} for each part of a mean step and for "idle",
+    the time of no part, and on CUDA the time in which no kernel ran; and trace.json for chrome://tracing or Perfetto.
+
+    Args:
+        folder: The run folder.
+        parts: Marks the parts.
     """
 
     def __init__(self, folder: Path, parts: Parts):
         self.folder, self.parts = folder, parts
-        self.table: list[dict] | None = None
+        self.table: list[dict[str, Any]] | None = None
         self._seen = 0
         self._begin = self._wall = 0.0
         activities = [ProfilerActivity.CPU]
@@ -73,7 +86,7 @@ class StepProfiler:
         self._profile = profile(activities=activities)
 
     def step(self) -> bool:
-        """Counts a step; True when it was the last that is measured, and `table` is there."""
+        """Counts a step; True if it was the last one to measure, and `table` is there."""
         self._seen += 1
         if self._seen == WARM_UP:
             self.parts.wait()
@@ -86,7 +99,7 @@ class StepProfiler:
         return False
 
     def finish(self) -> None:
-        """Ends the measurement early, after `step` was called more than WARM_UP times; else there is no table."""
+        """Ends the measurement early; there is a table if `step` was called more than WARM_UP times."""
         steps = self._seen - WARM_UP
         if self.table is not None or steps < 1:
             return
@@ -103,13 +116,20 @@ class StepProfiler:
         self.table = [
             {"part": name, "seconds": value, "share": value / self._wall} for name, value in seconds.items()
         ]
-        (self.folder / "profile.json").write_text(json.dumps(self.table, indent=1) + "\n")
-        self._profile.export_chrome_trace(str(self.folder / "trace.json"))
+        write_text(self.folder / "profile.json", json.dumps(self.table, indent=1) + "\n")
+        self._profile.export_chrome_trace(str(self._trace))
+
+    @property
+    def _trace(self) -> Path:
+        return self.folder / "trace.json"
 
     def text(self) -> str:
-        """The table for a terminal."""
+        """The table for a terminal, or why there is none."""
+        if self.table is None:
+            return f"no profile: an epoch has too few steps, {self._seen}, of which {WARM_UP} are for warm-up"
         rows = [*self.table, {"part": "in all", "seconds": self._wall, "share": 1.0}]
         lines = [
             f"  {row['part']:14}{1e3 * row['seconds']:9.2f} ms {100 * row['share']:6.1f} %" for row in rows
         ]
-        return "\n".join([f"a step, mean of {self._seen - WARM_UP}:", *lines])
+        head = f"a step, mean of {self._seen - WARM_UP}:"
+        return "\n".join([head, *lines, f"{self._trace} is its trace"])

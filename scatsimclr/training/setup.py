@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor, nn
 
 from scatsimclr.config import Config, load_config
 from scatsimclr.data.augment import Augment, AugmentSpec
@@ -18,6 +20,7 @@ from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.evaluation.recommendation import Recommendation, without_labels
 from scatsimclr.models.encoder import Encoder
+from scatsimclr.models.pretext import HEADS
 from scatsimclr.models.resnet import ResNetSimCLR
 from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.scattering import Scattering2D
@@ -26,7 +29,15 @@ from scatsimclr.training import checkpoint
 
 @dataclass(frozen=True)
 class Data:
-    """The images of a run. train and test are None where there are no labels."""
+    """The images of a run.
+
+    Attributes:
+        pretrain: What the encoder is trained on.
+        validation: Images held out from it.
+        train: Labelled images for the probes; None where there are no labels.
+        test: Likewise.
+        spec: The augmentation and normalisation.
+    """
 
     pretrain: ImageSet
     validation: ImageSet
@@ -37,21 +48,22 @@ class Data:
 
 def load_labelled(
     config: Config, pretrain: ImageSet | None = None
-) -> tuple[ImageSet | None, ImageSet | None]:
-    """The labelled train and test images, or (None, None) where the data set has no labels."""
+) -> tuple[ImageSet, ImageSet] | tuple[None, None]:
+    """The labelled train and test images, or (None, None) where the pre-training images have no labels."""
     if pretrain is not None and not pretrain.classes:
         return None, None
-    return tuple(load_split(config, split) for split in ("train", "test"))
+    return load_split(config, "train"), load_split(config, "test")
 
 
 def load_split(config: Config, split: str) -> ImageSet:
     """One split of the data set of the settings."""
     settings = config.dataset
+    height, width, channels = settings.input_shape
     return load(
         settings.dataset,
         split,
-        size=settings.input_shape[:2],
-        channels=settings.input_shape[2],
+        size=(height, width),
+        channels=channels,
         data_dir=config.data_dir,
         download=settings.download,
         scale=config.data.scale,
@@ -76,29 +88,32 @@ def load_data(config: Config) -> Data:
 
 def augment_spec(config: Config) -> AugmentSpec:
     """The augmentation and normalisation of the settings."""
-    *size, channels = config.dataset.input_shape
+    height, width, channels = config.dataset.input_shape
     mean, std = normalization(config.dataset.dataset, channels)
-    return AugmentSpec(tuple(size), mean=mean, std=std, **config.augment.model_dump())
+    return AugmentSpec((height, width), mean=mean, std=std, **asdict(config.augment))
 
 
 def build_augment(config: Config, seed: int) -> Augment:
-    """The augmentation that `data.pipeline` asks for."""
+    """The augmentation by the pipeline of `data.pipeline`; UserError where DALI is named and not installed."""
     settings = config.data
     missing = dali_missing()
     if settings.pipeline == "dali" and missing:
         raise UserError(f"data.pipeline=dali: {missing}")
-    options = {
-        "backend": "auto" if config.fused else "reference",
-        "dtype": getattr(torch, settings.dtype),
-    }
-    if settings.pipeline == "dali" or (settings.pipeline == "auto" and config.fused and not missing):
-        return DaliAugment(augment_spec(config), seed, **options)
-    return Augment(augment_spec(config), seed, **options)
+    dali = settings.pipeline == "dali" or (settings.pipeline == "auto" and config.fused and not missing)
+    return (DaliAugment if dali else Augment)(
+        augment_spec(config),
+        seed,
+        backend="auto" if config.fused else "reference",
+        dtype=getattr(torch, settings.dtype),
+    )
 
 
 def data_threads(config: Config, device: torch.device) -> int:
-    """Threads that make batches. Where the CPU trains, its cores are the model's, whose threads wait for each other: on
-    two cores one data thread gives 304 images/s of 32², two 281 (EPYC Zen 4, bfloat16, 2026-11-25)."""
+    """Threads that make batches.
+
+    Where the CPU trains, its cores are needed for the model, whose threads wait for each other: on two cores, one data
+    thread gives 304 images/s of 32×32, two give 281 (EPYC Zen 4, bfloat16, 2026-11-25).
+    """
     cores = os.cpu_count() or 1
     return config.data.threads or (min(4, cores) if device.type == "cuda" else min(4, max(1, cores // 8)))
 
@@ -106,15 +121,14 @@ def data_threads(config: Config, device: torch.device) -> int:
 def build_loader(
     config: Config, images: ImageSet, batch_size: int, seed: int, device: torch.device
 ) -> PairLoader:
-    """Batches of `images`, resident on the device; `seed` is the augmentation's, the order's is the run's."""
+    """Batches of `images`, resident on the device; `seed` is the augmentation's, the order has the run's."""
     augment = build_augment(config, seed)
-    pretext = TASKS[config.task](augment) if config.task else None
     return PairLoader(
         images.images.to(device),
         augment,
         batch_size,
         config.seed,
-        pretext,
+        TASKS[config.task](augment) if config.task else None,
         prefetch=config.data.prefetch,
         threads=data_threads(config, device),
     )
@@ -145,12 +159,38 @@ def build_model(config: Config) -> Encoder:
     )
 
 
-def restore(
-    path: str, config_file: str | None = None, changes: list[str] | tuple[str, ...] = ()
-) -> tuple[Config, Encoder, str]:
-    """A trained encoder: settings, the model in evaluation mode on its device, and in words what it is.
+def build_head(config: Config, h_dim: int) -> nn.Module | None:
+    """The head of the pretext task, with the weights that the settings name; None without a task."""
+    if config.task is None or config.pretext is None:
+        return None
+    head: nn.Module = HEADS[config.task](h_dim)
+    if config.pretext.fine_tune_from:
+        checkpoint.load_head(config.pretext.fine_tune_from, head)
+    return head
 
-    path: checkpoint, run folder, or with `config_file` mere weights. changes: `key=value` settings.
+
+def placed(model: Encoder, device: torch.device) -> Encoder:
+    """An encoder moved to a device, with channels-last convolutions."""
+    # PyTorch's annotations of `to` leave out the memory format.
+    moved: Encoder = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return moved
+
+
+def restore(
+    path: str, config_file: str | None = None, changes: Sequence[str] = ()
+) -> tuple[Config, Encoder, str]:
+    """Loads a trained encoder.
+
+    Args:
+        path: A checkpoint or a run folder; or, with `config_file`, mere weights.
+        config_file: The settings of mere weights.
+        changes: `key=value` settings.
+
+    Returns:
+        The settings; the model in evaluation mode, on its device; and a few words on what it is.
+
+    Raises:
+        UserError: A file cannot be read, or its weights do not fit the settings.
     """
     if config_file:
         config, origin = load_config(config_file, changes), f"weights of {path}"
@@ -161,15 +201,14 @@ def restore(
     config = with_shape(config)
     model = build_model(config)
     checkpoint.load_weights(path, model)
-    return config, model.to(pick_device(config), memory_format=torch.channels_last).eval(), origin
+    return config, placed(model, pick_device(config)).eval(), origin
 
 
 def build_evaluation(config: Config, model: Encoder, train: ImageSet, test: ImageSet) -> Evaluation:
     """The probes of the settings, ready to run."""
-    subsets = ()
+    subsets: tuple[Tensor, ...] = ()
     if "folds" in config.evaluation.probes:
         subsets = folds(config.dataset.dataset, data_dir=config.data_dir, download=config.dataset.download)
-    amp = config.resolved_amp(next(model.parameters()).device.type)
     return Evaluation(
         model,
         train,
@@ -177,26 +216,27 @@ def build_evaluation(config: Config, model: Encoder, train: ImageSet, test: Imag
         augment_spec(config),
         config.evaluation,
         subsets,
-        amp,
+        _amp(config, model),
         scattering=front_end(config, model),
         joint=config.model.scattering,
     )
 
 
 def front_end(config: Config, model: Encoder) -> Scattering2D:
-    """The scattering transform that an encoder has, or a ResNet is compared with, on the encoder's device."""
-    if config.model.scattering:
+    """The scattering transform of an encoder, or the one a ResNet is compared with, on the encoder's device."""
+    if isinstance(model, ScatSimCLR):
         return model._scatnet
-    size = config.dataset.input_shape[:2]
-    J = min(config.model.J, min(size).bit_length() - 1)
-    transform = Scattering2D(J, size, L=config.model.L, backend="auto" if config.fused else "reference")
+    height, width, _ = config.dataset.input_shape
+    J = min(config.model.J, min(height, width).bit_length() - 1)
+    backend = "auto" if config.fused else "reference"
+    transform = Scattering2D(J, (height, width), L=config.model.L, backend=backend)
     return transform.to(next(model.parameters()).device)
 
 
 def recommendation(
     config: Config, model: Encoder, images: ImageSet, evaluation: Evaluation | None
 ) -> Recommendation:
-    """The features of a trained encoder to use: chosen by `evaluation`, by rule where there is none."""
+    """Which features of a trained encoder to use: chosen by `evaluation`, or by rule where there is none."""
     if evaluation is not None:
         return evaluation.recommendation()
     return without_labels(
@@ -206,14 +246,18 @@ def recommendation(
         front_end(config, model),
         joint=config.model.scattering,
         batch_size=config.evaluation.batch_size,
-        amp=config.resolved_amp(next(model.parameters()).device.type),
+        amp=_amp(config, model),
     )
+
+
+def _amp(config: Config, model: Encoder) -> torch.dtype | None:
+    return config.resolved_amp(next(model.parameters()).device.type)
 
 
 def pick_device(config: Config) -> torch.device:
     """The device of the settings; UserError where there is no such device."""
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda was asked for, but torch sees no CUDA device")
+        raise UserError("device=cuda was requested, but torch sees no CUDA device")
     if config.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(config.device)

@@ -1,12 +1,13 @@
 """One update of the weights: a batch's losses, their gradients, the optimizer.
 
-On CUDA a whole update can be recorded once and replayed as a CUDA graph, see scatsimclr.training.graphs.
+On CUDA a whole update can be recorded once and replayed as a CUDA graph, see `scatsimclr.training.graphs`.
 """
 
 from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,29 +16,46 @@ from torch.nn import functional as F
 from scatsimclr.config import Config
 from scatsimclr.data.loader import Batch
 from scatsimclr.loss import NTXentLoss
+from scatsimclr.models.encoder import Encoder
+from scatsimclr.models.resnet import ResNetSimCLR
 from scatsimclr.training.graphs import GraphedUpdate
 from scatsimclr.training.profile import Parts
 
 
 @dataclass(frozen=True)
 class Losses:
-    """One batch's figures, still on the device. total: what is minimised, contrastive + λ · pretext."""
+    """The figures of one batch, still on the device.
+
+    Attributes:
+        total: What is minimised, contrastive + λ · pretext.
+        parts: With a pretext task, contrastive_loss, pretext_loss and pretext_accuracy.
+    """
 
     total: Tensor
-    parts: dict[str, Tensor]  # with a pretext task: contrastive_loss, pretext_loss, pretext_accuracy
+    parts: dict[str, Tensor]
 
 
 class Update:
     """The encoder and the pretext head with their loss, precision and optimizer.
 
     Nothing here waits for the device: figures stay there until somebody reads them.
+
+    Args:
+        config: The settings of the run.
+        model: The encoder, on the device.
+        head: The pretext task's head, on the device; None without a task.
+        device: Where the weights are.
+
+    Raises:
+        UserError: CUDA graphs are required by the settings and cannot be recorded.
     """
 
-    def __init__(self, config: Config, model: nn.Module, head: nn.Module | None, device: torch.device):
+    def __init__(self, config: Config, model: Encoder, head: nn.Module | None, device: torch.device):
         self.config, self.model, self.head, self.device = config, model, head, device
         self.criterion = NTXentLoss(
             temperature=config.loss.temperature,
             use_cosine_similarity=config.loss.use_cosine_similarity,
+            views_dim=0,
             backend="auto" if config.fused else "reference",
         )
         self.amp = config.resolved_amp(device.type)
@@ -45,7 +63,7 @@ class Update:
         graphs = config.resolved_graphs(device.type)
         self.optimizer = torch.optim.Adam(
             [parameter for parameter in self.modules().parameters() if parameter.requires_grad],
-            # A recorded update reads the rate from the device: a number would be recorded as it is.
+            # A recorded update reads the rate from the device: a number would become part of the recording.
             torch.tensor(config.lr, device=device) if graphs else config.lr,
             weight_decay=config.weight_decay,
             fused=True,
@@ -74,12 +92,21 @@ class Update:
 
     @property
     def skipped(self) -> int:
-        """Updates that were left out because float16 gradients overflowed: Adam did not count them."""
+        """Updates skipped because float16 gradients overflowed: Adam did not count them."""
         state = next(iter(self.optimizer.state.values()), None)
         return self.attempts - int(state["step"]) if state else self.attempts
 
     def __call__(self, batch: Batch, *, share: float = 1.0, last: bool = True) -> Losses:
-        """Adds the gradients of share · loss; with `last` the weights change by all since they last did."""
+        """Adds the gradients of a batch, and updates the weights.
+
+        Args:
+            batch: The batch.
+            share: The factor of its loss, where gradients of several batches are accumulated.
+            last: Whether the weights are updated now, by all gradients since the last update.
+
+        Returns:
+            The batch's figures. Those of a recorded update are overwritten by the next one.
+        """
         self.attempts += last
         if self._graphed is not None:
             with self.part("recorded step"):
@@ -89,7 +116,8 @@ class Update:
     def _eager(self, batch: Batch, share: float = 1.0, last: bool = True) -> Losses:
         losses = self.losses(batch)
         with self.part("backward"):
-            self.scaler.scale(losses.total * share).backward()
+            scaled: Tensor = self.scaler.scale(losses.total * share)
+            torch.autograd.backward(scaled)
         if last:
             with self.part("optimizer"):
                 self.scaler.step(self.optimizer)
@@ -102,6 +130,8 @@ class Update:
         contrastive = self.contrastive(batch)
         if batch.pretext is None:
             return Losses(contrastive, {})
+        if self.head is None or self.config.pretext is None:
+            raise ValueError("batch.pretext must be None without a pretext task, got pictures")
         pictures, labels = batch.pretext
         with self._autocast():
             h = self._encode(pictures)
@@ -116,17 +146,21 @@ class Update:
         return Losses(contrastive + self.config.pretext.lambda_ * pretext, parts)
 
     def contrastive(self, batch: Batch) -> Tensor:
-        """NT-Xent of the two views."""
+        """NT-Xent of the views, which stay one tensor from the loader to the loss where they are encoded together."""
         together = self.config.views == "concatenated"
         with self._autocast():
-            h = [self._encode(x) for x in ([torch.cat(batch.views)] if together else batch.views)]
+            h = [self._encode(x) for x in ([batch.views.flatten(0, 1)] if together else batch.views)]
             with self.part("loss"):
-                z_i, z_j = self.model.project(h[0]).chunk(2) if together else map(self.model.project, h)
+                z = [self.model.project(part) for part in h]
         with self.part("loss"):
-            return self.criterion(z_i.float(), z_j.float())
+            rows = [part.float() for part in z]
+            loss: Tensor = self.criterion(
+                torch.unflatten(rows[0], 0, batch.views.shape[:2]) if together else rows
+            )
+        return loss
 
     def _encode(self, x: Tensor) -> Tensor:
-        if not self.config.model.scattering:
+        if isinstance(self.model, ResNetSimCLR):
             with self.part("network"):
                 return self.model.encode(x)
         with self.part("scattering"):
@@ -134,21 +168,22 @@ class Update:
         with self.part("adapter"):
             return self.model.adapt(coefficients)
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
         return torch.autocast(self.device.type, self.amp) if self.amp else contextlib.nullcontext()
 
-    def state_dict(self) -> dict:
-        """Of optimizer and loss scaling, for a checkpoint."""
+    def state_dict(self) -> dict[str, Any]:
+        """The state of optimizer and loss scaling, for a checkpoint."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "attempts": self.attempts,
         }
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over a state from `state_dict`."""
         kept = [{name: group[name] for name in ("lr", "capturable")} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
-        # Whether updates are recorded is this run's affair; the rate is set anew in every epoch.
+        # Whether updates are recorded is up to this run; the rate is set anew in every epoch.
         for group, own in zip(self.optimizer.param_groups, kept, strict=True):
             group.update(own)
         self.scaler.load_state_dict(state["scaler"])

@@ -1,11 +1,21 @@
 """Nothing here may reach beyond 127.0.0.1, and a proxy must not catch the requests that stay there."""
 
 import pytest
+import torch
 
 
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def one_thread():
+    """On a busy machine, OpenMP's barriers make small operations up to 100 times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

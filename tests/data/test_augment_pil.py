@@ -15,16 +15,9 @@ from scatsimclr.data.resample import affine_nearest, lanczos_taps, resample
 from scatsimclr.reference.blur import gaussian_blur, gaussian_weights
 from scatsimclr.reference.color import blend_, luma, shift_hue_
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPES = [(32, 32), (96, 96), (24, 41), (8, 8), (1, 1), (1, 7), (5, 1)]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """On a machine with other work, OpenMP's barriers make these small operations up to 100 times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def pictures(batch, height, width, seed=0):

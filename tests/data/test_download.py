@@ -131,7 +131,7 @@ def test_cut_connections_are_taken_up_again(tmp_path):
 
 def test_connection_that_always_breaks_keeps_the_part_and_says_so(tmp_path):
     server = _Server(cuts=[200_000, 0, 0, 0])
-    with pytest.raises(DataError, match=r"broke off; run again to go on from byte \d+\): use --data-dir"):
+    with pytest.raises(DataError, match=r"broke off; run again to continue from byte \d+\): use --data-dir"):
         fetch(server, tmp_path)
     kept = part(tmp_path).read_bytes()
     assert BODY.startswith(kept)

@@ -77,7 +77,7 @@ def test_class_only_in_test_is_left_out(tmp_path):
     classes(tmp_path / "train", {"a": 2, "b": 2})
     classes(tmp_path / "test", {"a": 1, "zebra": 3})
     assert get(tmp_path, "test").paths == ("test/a/0.png",)
-    assert get(tmp_path).notes == ("left out 3 images of test/zebra/, a class that train has not",)
+    assert get(tmp_path).notes == ("left out 3 images of test/zebra/, a class that train does not have",)
 
 
 def test_test_folder_without_train_is_taken_without_labels(tmp_path):
@@ -127,11 +127,11 @@ def test_one_folder_is_no_class(tmp_path):
     found = get(tmp_path)
     assert (found.classes, found.labels.tolist()) == ((), [-1] * 6)
     assert found.notes == (
-        "images/ is the only folder with images, so no class: all 6 images are taken without labels",
+        "images/ is the only folder with images, so it is not a class: all 6 images are taken without labels",
     )
     put(tmp_path / "loose.png")
     (note,) = get(tmp_path).notes
-    assert "all 7 images, 1 of them outside of it, are taken without labels" in note
+    assert "all 7 images, 1 of them outside it, are taken without labels" in note
 
 
 @pytest.mark.parametrize("several", [0, 1, 4])
@@ -178,7 +178,7 @@ def test_what_stands_beside_train_is_counted(tmp_path):
     put(tmp_path / "loose.png")
     put(tmp_path / "train" / "loose.png")
     assert get(tmp_path).notes == (
-        "left out 1 image directly in train/, outside of any class folder",
+        "left out 1 image directly in train/, outside any class folder",
         "left out 3 images in extra/, beside train/",
         "left out 1 image beside train/",
     )
@@ -263,7 +263,7 @@ def test_unreadable_files_are_skipped_by_name_and_reason(tmp_path):
     assert "truncated" in reasons["02"]
     assert "HEIC" in reasons["08"]
     assert reasons["09"] == "not a readable image"  # Ghostscript is never started
-    assert reasons["10"] == "a link that leads nowhere"
+    assert reasons["10"] == "a broken link"
     assert "decompression bomb" in reasons["11"]
     assert set(found.paths) == set(get(tmp_path, "train").paths)
     for path, image in zip(found.paths, found.images, strict=True):  # rows still belong to their paths
@@ -323,7 +323,7 @@ def test_links_are_followed_and_loops_end(tmp_path):
             (store / f"d{i}" / f"l{j}").symlink_to(store / f"d{j}", target_is_directory=True)
     found = [get(root, split) for split in ("train", "test")]
     assert {path for part in found for path in part.paths} == {"a/x.png", "a/y.png", "b/file.png", "b/z.png"}
-    assert found[0].skipped == (("b/knot.png", "a link that leads nowhere"),)
+    assert found[0].skipped == (("b/knot.png", "a broken link"),)
 
 
 def test_pipes_are_not_opened(tmp_path):

@@ -122,14 +122,14 @@ def test_settings_get_the_shape_of_the_images(tmp_path):
     assert resolved.dataset.input_shape == (48, 48, 1)
     assert resolved.epochs == 3
     assert with_shape(resolved) is resolved
-    with pytest.raises(UserError, match="J=6 is too large for 48×48 images"):
+    with pytest.raises(UserError, match="got 6 for images of 48×48"):
         with_shape(load_config("folder", [f"data_dir={tmp_path}", "model.J=6"]))
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match="nowhere is not there"):
         natural_shape("folder", data_dir=tmp_path / "nowhere")
-    with pytest.raises(DataError, match="name it with --data-dir"):
+    with pytest.raises(DataError, match="Name it with --data-dir"):
         natural_shape("folder")
     with pytest.raises(DataError, match="did you mean 'mnist'"):
         natural_shape("mnst")

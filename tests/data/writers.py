@@ -50,17 +50,19 @@ def cifar10_binary(root: Path):
     return _expected(batches)
 
 
+def _cifar100_splits():
+    for split, n in (("train", 5), ("test", 3)):
+        yield split, (images(n, 32, 32, n), np.arange(n) + 15, np.arange(n) * 20 + 3)
+
+
 def cifar100_binary(root: Path):
     """Returns split -> (images, coarse labels, fine labels)."""
     folder = root / "cifar-100-binary"
     folder.mkdir()
-    result = {}
-    for split, n in (("train", 5), ("test", 3)):
-        pictures = images(n, 32, 32, n)
-        coarse, fine = np.arange(n) + 15, np.arange(n) * 20 + 3
+    result = dict(_cifar100_splits())
+    for split, (pictures, coarse, fine) in result.items():
         labels = np.stack([coarse, fine], axis=1).astype(np.uint8)
         (folder / f"{split}.bin").write_bytes(np.concatenate([labels, _planes(pictures)], axis=1).tobytes())
-        result[split] = pictures, coarse, fine
     (folder / "coarse_label_names.txt").write_text("".join(f"group_{i}\n" for i in range(20)))
     (folder / "fine_label_names.txt").write_text("".join(f"kind_{i}\n" for i in range(100)))
     return result
@@ -109,9 +111,8 @@ def cifar10_python(root: Path):
 def cifar100_python(root: Path):
     folder = root / "cifar-100-python"
     folder.mkdir()
-    result = {}
-    for split, n in (("train", 5), ("test", 3)):
-        pictures, coarse, fine = images(n, 32, 32, n), np.arange(n) + 15, np.arange(n) * 20 + 3
+    result = dict(_cifar100_splits())
+    for split, (pictures, coarse, fine) in result.items():
         batch = {b"data": _planes(pictures), b"coarse_labels": coarse.tolist(), b"fine_labels": fine.tolist()}
         (folder / split).write_bytes(python2_pickle(batch))
         result[split] = pictures, coarse, fine

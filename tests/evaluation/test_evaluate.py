@@ -13,6 +13,7 @@ from scatsimclr.data.augment import AugmentSpec
 from scatsimclr.data.datasets import ImageSet
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
+from scatsimclr.evaluation.features import extract
 from scatsimclr.evaluation.fine_tune import fine_tune_predict
 from scatsimclr.evaluation.logistic import logistic_fit
 from scatsimclr.evaluation.probe import accuracy, few_labels, linear_predict
@@ -106,6 +107,7 @@ def test_quick_leaves_out_what_takes_long():
         ("z", 3),
         ("scattering", 960),
         ("pooled", 960),
+        ("texture", 2048),
         ("both", 963),
         ("both_pooled", 963),
     ],
@@ -170,9 +172,25 @@ def grey_bars(count, seed):
     return ImageSet(images.to(torch.uint8), labels, ("across", "down"))
 
 
+def ringed(count, seed):
+    """The class is how far a uniform colour is from grey, in any direction: no plane separates them."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 2
+    angle = 2 * torch.pi * torch.rand(count, generator=generator)
+    away = torch.where(labels == 1, 100, 30)[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
+    colours = 128 + torch.cat([away, torch.zeros(count, 1)], 1)
+    noise = torch.randint(-9, 10, (count, 8, 8, 3), generator=generator)
+    images = (colours[:, None, None] + noise).clamp(0, 255).to(torch.uint8)
+    return ImageSet(images, labels, ("near", "far"))
+
+
 @pytest.mark.parametrize(
     ("model", "sets", "expected"),
-    [(Informed(True), coloured, {"h", "pooled", "both_pooled"}), (Informed(False), grey_bars, {"pooled"})],
+    [
+        (Informed(True), coloured, {"h", "texture", "pooled", "both_pooled"}),
+        (Informed(False), grey_bars, {"texture", "pooled"}),
+        (Informed(False), ringed, {"texture"}),
+    ],
 )
 def test_what_is_recommended_is_what_training_labels_speak_for(model, sets, expected):
     settings = EvaluationSettings(probes=("few",), labels_per_class=(10,), seeds=3)
@@ -198,11 +216,26 @@ def test_one_label_a_class_leaves_the_choice_to_a_rule():
     assert (probes.scattering_features, probes.recommended) == ("scattering", "both")
 
 
+def test_texture_is_the_same_wherever_it_is_and_however_many_images_are_asked_for():
+    transform = Scattering2D(1, (8, 8), L=4)
+    images = ringed(12, 0).images
+    found = extract(Means(), images, AugmentSpec((8, 8)), features="texture", scattering=transform)
+    assert found.shape == (12, 2048)
+    assert (found >= 0).all()
+    assert 0.2 < (found > 0).float().mean() < 0.8
+    uniform = images.float().mean((1, 2), keepdim=True).expand_as(images).to(torch.uint8)
+    one, turned = (
+        extract(Means(), x, AugmentSpec((8, 8)), features="texture", scattering=transform, batch_size=5)
+        for x in (uniform, uniform.flip(1))
+    )
+    torch.testing.assert_close(one, turned)
+
+
 def test_of_a_large_set_only_pooled_coefficients_are_looked_at(monkeypatch):
     monkeypatch.setattr("scatsimclr.evaluation.recommendation.LARGEST", 4 * 91 * 240 - 1)
     probes = evaluation(("few",), Scattering2D(1, (8, 8), L=4))
-    assert probes.scattering_features == "pooled"
-    assert probes.recommended in ("pooled", "h", "both_pooled")
+    assert probes.scattering_features in ("texture", "pooled")
+    assert probes.recommended in ("texture", "pooled", "h", "both_pooled")
     assert "scattering" not in probes._parts
 
 

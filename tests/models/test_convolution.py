@@ -34,7 +34,7 @@ def calls(monkeypatch):
         return operator(x, *args)
 
     # As on a CPU without AMX, whose bfloat16 convolutions are PyTorch's by rule.
-    monkeypatch.setattr(convolution, "_matrix_units", lambda: False)
+    monkeypatch.setattr(convolution, "matrix_units", lambda: False)
     operator = convolution.conv3x3
     monkeypatch.setattr(convolution, "conv3x3", spy)
     return found
@@ -93,7 +93,7 @@ def test_values_and_gradients_are_conv2ds(calls, amp):
     ],
 )
 def test_when_it_takes_the_operator(monkeypatch, calls, channels, batch, settings):
-    monkeypatch.setattr(convolution, "_matrix_units", lambda: settings.get("amx", False))
+    monkeypatch.setattr(convolution, "matrix_units", lambda: settings.get("amx", False))
     dtype, amp = settings.get("dtype", torch.float32), settings.get("amp")
     layer = Conv3x3(*channels, backend=settings.get("backend", "auto")).to(dtype)
     size = settings.get("size", 2)

@@ -1,49 +1,82 @@
-"""A checkpoint's digest: in the file, skipped by torch.load, and different for every damage."""
+"""A checkpoint's digest: in the file, skipped by torch.load, and wrong after any damage to what is stored."""
 
-import io
+import zipfile
 
 import pytest
 import torch
 
-from scatsimclr.training.integrity import intact, sealed
+from scatsimclr.training.integrity import intact, seal
 
 
-@pytest.fixture(scope="module")
-def archive():
-    buffer = io.BytesIO()
-    torch.save({"weights": torch.arange(1000.0), "step": 3}, buffer)
-    return buffer.getvalue()
+@pytest.fixture
+def archive(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"weights": torch.arange(1000.0), "step": 3}, path)
+    return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def file(archive):
-    return b"".join(sealed(archive))
+    seal(archive)
+    return archive
 
 
 def test_a_sealed_file_is_intact_and_loads(file):
     assert intact(file) is True
-    state = torch.load(io.BytesIO(file), weights_only=True)
+    state = torch.load(file, weights_only=True)
     assert torch.equal(state["weights"], torch.arange(1000.0))
 
 
-def test_a_file_without_digest_is_neither(archive):
+def test_a_file_without_digest_is_neither(archive, tmp_path):
     assert intact(archive) is None
-    assert intact(b"") is None
+    empty = tmp_path / "empty"
+    empty.touch()
+    assert intact(empty) is None
 
 
-@pytest.mark.parametrize("place", [0, 1, 500, 2000, -1, -30, -71, -72, -73, -74, -90])
-def test_one_bit_is_enough(file, place):
-    damaged = bytearray(file)
-    damaged[place] ^= 1
-    assert intact(damaged) is not True
+def places(path):
+    """A byte of every record, of the directory, and of the comment."""
+    with zipfile.ZipFile(path) as archive:
+        found = [info.header_offset + 30 + len(info.filename) + 64 for info in archive.infolist()]
+        start = archive.start_dir
+    size = path.stat().st_size
+    # Of small records, what follows the padding.
+    return [size - 1, size - 30, size - 72, size - 73, *range(start, size - 80, 11), *found[:2]]
+
+
+def test_one_bit_is_enough(file):
+    whole = file.read_bytes()
+    for place in places(file):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        file.write_bytes(damaged)
+        assert intact(file) is not True, place
+
+
+def test_any_byte_of_the_weights_counts(file):
+    whole = file.read_bytes()
+    start = whole.index(torch.arange(1000.0).numpy().tobytes())
+    for place in range(start, start + 4000, 97):
+        damaged = bytearray(whole)
+        damaged[place] ^= 128
+        file.write_bytes(damaged)
+        assert intact(file) is False
 
 
 @pytest.mark.parametrize("end", [1, 2, 100, 1000])
 def test_a_truncated_file_is_not_intact(file, end):
-    assert intact(file[:-end]) is not True
+    file.write_bytes(file.read_bytes()[:-end])
+    assert intact(file) is not True
 
 
-@pytest.mark.parametrize("no_archive", [b"", b"abc", b"PK\x05\x06" + bytes(16) + b"\1\0c", bytes(100)])
-def test_only_archives_without_comment_are_sealed(no_archive):
-    with pytest.raises(ValueError, match="archive must be a ZIP archive without a comment"):
-        sealed(no_archive)
+@pytest.mark.parametrize("content", [b"", b"abc", bytes(100)])
+def test_only_archives_are_sealed(tmp_path, content):
+    path = tmp_path / "a"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="must be a ZIP archive, got"):
+        seal(path)
+
+
+def test_nothing_is_sealed_twice(file):
+    with pytest.raises(ValueError, match="without a comment"):
+        seal(file)

@@ -23,11 +23,11 @@ original = Trainer._batches
 
 def recorded(self, done):
     for batch in original(self, done):
-        tensors = (batch.indices, *batch.views, *batch.pretext)
+        tensors = (batch.indices, batch.views, *batch.pretext)
         digest = hashlib.sha256(b"".join(t.contiguous().numpy().tobytes() for t in tensors)).hexdigest()
         with open(log, "a") as file:
-            file.write(f"{self.step} {digest}\\n")
-        if self.step == int(end):
+            file.write(f"{self.progress.step} {digest}\\n")
+        if self.progress.step == int(end):
             os.kill(os.getpid(), signal.SIGKILL)
         yield batch
 

@@ -6,12 +6,14 @@ import json
 import pytest
 import torch
 
-from scatsimclr.config import load_config, native_bfloat16
+from scatsimclr.config import load_config
+from scatsimclr.cpu import native_bfloat16
 from scatsimclr.data.loader import Batch
 from scatsimclr.errors import UserError
 from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.train import command
 from scatsimclr.training.graphs import WARM_UP, GraphedUpdate
+from scatsimclr.training.loop import Trainer
 from scatsimclr.training.profile import STEPS
 from scatsimclr.training.update import Update
 from tests.training.conftest import TINY
@@ -19,7 +21,7 @@ from tests.training.conftest import TINY
 
 def batch(seed, count=4):
     views = torch.rand(2, count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
-    return Batch(tuple(views), torch.arange(count))
+    return Batch(views, torch.arange(count))
 
 
 def update(*settings, device="cpu"):
@@ -78,8 +80,7 @@ def test_graphed_updates_equal_eager_ones(amp):
         values = []
         for seed in range(WARM_UP + 5):
             run.rate = 1e-3 / (1 + seed)
-            views = tuple(view.cuda() for view in batch(seed % 3).views)
-            values.append(run(Batch(views, torch.arange(4))).total.item())
+            values.append(run(Batch(batch(seed % 3).views.cuda(), torch.arange(4))).total.item())
         losses.append(values)
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-3, atol=1e-4)
 
@@ -168,3 +169,15 @@ def test_a_profile_of_an_epoch_with_few_steps(images, tmp_path, capsys):
     assert "a step, mean of 1:" in capsys.readouterr().out
     assert command([*argv, "--run-dir", str(tmp_path / "b"), "batch_size=8"]) == 0
     assert "too few steps" in capsys.readouterr().out
+
+
+def test_views_reach_the_encoder_without_a_copy(images, tmp_path, monkeypatch):
+    run = Trainer(load_config(None, [*TINY, "fused=true", f"data_dir={images}"]), tmp_path / "run")
+    seen, scatter = [], run.model.scatter
+    monkeypatch.setattr(run.model, "scatter", lambda x: seen.append(x) or scatter(x))
+    batch = next(run.loader.epoch(0))
+    run.update(batch)
+    (x,) = seen
+    assert x.shape == (16, 3, 16, 16)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert x.data_ptr() == batch.views.data_ptr()

@@ -28,7 +28,7 @@ namespace scatsimclr::SCATSIMCLR_NAMESPACE::conv3x3 {
 
 using V = Vec<float>;
 constexpr int kBlock = 2 * kLanes<float>;  // columns of a product: two vectors
-// Rows of a product: what 32 or 16 registers hold beside the operands, and enough to hide a multiply-add's latency.
+// Rows of a product: as many as 32 or 16 registers hold beside the operands, which hides a multiply-add's latency.
 constexpr int kRows = SCATSIMCLR_SIMD_BYTES == 64 ? 14 : 6;
 constexpr int kTiles = SCATSIMCLR_SIMD_BYTES == 64 ? 28 : 24;  // of a block
 constexpr int kPanel = SCATSIMCLR_SIMD_BYTES == 64 ? 8 : 4;    // rows of a product of the weights' gradient
@@ -136,7 +136,7 @@ struct Arithmetic<uint16_t> {
 };
 #endif
 
-// Operands of a sum over channels: whole steps, of no channel one.
+// Operands of a sum over channels: whole steps, and one where there are no channels.
 template <class A>
 int64_t depth_of(int64_t channels) {
   return round_up(std::max<int64_t>(channels, 1), A::kStep);

@@ -26,8 +26,8 @@ SCATSIMCLR_INLINE void gather(const V* u, V* g) {
   g[0] = u[0] + sum, g[1] = (u[1] - u[2]) * half, g[2] = sum + u[3];
 }
 
-// The 16 positions of the filters of kLanes<float> input channels, of which `left` there are, that lie at `taps`; the adjoint
-// has them turned by 180°.
+// The 16 positions of the filters at `taps` of a vector of input channels, of which `left` exist; the adjoint turns the
+// filters by 180°.
 SCATSIMCLR_INLINE void transform_filters(const float* taps, int64_t in, int64_t left, bool turned, V* u) {
   V columns[3][4];
   for (int j = 0; j < 3; ++j) {

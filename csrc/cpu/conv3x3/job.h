@@ -7,9 +7,9 @@
 namespace scatsimclr {
 
 constexpr int kPositions = 16;     // elements of a transformed tile, 4 × 4
-constexpr int kDepthBytes = 512;   // of a pixel's channels in a block of tiles: what is transformed at a time
-constexpr int kChunkBytes = 288;   // of a channel's tiles in a chunk of the weights' gradient: even numbers of tiles
-constexpr int kPaddingBytes = 64;  // between positions, whose distance could else be a multiple of 4 KiB
+constexpr int kDepthBytes = 512;   // of a pixel's channels that a block of tiles transforms at a time
+constexpr int kChunkBytes = 288;   // of a channel's tiles in a chunk of the weights' gradient: an even number of tiles
+constexpr int kPaddingBytes = 64;  // between positions, whose distance could otherwise be a multiple of 4 KiB
 
 // Images in tiles of 2 × 2; where a side is odd, the last tiles are half outside.
 struct Tiling {
@@ -28,7 +28,7 @@ struct Conv3x3 : Tiling {
   const void* weights;  // as pack_filters left them
   const float* bias;    // (out), or null
   S* y;                 // (batch, height, width, out)
-  const S* zeros;       // `in` of them
+  const S* zeros;       // (in): what lies outside an image
 };
 
 // Filters (out, 3, 3, in), float32, of the convolution or of its adjoint.
@@ -44,8 +44,8 @@ struct Conv3x3Weight : Tiling {
   const S* x;     // (batch, height, width, in)
   const S* grad;  // (batch, height, width, out)
   int64_t in, out;
-  const S* zeros;  // as many as there are channels
-  float* sums;     // (16, out rounded up, in rounded up): of the products of transformed tiles
+  const S* zeros;  // (max(in, out)): what lies outside an image
+  float* sums;     // (16, out rounded up, in rounded up): sums of products of transformed tiles
   float* taps;     // (out, 3, 3, in), the result
 };
 

@@ -35,8 +35,8 @@ struct TileBlock {
   }
 };
 
-// Vector kPart of a step of channels of every tile, to v: tiles are `depth` apart, positions `stride`. Of two
-// neighbours the second's first two columns are the first's last two.
+// Vector kPart of a step of channels of every tile, to v: tiles are `depth` apart, positions `stride`. The first two
+// columns of a tile are the last two of its left neighbour.
 template <class A, bool kFull, int kPart>
 void transform_part(const TileBlock<typename A::Storage>& tiles, int64_t channel, int64_t left,
                     typename A::Operand* v, int64_t depth, int64_t stride) {
@@ -99,7 +99,7 @@ void multiply_tiles(const typename A::Operand* v, int64_t depth, const typename 
   }
 }
 
-// kLanes<float> output channels of a tile, of which `left` there are.
+// A vector of output channels of a tile, of which `left` exist.
 template <class S>
 SCATSIMCLR_INLINE void write_tile(const Conv3x3<S>& job, const TilePlace& at, int64_t channel, int64_t left,
                                   const float* m, int64_t stride) {
@@ -122,8 +122,8 @@ SCATSIMCLR_INLINE void write_tile(const Conv3x3<S>& job, const TilePlace& at, in
   }
 }
 
-// What a thread needs for a block of tiles: transformed inputs of a stretch of the depth, and products, of one block
-// of columns where that stretch is all, else of every one.
+// What a thread needs for a block of tiles: the transformed inputs of a stretch of the depth, and products: of one block
+// of columns where that stretch is the whole depth, otherwise of every block.
 template <class S>
 struct TileMemory {
   using A = typename Arithmetic<S>::type;
@@ -136,7 +136,7 @@ struct TileMemory {
   }
 
   static constexpr int64_t kProductStride = kTiles * kBlock + kPaddingBytes / sizeof(float);
-  int64_t inputs() const { return kPositions * (kTiles * stretch + int64_t{kPaddingBytes} / int64_t{sizeof(Operand)}); }
+  int64_t inputs() const { return kPositions * (kTiles * stretch + kPaddingBytes / int64_t{sizeof(Operand)}); }
   int64_t product_blocks() const { return stretch == depth ? 1 : columns; }
   int64_t products() const { return product_blocks() * kPositions * kProductStride; }
 };
@@ -176,7 +176,8 @@ void convolve_block(const Conv3x3<S>& job, int64_t block) {
       for (int64_t t = 0; t < tiles.count; ++t) {
         for (int64_t h = 0; h < 2; ++h) {
           const int64_t channel = c * kBlock + h * kLanes<float>, left = job.out - channel;
-          if (left > 0) write_tile(job, tiles.places[t], channel, left, m + t * kBlock + h * kLanes<float>, sizes.kProductStride);
+          const float* from = m + t * kBlock + h * kLanes<float>;
+          if (left > 0) write_tile(job, tiles.places[t], channel, left, from, sizes.kProductStride);
         }
       }
     }

@@ -1,8 +1,8 @@
 // The gradient of the filters: Gᵀ [Σ (Bᵀ d B) ⊙ (A e Aᵀ)] G over the tiles, of their inputs d and the gradients e of
 // their outputs: 16 products of (out × tiles) with (tiles × in).
 //
-// A task has rows of the positions, each of which needs two of a tile's four rows of inputs, and some channels. Its sums
-// are its own, and it goes through the tiles in their order: the result does not depend on the number of threads.
+// A task has rows of the positions, each of which needs two of a tile's four rows of inputs, and some channels. Its
+// sums are its own, and it goes through the tiles in their order: the result does not depend on the number of threads.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -25,11 +25,11 @@
 SCATSIMCLR_BEFORE_NAMESPACE();
 namespace scatsimclr::SCATSIMCLR_NAMESPACE::conv3x3 {
 
-// Rows of a tile's inputs of which position row kRow is the sum or difference.
+// The two rows of a tile's inputs whose sum or difference is row kRow of its positions.
 constexpr int first_row(int row) { return row == 0 ? 0 : 1; }
 constexpr int second_row(int row) { return row == 3 ? 3 : 2; }
 
-// What a task reads of a tile. joined: the first two columns are the last two of the tile before.
+// What a task reads of a tile. joined: its first two columns are the last two of the tile before.
 template <class S>
 struct TileRow {
   const S *first[4], *second[4], *grad[4];
@@ -51,7 +51,7 @@ SCATSIMCLR_INLINE TileRow<S> row_of(const Conv3x3Weight<S>& job, const TilePlace
   return row;
 }
 
-// d: of the tile before; becomes that of this one.
+// d holds the columns of the tile before, and then those of this one.
 template <class A, int kRow, bool kFull, int kPart>
 SCATSIMCLR_INLINE void transform_inputs(const TileRow<typename A::Storage>& tile, bool joined, int64_t channel,
                                         int64_t left, V* d, V* out) {
@@ -178,7 +178,7 @@ struct ChunkMemory {
   int64_t gradient_stride() const { return out * kChunk + kPadding; }
 };
 
-// Transforms the tiles of a chunk, an even number of which the last may be beyond the end.
+// Transforms the tiles of a chunk, an even number; the last one may lie beyond the end.
 template <class S, int kRow>
 void transform_chunk(const Conv3x3Weight<S>& job, const WeightTask& task, const TileRow<S>* tiles, int64_t groups,
                      typename Arithmetic<S>::type::Operand* inputs,
@@ -205,7 +205,7 @@ void transform_chunk(const Conv3x3Weight<S>& job, const WeightTask& task, const 
   }
 }
 
-// The products of row kRow of a chunk's tiles, of which the first is at `at`.
+// The products of row kRow of a chunk's tiles, the first of which is at `at`.
 template <class S, int kRow>
 void sum_chunk(const Conv3x3Weight<S>& job, const WeightTask& task, TilePlace at, int64_t groups) {
   using A = typename Arithmetic<S>::type;
@@ -274,8 +274,8 @@ inline int64_t sums_count(int64_t in, int64_t out) {
 }
 
 // As many stretches of channels as give each thread a task and keep a chunk in cache. Where there are many more input
-// than output channels a task has all rows of its own: it then reads the images once, and transforms the gradients,
-// which are small, as often as there are stretches; else it has one row.
+// than output channels a task takes all rows: it reads the images once, and transforms the gradients, which are small,
+// once for each stretch. Otherwise it takes one row.
 template <class S>
 std::vector<WeightTask> weight_tasks(const Conv3x3Weight<S>& job, int threads) {
   constexpr int64_t kStretch = kDepthBytes / sizeof(typename Arithmetic<S>::type::Operand);

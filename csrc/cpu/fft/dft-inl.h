@@ -171,18 +171,68 @@ struct Roots13 {
   }
 };
 
-// One part of the DFT of R points, R an odd prime: the real parts of the results take the sums of the inputs' real
-// parts (`even`) and the differences of their imaginary parts (`odd`), the imaginary parts the other halves.
-// Everything of one pass, constants included, fits in AVX-512's 32 registers. done(k, value) gets X[k]'s part;
-// X[±k] = C_k ∓ i S_k, where C_0 is the sum.
-//
-// 13 points: with a_v and b_v of index 2^v, the sums are correlations. That of the cosines, C_u = Σ_v c_{u+v} a_v,
-// v < 6, is cyclic and splits into two of length 3 (by a_v ± a_{v+3}); C_{u+3} comes with C_u. That of the sines is
+// dft_part of 13 points: with a_v and b_v of index 2^v, the sums are correlations. That of the cosines,
+// C_u = Σ_v c_{u+v} a_v, v < 6, is cyclic and splits into two of length 3 (by a_v ± a_{v+3}); C_{u+3} comes with C_u. That of the sines is
 // cyclic but for the sign, s_{w+6} = −s_w. By (w mod 3, w mod 4) it is one of length 3 of pairs, which multiply like
 // complex numbers: the mean kernel needs the pairs' sum alone, and what is left of it, whose three values sum to
 // nothing, two differences. The third result is three times the mean's less the other two.
 // 80 products and 98 additions, against 144 and 48 of the plain formula: Zen 4 adds on ports of their own, and takes
 // its square roots on those of the products.
+template <class T, int W, class Get, class Both, class Done>
+SCATSIMCLR_INLINE void dft_part_13(const T* even, const T* odd, Vec<T, W> x0, Get get, Both both, Done done) {
+  using V = Vec<T, W>;
+  constexpr int R = 13;
+  V sum = x0;
+  static constexpr Roots13<T> w{};
+  constexpr const int* power = Roots13<T>::power;
+  V first[2], second[2], mean[2];
+  {
+    V pair[3][2], total[2];
+    SCATSIMCLR_UNROLL for (int v = 0; v < 6; ++v) {
+      const int m = v % 4 < 2 ? power[v] : R - power[v];
+      pair[v % 3][v % 2] = get(odd, m) - get(odd, R - m);
+    }
+    SCATSIMCLR_UNROLL for (int i = 0; i < 2; ++i) {
+      first[i] = pair[0][i] - pair[2][i], second[i] = pair[1][i] - pair[2][i];
+      total[i] = pair[0][i] + pair[1][i] + pair[2][i];
+    }
+    mean[0] = total[0] * w.mean[0] + total[1] * w.mean[1];
+    mean[1] = total[0] * w.mean[1] - total[1] * w.mean[0];
+  }
+  V p[3], q[3], rest[2];
+  SCATSIMCLR_UNROLL for (int v = 0; v < 3; ++v) {
+    const V a = get(even, power[v]) + get(even, R - power[v]);
+    const V c = get(even, power[v + 3]) + get(even, R - power[v + 3]);
+    p[v] = a + c, q[v] = a - c, sum += p[v];
+  }
+  done(0, sum);
+  SCATSIMCLR_UNROLL for (int u = 0; u < 3; ++u) {
+    V cp = x0 + p[0] * w.p[u], cq = q[0] * w.q[u];
+    SCATSIMCLR_UNROLL for (int v = 1; v < 3; ++v) {
+      cp += p[v] * w.p[(u + v) % 3];
+      cq = u + v < 3 ? cq + q[v] * w.q[u + v] : cq - q[v] * w.q[u + v - 3];
+    }
+    V s[2];
+    SCATSIMCLR_UNROLL for (int i = 0; i < 2; ++i) {
+      if (u == 2) {
+        s[i] = mean[i] * T(3) - rest[i];
+        continue;
+      }
+      s[i] = mean[i] + first[0] * w.z[u][i] + second[0] * w.z[u + 1][i];
+      s[i] = i == 0 ? s[i] + first[1] * w.z[u][1] + second[1] * w.z[u + 1][1]
+                    : s[i] - first[1] * w.z[u][0] - second[1] * w.z[u + 1][0];
+      rest[i] = u == 0 ? s[i] : rest[i] + s[i];
+    }
+    SCATSIMCLR_UNROLL for (int n = u; n < 6; n += 3) {
+      both(n % 4 < 2 ? power[n] : R - power[n], n < 3 ? cp + cq : cp - cq, s[n % 2]);
+    }
+  }
+}
+
+// One part of the DFT of R points, R an odd prime: the real parts of the results take the sums of the inputs' real
+// parts (`even`) and the differences of their imaginary parts (`odd`), the imaginary parts the other halves.
+// Everything of one pass, constants included, fits in AVX-512's 32 registers. done(k, value) gets X[k]'s part;
+// X[±k] = C_k ∓ i S_k, where C_0 is the sum.
 template <class T, int W, int R, bool imaginary, class Done>
 SCATSIMCLR_INLINE void dft_part(const int* load, const T* even, const T* odd, ptrdiff_t stride, Done done) {
   using V = Vec<T, W>;
@@ -194,53 +244,10 @@ SCATSIMCLR_INLINE void dft_part(const int* load, const T* even, const T* odd, pt
     done(imaginary ? k : R - k, c - s);
   };
   const V x0 = get(even, 0);
-  V sum = x0;
   if constexpr (R == 13) {
-    static constexpr Roots13<T> w{};
-    constexpr const int* power = Roots13<T>::power;
-    V first[2], second[2], mean[2];
-    {
-      V pair[3][2], total[2];
-      SCATSIMCLR_UNROLL for (int v = 0; v < 6; ++v) {
-        const int m = v % 4 < 2 ? power[v] : R - power[v];
-        pair[v % 3][v % 2] = get(odd, m) - get(odd, R - m);
-      }
-      SCATSIMCLR_UNROLL for (int i = 0; i < 2; ++i) {
-        first[i] = pair[0][i] - pair[2][i], second[i] = pair[1][i] - pair[2][i];
-        total[i] = pair[0][i] + pair[1][i] + pair[2][i];
-      }
-      mean[0] = total[0] * w.mean[0] + total[1] * w.mean[1];
-      mean[1] = total[0] * w.mean[1] - total[1] * w.mean[0];
-    }
-    V p[3], q[3], rest[2];
-    SCATSIMCLR_UNROLL for (int v = 0; v < 3; ++v) {
-      const V a = get(even, power[v]) + get(even, R - power[v]);
-      const V c = get(even, power[v + 3]) + get(even, R - power[v + 3]);
-      p[v] = a + c, q[v] = a - c, sum += p[v];
-    }
-    done(0, sum);
-    SCATSIMCLR_UNROLL for (int u = 0; u < 3; ++u) {
-      V cp = x0 + p[0] * w.p[u], cq = q[0] * w.q[u];
-      SCATSIMCLR_UNROLL for (int v = 1; v < 3; ++v) {
-        cp += p[v] * w.p[(u + v) % 3];
-        cq = u + v < 3 ? cq + q[v] * w.q[u + v] : cq - q[v] * w.q[u + v - 3];
-      }
-      V s[2];
-      SCATSIMCLR_UNROLL for (int i = 0; i < 2; ++i) {
-        if (u == 2) {
-          s[i] = mean[i] * T(3) - rest[i];
-          continue;
-        }
-        s[i] = mean[i] + first[0] * w.z[u][i] + second[0] * w.z[u + 1][i];
-        s[i] = i == 0 ? s[i] + first[1] * w.z[u][1] + second[1] * w.z[u + 1][1]
-                      : s[i] - first[1] * w.z[u][0] - second[1] * w.z[u + 1][0];
-        rest[i] = u == 0 ? s[i] : rest[i] + s[i];
-      }
-      SCATSIMCLR_UNROLL for (int n = u; n < 6; n += 3) {
-        both(n % 4 < 2 ? power[n] : R - power[n], n < 3 ? cp + cq : cp - cq, s[n % 2]);
-      }
-    }
+    dft_part_13<T, W>(even, odd, x0, get, both, done);
   } else {
+    V sum = x0;
     static constexpr Roots<T, R> w{};
     V a[H], b[H];
     SCATSIMCLR_UNROLL for (int j = 0; j < H; ++j) {

@@ -1,5 +1,5 @@
-// The NT-Xent kernels for one instruction set, in the order in which they run: `prepare` of every strip, `tiles` on every
-// thread, `finish` of every strip. ntxent.cpp compiles them for each.
+// The NT-Xent kernels for one instruction set: `prepare` for every strip, then `tiles` on every thread, then `finish`
+// for every strip. ntxent.cpp compiles them for each.
 #include <algorithm>
 #include <atomic>
 #include <cmath>

@@ -204,9 +204,10 @@ std::tuple<Tensor, Tensor> backward(const Tensor& grad, const Tensor& x, const T
 // Rows as the kernels take them: contiguous, float64 as it is and anything else as float32.
 Tensor rows_of(const Tensor& x, int64_t views, int64_t first, int64_t rows) {
   STD_TORCH_CHECK(x.dim() == 2 && x.size(0) > 0 && x.size(1) > 0, "ntxent: x must be (M, D) and not empty");
-  STD_TORCH_CHECK(first >= 0 && rows > 0 && rows <= x.size(0) && first <= x.size(0) - rows, "ntxent: ", rows,
-                  " local rows from row ", first, " on must lie within the ", x.size(0), " rows");
-  STD_TORCH_CHECK(views > 0 && rows % views == 0, "ntxent: ", rows, " rows are not ", views, " views");
+  STD_TORCH_CHECK(first >= 0 && rows > 0 && rows <= x.size(0) && first <= x.size(0) - rows,
+                  "ntxent: the local rows must lie within the ", x.size(0), " rows, got ", rows, " from row ", first, " on");
+  STD_TORCH_CHECK(views > 0 && rows % views == 0, "ntxent: rows must be a multiple of views, got ", rows, " rows and ",
+                  views, " views");
   const auto dtype = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   return torch::stable::contiguous(x.scalar_type() == dtype ? x : torch::stable::to(x, dtype));
 }

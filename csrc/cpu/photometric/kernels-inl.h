@@ -9,6 +9,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <initializer_list>
 #include <type_traits>
 
 #include "cpu/photometric/job.h"
@@ -21,16 +22,18 @@
 #define SCATSIMCLR_PHOTOMETRIC_KERNELS_INL_H_
 #endif
 
-SCATSIMCLR_BEFORE_NAMESPACE();
-namespace scatsimclr::SCATSIMCLR_NAMESPACE::photometric {
-
 // A product and a sum are two roundings, as in the reference. Levels are finite and the sign of a zero never shows:
-// so told, the compiler clips by a minimum and a maximum instead of comparisons and masks.
+// so told, the compiler clips by a minimum and a maximum instead of comparisons and masks. Before the target: gcc, told
+// later, forgets some of the target.
 #if defined(__clang__)
 #pragma clang fp contract(off)
 #elif defined(__GNUC__)
+#pragma GCC push_options
 #pragma GCC optimize("fp-contract=off", "finite-math-only", "no-signed-zeros")
 #endif
+
+SCATSIMCLR_BEFORE_NAMESPACE();
+namespace scatsimclr::SCATSIMCLR_NAMESPACE::photometric {
 
 constexpr int kChunk = 512;
 
@@ -365,5 +368,9 @@ inline void sample_view(const Photometric& job, int64_t sample, const Photometri
 
 }  // namespace scatsimclr::SCATSIMCLR_NAMESPACE::photometric
 SCATSIMCLR_AFTER_NAMESPACE();
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC pop_options
+#endif
 
 #endif  // SCATSIMCLR_PHOTOMETRIC_KERNELS_INL_H_

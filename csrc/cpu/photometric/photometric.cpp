@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "cpu/photometric/job.h"
@@ -22,10 +23,19 @@ namespace {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// -1 stands for any size.
+template <class Sizes>
+std::string shape_text(const Sizes& sizes) {
+  std::string text;
+  for (const int64_t size : sizes) text += (text.empty() ? "" : ", ") + (size < 0 ? "any" : std::to_string(size));
+  return "(" + text + ")";
+}
+
 Tensor checked(const Tensor& t, const char* name, ScalarType dtype, std::vector<int64_t> shape) {
   bool fits = t.scalar_type() == dtype && t.dim() == static_cast<int64_t>(shape.size());
   for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] < 0 || t.size(i) == shape[i];
-  STD_TORCH_CHECK(fits, "photometric: ", name, " has a wrong dtype or shape");
+  STD_TORCH_CHECK(fits, "photometric: ", name, " must be of the schema's dtype and of shape ", shape_text(shape),
+                  ", got ", shape_text(t.sizes()));
   return torch::stable::contiguous(t);
 }
 
@@ -33,7 +43,7 @@ Tensor photometric(const Tensor& images, const Tensor& mirror, const Tensor& ord
                    const Tensor& grayscale, const Tensor& weights, const Tensor& table) {
   const Tensor x = checked(images, "images", ScalarType::Byte, {-1, -1, -1, -1});
   const int64_t batch = x.size(0), height = x.size(1), width = x.size(2), channels = x.size(3);
-  STD_TORCH_CHECK(channels == 1 || channels == 3, "photometric: images must have 1 or 3 channels");
+  STD_TORCH_CHECK(channels == 1 || channels == 3, "photometric: images must have 1 or 3 channels, got ", channels);
   const Tensor m = checked(mirror, "mirror", ScalarType::Bool, {batch});
   const Tensor o = checked(order, "order", ScalarType::Long, {batch, kSteps});
   const Tensor f = checked(factors, "factors", ScalarType::Float, {batch, kSteps});

@@ -59,7 +59,8 @@ struct Backward {
   void spread(int j, bool transposed, T* spectrum) {
     const int h = job.out_height, w = job.out_width;
     if (pack.separable) {
-      const Lowpass<T>&across = (transposed ? pack.low_y : pack.low_x)[j], &along = (transposed ? pack.low_x : pack.low_y)[j];
+      const Lowpass<T>& across = (transposed ? pack.low_y : pack.low_x)[j];
+      const Lowpass<T>& along = (transposed ? pack.low_x : pack.low_y)[j];
       for (int m = 0; m < along.outputs; ++m) {
         lowpass_adjoint<T, W>(across, s + ptrdiff_t(transposed ? m : m * w) * W, (transposed ? w : 1) * W,
                               low_rows + ptrdiff_t(m) * across.inputs * W, W);

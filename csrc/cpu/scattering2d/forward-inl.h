@@ -69,7 +69,7 @@ template <class T, int W>
 struct Forward {
   const Scattering<T>& job;
   const Pack<T>& pack;
-  // Of one path's second order, how many fields are written at once; `s` holds as many.
+  // How many fields of one path's second order are written at once; `s` holds that many.
   int together;
   // Buffers of this thread.
   Stored<T> own;

@@ -1,18 +1,15 @@
-// How a pack is written and how it is read. More than 400 lines, because both share the records, and what the writer
-// lays out is what the reader must check.
-#include "cpu/scattering2d/pack.h"
-
+// How a pack is made of filters.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <numeric>
-#include <stdexcept>
-#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "cpu/scattering2d/pack_format.h"
 
 namespace scatsimclr {
 namespace {
-
-constexpr int64_t kMagic = 0x33304b4341505353;  // "SSPACK03"
 
 // Filter bins below this part of the filter's maximum are dropped. float32: changes S2 by 0.2 of the threshold
 // times its size, well under the rounding of an FFT (facts/scattering.md). float64: nothing is dropped.
@@ -35,57 +32,6 @@ struct Writer {
     return static_cast<int64_t>(at);
   }
 };
-
-// line_start, segments, weights, bands: offsets.
-struct ProductRecord {
-  int64_t transposed, line_start, segments, weights, n_segments, n_weights;
-};
-struct LowpassRecord {
-  int64_t bands, weights;
-};
-struct Header {
-  int64_t magic, bytes, scalar, J, L, max_order, ny, nx, separable;
-  uint64_t fingerprint;
-  int64_t products, lowpasses;  // offsets of their records: first, second, phi; then y and x for each j
-};
-
-int count_second(int J, int L, int max_order) { return max_order >= 2 ? L * J * (J - 1) / 2 : 0; }
-
-// Vectors of weights start at any θ of the L, cyclically.
-int orientation_stride(int L) { return L + 16 - std::gcd(L, 16); }
-
-// Of a low-pass: see Lowpass.
-struct LowpassSizes {
-  int inputs, periods, parts, period, rows, pairs;
-  LowpassSizes(int inputs_, int k)
-      : inputs(inputs_), periods(inputs / k), parts(periods % 2 == 0 ? 2 : 1), period(inputs / parts),
-        rows(periods / parts / 2 + 1), pairs(period / 2 + 1) {}
-  size_t weights() const { return static_cast<size_t>(pairs) * rows * parts * 2; }
-};
-
-// Of a filter's elements, so many are compared.
-constexpr int kSamples = 64;
-
-// Of samples of the filters' bits.
-template <class T>
-uint64_t fingerprint(const FilterBank<T>& bank) {
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-  uint64_t hashes[4] = {};  // in turn, for multiplications that do not wait for each other
-  for (size_t f = 0; f < bank.filters.size(); ++f) {
-    const size_t count = static_cast<size_t>(bank.ny >> bank.levels[f]) * (bank.nx >> bank.levels[f]);
-    // An odd step, so that samples do not stand in one column.
-    const size_t step = count / kSamples | 1;
-    for (size_t i = 0, turn = 0; i < count; i += step, ++turn) {
-      Bits bits;
-      std::memcpy(&bits, bank.filters[f] + i, sizeof bits);
-      uint64_t& hash = hashes[turn % 4];
-      hash = ((hash << 7 | hash >> 57) ^ bits) * 0x9E3779B97F4A7C15u;
-    }
-  }
-  uint64_t hash = 0;
-  for (const uint64_t h : hashes) hash = (hash ^ (h ^ h >> 32)) * 0x9E3779B97F4A7C15u;
-  return hash;
-}
 
 template <class T>
 struct ProductBuilder {
@@ -263,72 +209,28 @@ double product_scale(int ny, int nx, int k) {
   return 0.5 / (static_cast<double>(k) * k) / folded;
 }
 
-// Reads what nobody vouches for.
-struct Reader {
-  const char* blob;
-  size_t bytes;
-
-  static void check(bool fits) {
-    if (!fits) throw std::runtime_error("packed is not the result of scattering2d_pack");
-  }
-
-  template <class V>
-  const V* array(int64_t offset, int64_t count) const {
-    check(offset >= 0 && offset % 64 == 0 && static_cast<size_t>(offset) <= bytes && count >= 0 &&
-          static_cast<size_t>(count) <= (bytes - offset) / sizeof(V));
-    return reinterpret_cast<const V*>(blob + offset);
-  }
-
-  // A product of spectra of (ny, nx), folded by k.
-  template <class T>
-  Product<T> product(const ProductRecord& r, int ny, int nx, int k, int stride) const {
-    check(r.transposed == 0 || r.transposed == 1);
-    Product<T> p{(r.transposed ? nx : ny) / k, (r.transposed ? ny : nx) / k, static_cast<int>(r.transposed), stride,
-                 nullptr, nullptr, nullptr};
-    p.line_start = array<int32_t>(r.line_start, int64_t{p.lines} + 1);
-    p.segments = array<Segment>(r.segments, r.n_segments);
-    p.weights = array<T>(r.weights, r.n_weights);
-    check(p.line_start[0] == 0 && p.line_start[p.lines] <= r.n_segments);
-    bool fits = true;
-    for (int line = 0; line < p.lines; ++line) fits &= p.line_start[line] <= p.line_start[line + 1];
-    const int64_t bins = int64_t{half_rows(ny)} * odd_stride(nx), rows = r.n_weights / stride;
-    for (int64_t i = 0; i < r.n_segments; ++i) {
-      const Segment& s = p.segments[i];
-      const int64_t last = s.source + (int64_t{s.length} - 1) * s.step;
-      fits &= s.length >= 1 && s.dst >= 0 && int64_t{s.dst} + s.length <= p.length;
-      fits &= s.source >= 0 && s.source < bins && last >= 0 && last < bins;
-      fits &= s.weight >= 0 && int64_t{s.weight} + s.length <= rows;
-    }
-    check(fits);
-    return p;
-  }
-
-  template <class T>
-  Lowpass<T> lowpass(const LowpassRecord& r, int inputs, int k) const {
-    const LowpassSizes sizes(inputs, k);
-    Lowpass<T> low{inputs, sizes.periods - 2, sizes.parts, sizes.rows, nullptr, nullptr};
-    low.bands = array<Range>(r.bands, sizes.rows);
-    low.weights = array<T>(r.weights, static_cast<int64_t>(sizes.weights()));
-    for (int row = 0; row < sizes.rows; ++row) {
-      const Range& band = low.bands[row];
-      check(band.begin >= 0 && band.begin <= sizes.pairs && band.end >= 0 && band.end <= sizes.pairs);
-    }
-    return low;
-  }
-};
-
-Header header_of(const char* blob, size_t bytes) {
-  Header h{};
-  Reader::check(bytes >= sizeof h);
-  std::memcpy(&h, blob, sizeof h);
-  return h;
+// The product of spectra of (ny, nx), folded by k, with one filter or with the orientations of a scale. `choose`: by
+// rows or by columns, whichever leaves more lines without any bin, which need no transform; otherwise by rows.
+template <class T>
+ProductRecord write_product(Writer& out, std::vector<const T*> filters, int ny, int nx, int k, int stride, bool choose) {
+  ProductBuilder<T> rows{std::move(filters), ny, nx, k, stride, product_scale<T>(ny, nx, k), false, {}, {0}, {}, {}};
+  rows.build();
+  if (!choose) return rows.write(out);
+  ProductBuilder<T> columns{rows.filters, ny, nx, k, stride, rows.scale, true, {}, {0}, {}, {}};
+  columns.build();
+  const double rows_left = static_cast<double>(rows.active_lines()) * k / ny;
+  const double columns_left = static_cast<double>(columns.active_lines()) * k / nx;
+  return columns_left < rows_left ? columns.write(out) : rows.write(out);
 }
+
+// The resolutions at which a ψ of scale j is stored.
+int psi_levels(int j, int J) { return std::min(j + 1, std::max(J - 1, 1)); }
 
 }  // namespace
 
 int64_t filter_count(int64_t J, int64_t L) {
   int64_t count = J;
-  for (int64_t j = 0; j < J; ++j) count += L * std::min(j + 1, std::max<int64_t>(J - 1, 1));
+  for (int j = 0; j < J; ++j) count += L * psi_levels(j, static_cast<int>(J));
   return count;
 }
 
@@ -337,9 +239,8 @@ std::vector<int> filter_levels(int J, int L) {
   levels.reserve(filter_count(J, L));
   for (int j = 0; j < J; ++j) levels.push_back(j);
   for (int j = 0; j < J; ++j) {
-    for (int i = 0; i < L * std::min(j + 1, std::max(J - 1, 1)); ++i) {
-      levels.push_back(i % std::min(j + 1, std::max(J - 1, 1)));
-    }
+    const int stored = psi_levels(j, J);
+    for (int i = 0; i < L * stored; ++i) levels.push_back(i % stored);
   }
   return levels;
 }
@@ -357,29 +258,14 @@ std::vector<char> pack_filters(const FilterBank<T>& bank) {
     header.separable = header.separable && separable(filters[j], axes[j]);
   }
 
-  const int levels_stored = std::max(J - 1, 1);
   const auto psi = [&](int j, int theta, int level) {
     int index = J;
-    for (int i = 0; i < j; ++i) index += L * std::min(i + 1, levels_stored);
-    return filters[index + theta * std::min(j + 1, levels_stored) + level];
+    for (int i = 0; i < j; ++i) index += L * psi_levels(i, J);
+    return filters[index + theta * psi_levels(j, J) + level];
   };
   std::vector<ProductRecord> products;
   const auto add = [&](std::vector<const T*> f, int level, int k, int stride, bool choose) {
-    const int y = ny >> level, x = nx >> level;
-    ProductBuilder<T> rows{std::move(f), y, x, k, stride, product_scale<T>(y, x, k), false, {}, {0}, {}, {}};
-    rows.build();
-    if (choose) {
-      // Lines without any bin need no transform: take the direction that has more of them.
-      ProductBuilder<T> columns{rows.filters, y, x, k, stride, rows.scale, true, {}, {0}, {}, {}};
-      columns.build();
-      const double rows_left = static_cast<double>(rows.active_lines()) * k / y;
-      const double columns_left = static_cast<double>(columns.active_lines()) * k / x;
-      if (columns_left < rows_left) {
-        products.push_back(columns.write(out));
-        return;
-      }
-    }
-    products.push_back(rows.write(out));
+    products.push_back(write_product(out, std::move(f), ny >> level, nx >> level, k, stride, choose));
   };
   for (int j = 0; j < J; ++j) {
     std::vector<const T*> orientations;
@@ -411,61 +297,7 @@ std::vector<char> pack_filters(const FilterBank<T>& bank) {
   return std::move(out.bytes);
 }
 
-template <class T>
-Pack<T> read_pack(const char* blob, size_t bytes, const FilterBank<T>& bank) {
-  const Header h = header_of(blob, bytes);
-  Reader::check(h.magic == kMagic && h.bytes == static_cast<int64_t>(bytes));
-  const int J = bank.J, L = bank.L, max_order = bank.max_order, ny = bank.ny, nx = bank.nx;
-  if (h.scalar != sizeof(T) || h.J != J || h.L != L || (h.max_order >= 2) != (max_order >= 2) || h.ny != ny ||
-      h.nx != nx) {
-    const auto text = [](int64_t s, int64_t j, int64_t l, int64_t o, int64_t m, int64_t n) {
-      return "J=" + std::to_string(j) + ", L=" + std::to_string(l) + ", max_order=" + std::to_string(o) +
-             ", padded size (" + std::to_string(m) + ", " + std::to_string(n) + "), " +
-             std::to_string(s) + " bytes a number";
-    };
-    throw std::runtime_error("packed was made for " + text(h.scalar, h.J, h.L, h.max_order, h.ny, h.nx) +
-                             ", but the call has " + text(sizeof(T), J, L, max_order, ny, nx));
-  }
-  Reader::check(h.separable == 0 || h.separable == 1);
-  const Reader reader{blob, bytes};
-  const int n_second = count_second(J, L, max_order);
-  Pack<T> pack{J, L, max_order, ny, nx, static_cast<int>(h.separable), {}, {}, {}, {}, {}};
-  const auto* products = reader.array<ProductRecord>(h.products, J + n_second + (pack.separable ? 0 : J));
-  const auto* lowpasses = reader.array<LowpassRecord>(h.lowpasses, pack.separable ? 2 * J : 0);
-  for (int j = 0; j < J; ++j) {
-    Reader::check(products[j].transposed == 0);
-    pack.first.push_back(reader.product<T>(products[j], ny, nx, 1 << j, orientation_stride(L)));
-  }
-  const ProductRecord* next = products + J;
-  for (int j1 = 0; max_order >= 2 && j1 + 1 < J; ++j1) {
-    for (int n2 = (j1 + 1) * L; n2 < J * L; ++n2, ++next) {
-      Reader::check(pack.separable || next->transposed == 0);
-      pack.second.push_back(reader.product<T>(*next, ny >> j1, nx >> j1, 1 << (n2 / L - j1), 1));
-    }
-  }
-  for (int j = 0; j < J; ++j) {
-    const int k = 1 << (J - j);
-    if (pack.separable) {
-      pack.low_y.push_back(reader.lowpass<T>(lowpasses[2 * j], ny >> j, k));
-      pack.low_x.push_back(reader.lowpass<T>(lowpasses[2 * j + 1], nx >> j, k));
-    } else {
-      Reader::check(next[j].transposed == 0);
-      pack.phi.push_back(reader.product<T>(next[j], ny >> j, nx >> j, k, 1));
-    }
-  }
-  return pack;
-}
-
-template <class T>
-bool made_from(const char* blob, const FilterBank<T>& bank) {
-  return header_of(blob, sizeof(Header)).fingerprint == fingerprint(bank);
-}
-
 template std::vector<char> pack_filters<float>(const FilterBank<float>&);
 template std::vector<char> pack_filters<double>(const FilterBank<double>&);
-template Pack<float> read_pack<float>(const char*, size_t, const FilterBank<float>&);
-template Pack<double> read_pack<double>(const char*, size_t, const FilterBank<double>&);
-template bool made_from<float>(const char*, const FilterBank<float>&);
-template bool made_from<double>(const char*, const FilterBank<double>&);
 
 }  // namespace scatsimclr

@@ -38,7 +38,7 @@ struct Rounds {
   size_t spectrum_scalars, field_scalars;
   bool split = false, cut = false;
   int pieces = 1;  // forward, of every step
-  // Forward: of each block; where split also of each group, scale by scale, its spectrum, where cut all.
+  // Forward: what each block stores and, where split, each group, scale by scale: its spectrum, or everything where cut.
   std::vector<Stored<T>> of_block, of_group;
   // Backward: û0 of each block, û1 of each group (only where split), also z1 and the pieces' gradients of û1 (only
   // where split), and the groups' parts.

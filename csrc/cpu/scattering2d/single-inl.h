@@ -1,7 +1,8 @@
 // The forward pass where there are too few signals for the lanes: one signal at a time, and the lanes are W
 // neighbouring columns of its fields. An element of a field is then a block of W columns; along the columns all is
 // as in forward-inl.h, along the rows W rows are transposed, transformed and transposed back. Ranges
-// count what is taken together: pairs of blocks along the columns, groups of W along the rows.
+// count what is taken together: pairs of blocks along the columns, groups of W along the rows. Not one template with
+// Forward, which has neither transposes nor blocks; FFTs, low-pass and what takes the columns (Columns) serve both.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>

@@ -1,5 +1,5 @@
-// How the forward pass of few signals (single-inl.h) is cut into tasks. Not Rounds: that keeps the fields of every group
-// between its steps and takes all groups in each, this one path's, because one path's step keeps all threads busy.
+// How the forward pass of few signals (single-inl.h) is cut into tasks. Not one template with Rounds, which takes every
+// group in each step and keeps all their fields: here a step of one path keeps all threads busy, with one path's fields.
 #include <cstdint>
 #include <vector>
 

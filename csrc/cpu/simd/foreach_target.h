@@ -1,6 +1,6 @@
 // Compiles the file named by SCATSIMCLR_TARGET_INCLUDE once for each target, in the namespaces scatsimclr::baseline,
-// scatsimclr::avx2 and scatsimclr::avx512, and where SCATSIMCLR_WITH_BF16 is defined also scatsimclr::avx512_bf16, which
-// has products of pairs of bfloat16. As in google/highway, every `-inl.h` file guards itself by
+// scatsimclr::avx2 and scatsimclr::avx512 and, where SCATSIMCLR_WITH_BF16 is defined, scatsimclr::avx512_bf16, which has
+// products of pairs of bfloat16. As in google/highway, every `-inl.h` file guards itself by
 //
 //   #if defined(ITS_NAME_INL_H_) == defined(SCATSIMCLR_TARGET_TOGGLE)
 //

@@ -16,7 +16,7 @@
 SCATSIMCLR_BEFORE_NAMESPACE();
 namespace scatsimclr::SCATSIMCLR_NAMESPACE {
 
-// Of a lane, as wide as its element: shuffles want that.
+// The index of a lane, as wide as the lane's element, which is what shuffles take.
 template <class T>
 using LaneIndex = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
 

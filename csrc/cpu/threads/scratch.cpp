@@ -45,6 +45,9 @@ char* scratch_memory(Slot slot, size_t bytes) {
 #endif
     piece.bytes = rounded;
   }
+#ifdef __SANITIZE_ADDRESS__
+  ASAN_UNPOISON_MEMORY_REGION(piece.memory.get(), piece.bytes);
+#endif
   return piece.memory.get();
 }
 

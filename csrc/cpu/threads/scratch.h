@@ -3,6 +3,10 @@
 
 #include <cstddef>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#endif
+
 namespace scatsimclr {
 
 // Two for each thread, so that what a call shares among its threads does not collide with what the calling thread uses
@@ -22,7 +26,14 @@ class Arena {
   template <class T>
   T* take(size_t count) {
     T* taken = base_ ? reinterpret_cast<T*>(base_ + bytes_) : nullptr;
-    bytes_ += (count * sizeof(T) + 63) / 64 * 64;
+    const size_t size = count * sizeof(T);
+    bytes_ += (size + 63) / 64 * 64;
+#ifdef __SANITIZE_ADDRESS__
+    // Leaving a part is as wrong as leaving the memory: a line after each must not be touched.
+    bytes_ += 64;
+    char* end = reinterpret_cast<char*>(taken) + size;
+    if (base_) ASAN_POISON_MEMORY_REGION(end, base_ + bytes_ - end);
+#endif
     return taken;
   }
   size_t bytes() const { return bytes_; }

@@ -7,10 +7,10 @@ namespace scatsimclr {
 
 int thread_count();
 
-// As below, of a task that is a function and its context.
+// As below, for a task given as a function and its context.
 void run_tasks(int64_t count, int threads, void (*task)(const void*, int64_t), const void* context);
 
-// Runs task(i) for every i in [0, count), on so many threads at most. Each takes a stretch of its own, front to back,
+// Runs task(i) for every i in [0, count) on at most `threads` threads. Each takes a stretch of its own, front to back,
 // and then helps with what is left of the others'. A task's scratch memory (scratch.h) is its thread's Slot::own.
 template <class Task>
 void parallel_tasks(int64_t count, const Task& task, int threads = thread_count()) {

@@ -11,40 +11,10 @@ from scatsimclr.train import command
 from scatsimclr.training import checkpoint
 from scatsimclr.training.loop import Trainer
 from scatsimclr.training.metrics import read_metrics
+from tests.test_config import ORIGINAL_PRETEXT
 from tests.training.conftest import TINY
 
 TASKS = ["rotation", "jigsaw"]
-# The original's config_pretext.yaml, but for the task.
-ORIGINAL = """
-batch_size: 64
-epochs: 3
-validate_every_n_epochs: 1
-eval_every_n_epochs: 1
-fine_tune_from: None
-log_every_n_steps: 100
-weight_decay: 0
-
-model:
-  out_dim: 128
-  base_model: "scatsimclr8"
-  J: 2
-  L: 8
-
-dataset:
-  dataset: "stl10"
-  input_shape: (96, 96, 3)
-  valid_size: 0.05
-
-loss:
-  temperature: 0.5
-  use_cosine_similarity: True
-
-pretext:
-  jigsaw: {jigsaw}
-  rotation: {rotation}
-  num_jigsaw: 35
-  lambda: 0.3
-"""
 
 
 def trainer(images, folder, task, *settings):
@@ -53,8 +23,11 @@ def trainer(images, folder, task, *settings):
 
 
 def original_config(tmp_path, task):
-    path = tmp_path / "config_pretext.yaml"
-    path.write_text(ORIGINAL.format(jigsaw=task == "jigsaw", rotation=task == "rotation"))
+    """The original's config_pretext.yaml with the task."""
+    path, text = tmp_path / "config_pretext.yaml", ORIGINAL_PRETEXT
+    if task == "jigsaw":
+        text = text.replace("jigsaw: False", "jigsaw: True").replace("rotation: True", "rotation: False")
+    path.write_text(text)
     return str(path)
 
 
@@ -64,7 +37,8 @@ def test_the_originals_config_trains_on_digits_and_learns_the_task(tmp_path, tas
     status = command(
         ["--fused", "--config", original_config(tmp_path, task), "--mode", "pretext", "--run-dir", str(tmp_path / "r"),
          "dataset.dataset=digits", "dataset.input_shape=(16, 16, 3)", f"dataset.limit={limit}", f"epochs={epochs}",
-         "batch_size=32", "lr=1e-3", "model.L=4", "eval_every_n_epochs=9", "evaluation.probes=[knn]",
+         "batch_size=32", "lr=1e-3", "weight_decay=0", "model.base_model=scatsimclr8", "model.L=4",
+         "eval_every_n_epochs=9", "evaluation.probes=[knn]",
          "augment.flip=0", "augment.jitter=0", "augment.crop_scale=(0.7, 1.0)"]
     )  # fmt: skip
     assert status == 0
@@ -130,7 +104,7 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been(images, tmp_path):
     original = stopped._train_epoch
 
     def stop():
-        if stopped.epoch == 1:
+        if stopped.progress.epoch == 1:
             raise KeyboardInterrupt
         return original()
 

@@ -1,0 +1,87 @@
+"""The log of a run: its records in files, and its lines on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tqdm import tqdm
+
+from scatsimclr.config import Config
+from scatsimclr.evaluation.table import Figures
+from scatsimclr.training.metrics import Metrics, read_metrics
+from scatsimclr.training.progress import Progress
+
+
+class RunLog:
+    """Records what a run measures, at the epoch and step it has come to.
+
+    Args:
+        folder: The run folder.
+        config: The settings of the run.
+        progress: How far it has come.
+        steps: Per epoch.
+        resumed: Whether the run continues from a checkpoint; else the folder's earlier records are removed.
+    """
+
+    def __init__(self, folder: Path, config: Config, progress: Progress, steps: int, *, resumed: bool):
+        self.config, self.progress = config, progress
+        self.images = steps * config.batch_size
+        self.metrics = Metrics(folder, resume_step=progress.step if resumed else None)
+
+    def write(self, event: str, **figures: float | str) -> None:
+        """Appends a record."""
+        self.metrics.write(event, self.progress.epoch, self.progress.step, **figures)
+
+    def records(self) -> list[dict[str, Any]]:
+        """Everything recorded so far, as in metrics.jsonl."""
+        return read_metrics(self.metrics.path)
+
+    def close(self) -> None:
+        """Ends the log."""
+        self.metrics.close()
+
+    def bar(self, done: int) -> tqdm[NoReturn]:
+        """A progress bar of the images of the current epoch, `done` of which were seen before."""
+        return tqdm(
+            initial=done,
+            total=self.images,
+            desc=f"epoch {self.progress.epoch + 1}/{self.config.epochs}",
+            unit="img",
+            disable=None,  # silent where the output is not a terminal; the epoch's line is printed all the same
+            leave=False,
+        )
+
+    def epoch(
+        self,
+        figures: dict[str, float],
+        rate: float,
+        seconds: float,
+        validation: dict[str, float],
+        evaluation: Figures,
+    ) -> None:
+        """Records a finished epoch and prints its line.
+
+        Args:
+            figures: Means over its steps.
+            rate: Its learning rate.
+            seconds: It took.
+            validation: Figures on the held-out images, empty where they were not measured.
+            evaluation: The probes' figures, likewise.
+        """
+        epoch, epochs = self.progress.epoch, self.config.epochs
+        speed, left = self.images / seconds, (epochs - epoch) * seconds
+        self.write("epoch", **figures, lr=rate, images_per_second=speed)
+        parts = [f"epoch {epoch}/{epochs}", f"loss {figures['loss']:.4f}"]
+        if "pretext_accuracy" in figures:
+            parts.append(f"{self.config.task} {figures['pretext_accuracy']:.1%}")
+        parts += [f"val {validation['loss']:.4f}"] if validation else []
+        if figures.get("skipped_updates"):
+            parts.append(f"{figures['skipped_updates']} updates skipped (float16 overflow)")
+        parts += [f"{name} {evaluation[name]:.1%}" for name in ("knn", "linear") if name in evaluation]
+        parts += [f"{speed:.0f} img/s", f"{left / 60:.1f} min left" if left else "done"]
+        self.line("  ".join(parts))
+
+    def line(self, text: str) -> None:
+        """Prints a line above the progress bar."""
+        tqdm.write(text)
