@@ -228,3 +228,11 @@ def test_standardised_features_share_the_variance():
     assert variance[50:].sum() == pytest.approx(0.5, rel=1e-4)
     assert (found[:, 53] == 0).all()
     torch.testing.assert_close(found.mean(0), torch.zeros(54), atol=1e-6, rtol=0)
+
+
+def test_a_sample_may_round_to_more_examples_than_features(monkeypatch):
+    """One of each of ten classes, of nine features: the sample's axes are those of XᵀX, not of its Gram matrix."""
+    monkeypatch.setattr(logistic, "LARGEST_ROTATION", 8)
+    labels = torch.arange(60) % 10
+    features = torch.randn(10, 9)[labels] + 0.1 * torch.randn(60, 9)
+    assert (logistic_fit(features, labels).predict(features) == labels).float().mean() > 0.9
