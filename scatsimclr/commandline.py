@@ -41,7 +41,8 @@ def run(command: Callable[[list[str]], int | None], argv: list[str] | None = Non
         return 128 + 13
     except OSError as error:
         # Disks, permissions, files in the place of folders: nothing that a traceback would explain.
-        where = f"{error.filename}: " if error.filename else ""
+        name = error.filename2 or error.filename  # of a renaming, the name that it was to get
+        where = f"{name}: " if name else ""
         print(f"scatsimclr: error: {shortened(f'{where}{error.strerror or error}')}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -211,7 +211,9 @@ def test_fine_tuning_starts_from_the_weights(images, finished, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(images, tmp_path, monkeypatch):
     monkeypatch.setattr(Update, "contrastive", lambda self, _: self.model.l2.weight.sum() * math.nan)
-    with pytest.raises(UserError, match=r"became nan at step 1, learning rate 0.001; there is no checkpoint yet"):
+    with pytest.raises(
+        UserError, match=r"became nan at step 1, learning rate 0.001; there is no checkpoint yet"
+    ):
         trainer(images, tmp_path / "run").fit()
 
 
