@@ -9,7 +9,7 @@ CSRC := $(shell find csrc -type f)
 JOBS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: train test bench performance setup lint format sanitize sanitized fuzz clean
+.PHONY: train test bench performance setup lint format sanitize sanitized clang fuzz clean
 
 train: setup
 	$(BIN)/python -m scatsimclr.train --fused
@@ -40,6 +40,17 @@ IN_SANITIZED = LD_PRELOAD="$$(for lib in asan ubsan stdc++; do $(CXX) -print-fil
 sanitize: sanitized
 	$(IN_SANITIZED) $(BIN)/pytest -n $(JOBS) -o pythonpath="$(SANITIZED)/lib ." -k "not little_memory" \
 	  tests/ops tests/test_scattering.py tests/test_changed_filters.py tests/test_loss.py
+
+# The tests of the C++ kernels, each instruction set forced in turn, in a build by clang.
+CLANG := build/clang
+clang: setup
+	CC=clang CXX=clang++ $(BIN)/python setup.py --quiet build --build-base $(CLANG) --build-lib $(CLANG)/lib
+	PYTHONPATH=$(CLANG)/lib:. $(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) -o pythonpath="$(CLANG)/lib ." tests/ops
+
+# What clangd needs to open the files of csrc/.
+compile_flags.txt: $(VENV)/packages
+	$(BIN)/python -c 'from torch.utils.cpp_extension import include_paths; \
+	  print("-xc++", "-std=c++20", "-Icsrc", *("-I" + path for path in include_paths()), sep="\n")' > $@
 
 # What nobody means: operators with spoiled arguments under the sanitizers, image files with mutated bytes. Seeded.
 FUZZ_CALLS ?= 20000
