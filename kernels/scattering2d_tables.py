@@ -23,7 +23,7 @@ from torch import Tensor
 
 from scatsimclr.reference.scattering2d import psi_levels
 
-# The CPU kernel's constants, for the reasons given in csrc/cpu/scattering2d_pack.cpp.
+# The CPU kernel's constants, for the reasons given in csrc/cpu/scattering2d/pack_build.cpp.
 PRUNE = 3e-7
 TAPS = 1e-8
 SEPARABLE = 5e-7

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from pydantic import ConfigDict, Field, NonNegativeFloat
+from pydantic import ConfigDict, Field
 
-from scatsimclr.config.values import PositiveRange, Probability, ShareRange, Shares
+from scatsimclr.config.values import Factor, PositiveRange, Probability, ShareRange, Shares
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,9 @@ class AugmentSettings:
     crop_ratio: PositiveRange = (3 / 4, 4 / 3)
     flip: Probability = 0.5
     jitter: Probability = 0.8
-    brightness: NonNegativeFloat = 0.8
-    contrast: NonNegativeFloat = 0.8
-    saturation: NonNegativeFloat = 0.8
+    brightness: Factor = 0.8
+    contrast: Factor = 0.8
+    saturation: Factor = 0.8
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.2
     grayscale: Probability = 0.2
     blur: Probability = 0.5

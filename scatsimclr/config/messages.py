@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
+
+from scatsimclr.errors import shortened
+
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
 
 
 def dotted_names(section: type[Any], prefix: str = "") -> list[str]:
@@ -44,7 +51,14 @@ def describe(error: ErrorDetails, known: Iterable[str]) -> str:
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return unknown(key, known)
     requirement = must(error)
-    return f"setting {key} {requirement}, got {error['input']!r}" if key else requirement
+    return f"setting {key} {requirement}, got {shown(error['input'])}" if key else requirement
+
+
+def shown(value: object) -> str:
+    """A value of any size, in at most some 80 characters."""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**60:
+        return f"a number of about {value.bit_length() * 3 // 10} digits"
+    return shortened(_REPR.repr(value), 80)
 
 
 def must(error: ErrorDetails) -> str:
@@ -59,7 +73,7 @@ def must(error: ErrorDetails) -> str:
 
 def unknown(key: str, known: Iterable[str]) -> str:
     """That there is no such setting, with the nearest name there is."""
-    names = list(known)
+    names, key = list(known), shortened(key, 80)
     by_leaf = {name.rpartition(".")[2]: name for name in names}
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     leaf = difflib.get_close_matches(key.rpartition(".")[2], list(by_leaf), n=1, cutoff=0.7)

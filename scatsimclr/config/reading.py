@@ -7,11 +7,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from scatsimclr import plain_yaml
 from scatsimclr.config.messages import unknown
 from scatsimclr.config.run import Config, parse_config, setting_names
-from scatsimclr.errors import UserError
+from scatsimclr.errors import UserError, shortened
+from scatsimclr.plain_yaml import LARGEST
 
 
 def shipped(name: str) -> str | None:
@@ -57,7 +57,7 @@ def _recipe(name: str) -> dict[str, Any] | None:
     """The shipped settings of a data set, or None. The data sets of a family, such as EMNIST's, share a file."""
     for file in (name, name.partition("_")[0]):
         if (text := shipped(file)) is not None:
-            settings: dict[str, Any] = yaml.safe_load(text)
+            settings: dict[str, Any] = plain_yaml.load(text)
             if file != name:
                 settings["dataset"]["dataset"] = name
             return settings
@@ -66,16 +66,18 @@ def _recipe(name: str) -> dict[str, Any] | None:
 
 def _read(file: str) -> dict[str, Any]:
     path = Path(file)
-    if path.is_file():
-        text = path.read_text()
-    elif (recipe := _recipe(file)) is not None:
-        return recipe
-    else:
+    if not path.is_file():
+        if (recipe := _recipe(file)) is not None:
+            return recipe
         raise UserError(f"settings file {file} does not exist")
+    if path.stat().st_size > 4 * LARGEST:
+        raise UserError(f"settings file {file} is too large: {path.stat().st_size / 1e6:.0f} MB")
     try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"settings file {file} is not valid YAML: {' '.join(str(error).split())}") from None
+        settings = plain_yaml.load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"settings file {file} is not UTF-8") from None
+    except plain_yaml.PlainYamlError as error:
+        raise UserError(f"settings file {file} is not valid: {error}") from None
     if not isinstance(settings, dict):
         raise UserError(f"settings file {file} must hold `name: value` lines, got {type(settings).__name__}")
     return settings
@@ -84,11 +86,11 @@ def _read(file: str) -> dict[str, Any]:
 def _split(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise UserError(f"{override!r} is neither an option nor key=value")
+        raise UserError(f"{shortened(override, 80)!r} is neither an option nor key=value")
     try:
-        return key, yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"the value of {override!r} is not valid YAML") from None
+        return key, plain_yaml.load(text)
+    except plain_yaml.PlainYamlError as error:
+        raise UserError(f"the value of {shortened(override, 80)!r} is not valid: {error}") from None
 
 
 def _set(settings: dict[str, Any], key: str, value: Any) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import yaml
 from pydantic import (
+    Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
     ValidationError,
     model_validator,
 )
@@ -18,7 +17,7 @@ from pydantic import (
 import scatsimclr.config.sections as sections
 from scatsimclr.config.augmentation import AugmentSettings
 from scatsimclr.config.messages import describe, dotted_names
-from scatsimclr.config.values import Amp, BatchSize, OptionalText
+from scatsimclr.config.values import Ahead, Amp, BatchSize, Count, OptionalText, Width
 from scatsimclr.cpu import native_bfloat16
 from scatsimclr.errors import UserError
 
@@ -68,21 +67,21 @@ class Config(sections.Settings):
     amp: Amp = "auto"
     graphs: Literal["auto"] | bool = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    seed: NonNegativeInt = 0
-    epochs: PositiveInt = 100
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    epochs: Count = 100
     minutes: PositiveFloat | None = None
     batch_size: BatchSize = 64
-    accumulate: PositiveInt = 1
-    neighbours: NonNegativeInt = 0
+    accumulate: Width = 1
+    neighbours: Ahead = 0
     activation_checkpointing: bool = False
     views: Literal["concatenated", "separate"] = "concatenated"
     lr: PositiveFloat = 3e-4
-    flat_epochs: NonNegativeInt = 10
+    flat_epochs: Annotated[int, Field(ge=0, le=10**9)] = 10
     weight_decay: NonNegativeFloat = 1e-5
-    validate_every_n_epochs: PositiveInt = 1
-    eval_every_n_epochs: PositiveInt = 10
-    log_every_n_steps: PositiveInt = 100
-    checkpoint_every_n_steps: PositiveInt | None = None
+    validate_every_n_epochs: Count = 1
+    eval_every_n_epochs: Count = 10
+    log_every_n_steps: Count = 100
+    checkpoint_every_n_steps: Count | None = None
     checkpoint_every_minutes: PositiveFloat | None = None
     best_by: Literal["validation_loss", "knn"] = "validation_loss"
     fine_tune_from: OptionalText = None

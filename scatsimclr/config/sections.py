@@ -9,12 +9,10 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
 )
 
-from scatsimclr.config.values import GreyScale, OptionalText, Shape
+from scatsimclr.config.values import Ahead, Count, GreyScale, OptionalText, Shape, Width
 
 
 class Settings(BaseModel):
@@ -50,10 +48,10 @@ class ModelSettings(Settings):
         "resnet18",
         "resnet50",
     ] = "scatsimclr8"
-    out_dim: PositiveInt = 128
-    J: PositiveInt = 2
-    L: PositiveInt = 16
-    stem: PositiveInt | None = None
+    out_dim: Width = 128
+    J: Annotated[int, Field(ge=1, le=12)] = 2
+    L: Annotated[int, Field(ge=1, le=64)] = 16
+    stem: Width | None = None
     cifar_stem: bool = False
     front: Literal["paper", "log"] = "paper"
     head: Literal["paper", "normalised"] = "paper"
@@ -84,7 +82,7 @@ class DatasetSettings(Settings):
     dataset: str = "digits"
     input_shape: Shape = (32, 32, 3)
     valid_size: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    limit: PositiveInt | None = None
+    limit: Count | None = None
     download: bool = True
 
     @property
@@ -107,8 +105,8 @@ class DataSettings(Settings):
     """
 
     pipeline: Literal["auto", "dali", "torch"] = "auto"
-    prefetch: NonNegativeInt = 4
-    threads: PositiveInt | None = None
+    prefetch: Ahead = 4
+    threads: Annotated[int, Field(ge=1, le=2**10)] | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     scale: GreyScale = "auto"
 
@@ -136,7 +134,7 @@ class PretextSettings(Settings):
     jigsaw: bool = False
     num_jigsaw: Literal[35] = 35
     lambda_: NonNegativeFloat = Field(default=0.3, alias="lambda")
-    start_epoch: NonNegativeInt = 0
+    start_epoch: Annotated[int, Field(ge=0, le=10**9)] = 0
     fine_tune_from: OptionalText = None
 
 
@@ -159,17 +157,15 @@ class EvaluationSettings(Settings):
         batch_size: Images per batch of features.
     """
 
-    probes: tuple[Literal["knn", "linear", "few", "logistic", "folds", "fine_tune"], ...] = (
-        "knn",
-        "linear",
-        "few",
-    )
+    probes: Annotated[
+        tuple[Literal["knn", "linear", "few", "logistic", "folds", "fine_tune"], ...], Field(max_length=100)
+    ] = ("knn", "linear", "few")
     features: Literal[
         "auto", "h", "z", "scattering", "pooled", "texture", "both", "both_pooled", "whitened", "h_whitened"
     ] = "auto"
-    probe_epochs: PositiveInt = 100
-    fine_tune_epochs: PositiveInt = 20
-    knn_k: PositiveInt = 200
-    labels_per_class: tuple[PositiveInt, ...] = (10,)
-    seeds: PositiveInt = 5
-    batch_size: PositiveInt = 256
+    probe_epochs: Count = 100
+    fine_tune_epochs: Count = 20
+    knn_k: Count = 200
+    labels_per_class: Annotated[tuple[Count, ...], Field(max_length=100)] = (10,)
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 5
+    batch_size: Width = 256

@@ -13,8 +13,6 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
-    PositiveFloat,
-    PositiveInt,
     WrapValidator,
 )
 
@@ -22,14 +20,23 @@ from pydantic import (
 # "image", the image's own least and greatest; "auto", see `scatsimclr.data.levels`.
 Scale = Literal["auto", "dtype", "image"] | tuple[float, float]
 SCALES = ("auto", "dtype", "image")
+LONGEST_TUPLE = 200  # characters of a tuple written as text
+
+
+# Bounds of what would be allocated, drawn or waited for: far beyond any use, and within any machine's patience.
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Width = Annotated[int, Field(ge=1, le=2**16)]
+Side = Annotated[int, Field(ge=1, le=2**12)]
+Ahead = Annotated[int, Field(ge=0, le=2**10)]
+Factor = Annotated[float, Field(ge=0, le=100)]
 
 
 def _literal_tuple(value: Any) -> Any:
     """The original writes shapes as the string "(96, 96, 3)" and evaluates it; only a literal is read here."""
     if isinstance(value, str):
         try:
-            return ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+            return ast.literal_eval(value) if len(value) <= LONGEST_TUPLE else value
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             return value
     return value
 
@@ -69,7 +76,7 @@ def _scale(value: Any) -> Scale:
         return cast(Scale, value)
     try:
         low, high = map(float, value.split(":") if isinstance(value, str) else value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         low = high = math.nan
     if not -math.inf < low < high < math.inf:
         raise ValueError("must be auto, dtype, image or LOW:HIGH, such as 0:4095")
@@ -78,11 +85,11 @@ def _scale(value: Any) -> Scale:
 
 OptionalText = Annotated[str | None, BeforeValidator(_optional)]
 Amp = Annotated[Literal["auto", "off", "bf16", "fp16"], BeforeValidator(_off)]
-BatchSize = Annotated[int, AfterValidator(_two_images)]
+BatchSize = Annotated[int, Field(le=2**20), AfterValidator(_two_images)]
 GreyScale = Annotated[Scale, PlainValidator(_scale), PlainSerializer(lambda value: value)]
 # (H, W, C), or "auto" until `Config.with_input_shape`.
 Shape = Annotated[
-    tuple[PositiveInt, PositiveInt, Literal[1, 3]],
+    tuple[Side, Side, Literal[1, 3]],
     WrapValidator(_shape),
     PlainSerializer(lambda value: value),
 ]
@@ -90,8 +97,9 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 _Share = Annotated[float, Field(gt=0, le=1)]
 # (low, high)
 ShareRange = Annotated[tuple[_Share, _Share], BeforeValidator(_literal_tuple), AfterValidator(_ascending)]
+_Magnification = Annotated[float, Field(ge=0.01, le=100)]
 PositiveRange = Annotated[
-    tuple[PositiveFloat, PositiveFloat], BeforeValidator(_literal_tuple), AfterValidator(_ascending)
+    tuple[_Magnification, _Magnification], BeforeValidator(_literal_tuple), AfterValidator(_ascending)
 ]
 # (x, y)
 Shares = Annotated[tuple[Probability, Probability], BeforeValidator(_literal_tuple)]

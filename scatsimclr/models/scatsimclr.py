@@ -9,9 +9,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -155,25 +157,44 @@ class ScatSimCLR(nn.Module):
 
         Raises:
             OSError: A file is missing.
-            ValueError: The model is not a ScatSimCLR.
+            ValueError: The files are damaged, or the model is not a ScatSimCLR.
         """
-        settings = json.loads((Path(folder) / "config.json").read_text())
-        name = settings["model"]["base_model"]
-        if not name.startswith("scatsimclr"):
-            raise ValueError(f"folder must hold a ScatSimCLR, got {name} in {folder}")
-        model = cls(
-            settings["model"]["J"],
-            settings["model"]["L"],
-            settings["dataset"]["input_shape"],
-            int(name.removeprefix("scatsimclr")),
-            settings["model"]["out_dim"],
-            stem=settings["model"]["stem"],
-            front=settings["model"].get("front", "paper"),
-            head=settings["model"].get("head", "paper"),
-            backend=backend,
-        )
-        model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
-        return model.eval()
+        try:
+            settings = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+            model, shape = settings["model"], settings["dataset"]["input_shape"]
+            name, J, L, width = model["base_model"], model["J"], model["L"], model["out_dim"]
+            stem, front, head = model["stem"], model.get("front", "paper"), model.get("head", "paper")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            raise ValueError(f"folder must hold the config.json of a run, got {folder}") from None
+        if not isinstance(name, str) or not re.fullmatch(r"scatsimclr\d{1,3}", name):
+            raise ValueError(f"folder must hold a ScatSimCLR, got {str(name)[:40]} in {folder}")
+        # Nothing is built before these are known to be small.
+        numbers = [
+            J,
+            L,
+            width,
+            1 if stem is None else stem,
+            *(shape if isinstance(shape, list | tuple) else ()),
+        ]
+        if (
+            len(numbers) != 7
+            or not all(type(n) is int and 1 <= n <= 2**16 for n in numbers)
+            or L > 64
+            or J > 12
+        ):
+            raise ValueError(f"folder must hold sizes that a run can have, got others in {folder}")
+        try:
+            made = cls(
+                J, L, tuple(shape), int(name.removeprefix("scatsimclr")), width,
+                stem=stem, front=front, head=head, backend=backend,
+            )  # fmt: skip
+            made.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+        except (RuntimeError, SafetensorError) as error:
+            problem = " ".join(str(error).split())[:160]
+            raise ValueError(
+                f"folder must hold weights of its config.json, got {problem} in {folder}"
+            ) from None
+        return made.eval()
 
     def scatter(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Scattering coefficients of images.

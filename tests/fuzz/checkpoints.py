@@ -194,7 +194,7 @@ def case(number: int, run: Run) -> str:
         read = kind(rng)
         with limited(SECONDS):
             read()
-    except UserError as error:
+    except (UserError, ValueError if kind == run.pretrained else UserError) as error:
         message = str(error)
         assert len(message) <= MESSAGE, f"case {number}: {len(message)} characters: {message[:500]}"
         assert "\n" not in message, f"case {number}: {message}"
