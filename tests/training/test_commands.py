@@ -39,7 +39,7 @@ def mistakes(tmp_path):
     return [
         (["dataset.dataset=cifar11"], "cifar10"),
         (["epochz=3"], "did you mean epochs?"),
-        (["model.J=6"], "model.J=6 is too large"),
+        (["model.J=6"], "2^J does not exceed the image, got 6 for images of 32×32"),
         (["--resume", str(tmp_path / "absent.pt")], "does not exist"),
         (["--resume", str(foreign)], "was not written by this program"),
         (["--resume", str(garbage)], "cannot be read"),
