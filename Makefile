@@ -9,7 +9,7 @@ CSRC := $(shell find csrc -type f)
 JOBS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: train test bench performance setup lint format sanitize sanitized clang fuzz clean
+.PHONY: train test bench performance setup lint format sanitize sanitized clang fuzz faults clean
 
 train: setup
 	$(BIN)/python -m scatsimclr.train --fused
@@ -52,11 +52,19 @@ compile_flags.txt: $(VENV)/packages
 	$(BIN)/python -c 'from torch.utils.cpp_extension import include_paths; \
 	  print("-xc++", "-std=c++20", "-Icsrc", *("-I" + path for path in include_paths()), sep="\n")' > $@
 
-# What nobody means: operators with spoiled arguments under the sanitizers, image files with mutated bytes. Seeded.
+# Malformed input of every kind, seeded: operators' arguments under the sanitizers, image files, settings, and the files
+# of a run. Under 20 minutes on two cores.
 FUZZ_CALLS ?= 20000
 fuzz: sanitized
 	$(IN_SANITIZED) $(BIN)/python -m tests.fuzz.operators --count $(FUZZ_CALLS)
 	$(BIN)/python -m tests.fuzz.images
+	$(BIN)/python -m tests.fuzz.settings
+	$(BIN)/python -m tests.fuzz.checkpoints
+
+# Kills, signals, full disks and rivals against the training program, each resumed to the same bits: 40 minutes on two
+# cores. Mounting a small disk needs root; without it those cases say so.
+faults: setup
+	$(ONE_THREAD) $(BIN)/python -m tests.faults
 
 sanitized: setup
 	CFLAGS="$(SANITIZERS)" LDFLAGS="$(SANITIZERS)" \
@@ -65,6 +73,7 @@ sanitized: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -13,7 +13,6 @@ from pydantic_core import ErrorDetails
 
 from scatsimclr.errors import shortened
 
-
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
 
