@@ -165,7 +165,7 @@ def test_every_setting_can_be_named():
         ),
         ("mode=pretext", "exactly one of pretext.rotation=true and pretext.jigsaw=true"),
         ("epochs", "'epochs' is neither an option nor key=value"),
-        ("epochs=[", "the value of 'epochs=[' is not valid YAML"),
+        ("epochs=[", "the value of 'epochs=[' is not valid: expected the node content"),
     ],
 )
 def test_mistakes_are_named_in_one_line(setting, message):
@@ -177,7 +177,7 @@ def test_mistakes_are_named_in_one_line(setting, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "is not valid YAML"), ("- 1", "must hold"), ("epochz: 1", "unknown setting epochz")],
+    [("a: [", "is not valid: expected the node content"), ("- 1", "must hold"), ("epochz: 1", "unknown setting epochz")],
 )
 def test_bad_files(tmp_path, text, message):
     path = tmp_path / "bad.yaml"
