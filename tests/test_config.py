@@ -177,7 +177,11 @@ def test_mistakes_are_named_in_one_line(setting, message):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: [", "is not valid: expected the node content"), ("- 1", "must hold"), ("epochz: 1", "unknown setting epochz")],
+    [
+        ("a: [", "is not valid: expected the node content"),
+        ("- 1", "must hold"),
+        ("epochz: 1", "unknown setting epochz"),
+    ],
 )
 def test_bad_files(tmp_path, text, message):
     path = tmp_path / "bad.yaml"

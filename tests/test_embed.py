@@ -158,7 +158,7 @@ def test_what_cannot_be_read_is_left_out_and_named(encoder, tmp_path, capsys):
     assert str(images / "down" / "one pixel.gif") in names
     skipped = {row["path"]: row["reason"] for row in table(output.with_suffix(".skipped.csv"))}
     assert skipped[str(images / "across" / "01.png")] == "empty file"
-    assert "nowhere" in skipped[str(images / "down" / "link.png")]
+    assert "broken link" in skipped[str(images / "down" / "link.png")]
 
 
 def test_neighbours_of_the_embeddings_are_what_evaluate_measures(encoder, tmp_path, capsys):

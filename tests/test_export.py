@@ -68,7 +68,7 @@ def test_the_onnx_file_is_valid_and_has_standard_operators_alone(exported):
 def test_from_pretrained_reads_the_folder(exported):
     encoder, folder = exported
     if "resnet18" in (folder / "config.json").read_text():
-        with pytest.raises(ValueError, match="holds a resnet18"):
+        with pytest.raises(ValueError, match="must hold a ScatSimCLR, got resnet18"):
             ScatSimCLR.from_pretrained(folder)
         return
     model = ScatSimCLR.from_pretrained(folder)

@@ -53,8 +53,8 @@ def fetch(url: str, md5: str, target: Path, absent: str, remedy: str, progress: 
         ) from error
     except OSError as error:
         raise DataError(f"{target}: cannot be written: {error.strerror or error}") from error
-    except ValueError as error:  # pooch's checksum mismatch
-        raise DataError(f"{target.name} from {url}: {error}") from error
+    except ValueError as error:  # pooch's checksum mismatch, and what it did about it
+        raise DataError(f"{target.name} from {url}: {str(error).partition(' Deleted')[0]}") from error
 
 
 class ResumingDownloader:

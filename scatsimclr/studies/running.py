@@ -18,7 +18,7 @@ from scatsimclr.studies.sweep import Result, Sweep, read_result
 from scatsimclr.studies.tables import write_tables
 from scatsimclr.training import checkpoint
 from scatsimclr.training.loop import Trainer
-from scatsimclr.training.ownership import owned
+from scatsimclr.training.ownership import owned, remove_contents
 
 # Settings in which the parts of a sweep may differ: they do not change its figures.
 UNIMPORTANT = {"data_dir", "device", "log_every_n_steps", "dataset.download"}
@@ -60,6 +60,8 @@ def run_cell(sweep: Sweep, cell: Cell, seed: int) -> Result:
         if checkpoint.exists(folder):
             state = checkpoint.load(folder)
             check_same(state["config"], config, folder)
+        else:
+            remove_contents(folder)  # of a run that was stopped before its first checkpoint
         figures = Trainer(config, folder, state).fit()
     if sweep.study.metric not in figures["after"]:
         raise UserError(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def owned(folder: Path) -> Iterator[None]:
         UserError: Another process owns it: its name, process and time are in the message.
         OSError: The folder cannot be made or written to.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, timeout=0)
     try:
@@ -52,9 +54,23 @@ def owned(folder: Path) -> Iterator[None]:
             json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": started}) + "\n",
         )
         yield
-        (folder / OWNER).unlink(missing_ok=True)
     finally:
+        (folder / OWNER).unlink(missing_ok=True)
+        if made and [path.name for path in folder.iterdir()] == [LOCK]:  # a mistake leaves nothing behind
+            (folder / LOCK).unlink()
+            for path in made:
+                with suppress(OSError):  # others have come to use it
+                    path.rmdir()
         lock.release()
+
+
+def remove_contents(folder: Path) -> None:
+    """Removes what is in a folder that this process owns, but for the lock."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name not in (LOCK, OWNER):
+            path.unlink()
 
 
 def _owner(folder: Path) -> str:

@@ -18,6 +18,7 @@ import torch
 
 from scatsimclr import cli, train
 from scatsimclr.training import checkpoint
+from scatsimclr.training.interruption import SIGNALS
 from tests.training.conftest import TINY
 
 BUG = 70  # exit status of an exception that nothing caught
@@ -60,6 +61,9 @@ class Child:
                 file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.dup2(file, 1)
                 os.dup2(file, 2)
+                for number in SIGNALS:  # whoever started this may ignore them
+                    signal.signal(number, signal.SIG_DFL)
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 if prepare is not None:
                     prepare()
                 status = cli.run(command, list(argv))

@@ -122,7 +122,7 @@ def test_what_was_left_out_is_named_with_its_reason(hostile_run):
     text = parsed(hostile_run).text
     for name, reason in (
         ("empty.png", "empty file"), ("cut.jpg", ""), ("huge.png", "too large, it could be a decompression bomb"),
-        ("gone.png", "a link that leads nowhere"),
+        ("gone.png", "a broken link"),
     ):  # fmt: skip
         assert re.search(re.escape(name) + r"\s*" + (reason or r"\w"), text), name
     assert "4 files that could not be read" in text

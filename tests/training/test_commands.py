@@ -140,7 +140,11 @@ def test_the_images_decide_the_shape_and_the_run_keeps_it(tmp_path, capsys):
     assert "grey images of 48×48" in out
     assert yaml.safe_load((run / "config.yaml").read_text())["dataset"]["input_shape"] == [48, 48, 1]
     write_images(tmp_path / "in", 10)
-    status, out, _ = call(train, ["--resume", str(run), "dataset.input_shape=auto", "epochs=2"], capsys)
+    resume = ["--resume", str(run), "dataset.input_shape=auto", "epochs=2"]
+    status, _, err = call(train, resume, capsys)
+    assert status == 2
+    assert "the run would not be the same: other pixels (--resume-anyway continues it nevertheless)" in err
+    status, out, _ = call(train, [*resume, "--resume-anyway"], capsys)
     assert status == 0
     assert "grey images of 48×48" in out
     assert call(evaluate, [str(run)], capsys)[0] == 0

@@ -11,6 +11,15 @@ import pytest
 from scatsimclr.training.interruption import SIGNALS, Interrupted, Interruption
 
 
+@pytest.fixture(autouse=True)
+def _asked():
+    """Whoever runs the tests may ignore signals, as `nohup` and a shell's background do."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_is_noted(number):
     stop, before = Interruption(), signal.getsignal(number)
@@ -39,6 +48,7 @@ def test_it_raises_where_anything_may_stop_and_only_there():
 def test_the_second_ends_the_process_without_a_traceback():
     code = (
         "import os, signal, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from scatsimclr.training.interruption import Interruption\n"
         "with Interruption().watched():\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"

@@ -98,6 +98,7 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been(
 ):
     """Steps 3, 6, 9 and 12 are the last of their epochs: what is stopped there is the measuring after it."""
     folder, original = tmp_path / "stopped", Update.losses
+    before = signal.signal(number, signal.SIG_DFL)  # whoever runs the tests may ignore it
     with monkeypatch.context() as patch:
 
         def stop(self, batch):
@@ -108,6 +109,7 @@ def test_a_stopped_run_resumes_as_if_it_had_not_been(
         patch.setattr(Update, "losses", stop)
         argv = ["--data-dir", str(images), "--run-dir", str(folder), "--fused", *TINY, "epochs=4"]
         assert command(argv) == status
+    signal.signal(number, before)
     assert checkpoint.load(folder)["step"] == stop_at
     expected = f"stopped after step {stop_at}, epoch {1 + (stop_at - 1) // 3}; continue with: "
     assert f"{expected}python -m scatsimclr.train --resume {folder}\n" in capsys.readouterr().err
@@ -228,6 +230,7 @@ def test_a_checkpoint_by_steps_does_not_replace_a_good_one_by_a_bad_one(images, 
     monkeypatch.setattr(Update, "contrastive", spoiled)
     with pytest.raises(UserError, match="became nan at step 2"):
         run._train_epoch()
+    run.checkpoints.wait()
     assert checkpoint.load(run.folder)["step"] == 1
 
 
