@@ -96,18 +96,19 @@ def command(argv: list[str]) -> int:
 def train(options: argparse.Namespace, stop: Interruption) -> int:
     """Makes or continues the run that the options ask for, unless `stop` ends it; returns the exit status."""
     with stop.anywhere():
-        folder, state = find_resume(options.resume, options.run_dir)
+        folder, source = find_resume(options.resume, options.run_dir)
+        state = None if source is None else checkpoint.load(source)
         config = resumed_config(state, options) if state else load_config(options.config, overrides(options))
     folder = folder or new_folder(config)
-    if state is None and checkpoint.exists(folder):
-        raise UserError(
-            f"{folder} already holds a run; give --resume auto to continue it, or another --run-dir"
-        )
     with owned(folder):
+        if state is None and checkpoint.exists(folder):
+            raise UserError(
+                f"{folder} already holds a run; give --resume auto to continue it, or another --run-dir"
+            )
         keep_freed_memory()
         with stop.anywhere():
-            if state is not None and options.resume == "auto":  # what another process wrote before it let go
-                state = checkpoint.load(folder)
+            if source is not None:  # again: another process may have gone on until it let the folder go
+                state = checkpoint.load(source)
             trainer = Trainer(
                 config, folder, state, profile=options.profile, stop=stop, anyway=options.resume_anyway
             )
@@ -116,9 +117,10 @@ def train(options: argparse.Namespace, stop: Interruption) -> int:
             results = trainer.fit()
         except Interrupted:
             progress = trainer.progress
+            epoch = min(progress.epoch + 1, trainer.config.epochs)
             if checkpoint.exists(folder):
                 stop.where = (
-                    f"after step {progress.step}, epoch {progress.epoch + 1}; continue with: "
+                    f"after step {progress.step}, epoch {epoch}; continue with: "
                     f"python -m scatsimclr.train --resume {shlex.quote(str(folder))}"
                 )
             raise
@@ -126,8 +128,8 @@ def train(options: argparse.Namespace, stop: Interruption) -> int:
     return 0
 
 
-def find_resume(resume: str | None, run_dir: str | None) -> tuple[Path | None, dict[str, Any] | None]:
-    """The run folder and the checkpoint's state that the options name, None for those that are still to be made."""
+def find_resume(resume: str | None, run_dir: str | None) -> tuple[Path | None, Path | None]:
+    """The run folder, and the run or checkpoint to continue from, that the options name; None for a new one."""
     folder = Path(run_dir) if run_dir else None
     if resume is None:
         return folder, None
@@ -138,10 +140,9 @@ def find_resume(resume: str | None, run_dir: str | None) -> tuple[Path | None, d
         if found is None:
             print("nothing to resume: starting a new run")
             return folder, None
-        return found, checkpoint.load(found)
+        return found, found
     path = Path(resume)
-    state = checkpoint.load(path)
-    return folder or (path if path.is_dir() else path.resolve().parents[1]), state
+    return folder or (path if path.is_dir() else path.resolve().parents[1]), path
 
 
 def resumed_config(state: dict[str, Any], options: argparse.Namespace) -> Config:

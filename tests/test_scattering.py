@@ -243,3 +243,20 @@ def test_errors(call, error, message):
     with pytest.raises(error) as raised:
         call()
     assert str(raised.value) == message
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_no_images_have_no_coefficients_and_a_gradient_of_no_images(backend):
+    x = torch.empty(0, 3, 16, 16, requires_grad=True)
+    found = Scattering2D(2, (16, 16), L=4, backend=backend)(x)
+    assert found.shape == (0, 3, 25, 4, 4)
+    found.sum().backward()
+    assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("J", [-1, 2**40])
+def test_shapes_of_scales_that_no_image_has_are_not_computed(J):
+    filters = [buffer.to("meta") for buffer in Scattering2D(2, (16, 16), L=4).buffers()]
+    x, packed = torch.empty(1, 1, 16, 16, device="meta"), torch.empty(0, device="meta")
+    with pytest.raises(ValueError, match="J must be less than 32 and not negative, got"):
+        torch.ops.scatsimclr.scattering2d(x, filters, packed, J, 4, 2, False, False, torch.float32)

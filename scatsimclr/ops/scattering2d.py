@@ -18,7 +18,9 @@ Filters = list[Tensor]
 
 
 def out_shape(x: Tensor, filters: Filters, J: int, L: int, max_order: int) -> tuple[int, int, int, int]:
-    """Shape of the output for x (N, C, M, N')."""
+    """Shape of the output for x (N, C, M, N'); ValueError for a J whose 2^J is no size of an image."""
+    if not 0 <= J < 32:
+        raise ValueError(f"J must be less than 32 and not negative, got {J}")
     channels = reference.channels(J, L, max_order)
     height, width = (size // 2**J - 2 for size in filters[0].shape[:2])
     return x.shape[0], x.shape[1] * channels, height, width
@@ -39,6 +41,9 @@ def _reference_forward(
     channels_last: bool,
     out_dtype: torch.dtype,
 ) -> Tensor:
+    if not x.numel():  # for which some libraries have no Fourier transform
+        shape = out_shape(x, filters, J, L, max_order)
+        return x.new_empty(shape, dtype=out_dtype).contiguous(memory_format=_layout(channels_last))
     out = reference.scattering2d(x, filters, J, L, max_order, pre_pad)
     return out.flatten(1, 2).to(out_dtype).contiguous(memory_format=_layout(channels_last))
 
@@ -53,6 +58,8 @@ def _reference_backward(
     max_order: int,
     pre_pad: bool,
 ) -> Tensor:
+    if not x.numel():
+        return torch.zeros_like(x)
     with torch.enable_grad():
         leaf = x.detach().requires_grad_()
         out = reference.scattering2d(leaf, filters, J, L, max_order, pre_pad).flatten(1, 2)
