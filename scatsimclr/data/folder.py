@@ -21,6 +21,9 @@ _TRAIN_NAMES = ("train", "training")
 _TEST_NAMES = ("test", "testing", "val", "valid", "validation")
 _UNLABELLED_NAMES = ("unlabeled", "unlabelled")
 _ADDED = ("", "set", "data", "images", "imgs")
+DEPTH = 100  # of folders in folders
+# Bytes of a folder's path: with a file's name of 255 below it, no more than systems take (PATH_MAX).
+LONGEST_PATH = 4096 - 256
 
 
 @dataclass
@@ -300,20 +303,25 @@ def _entries(folder: Path, listing: _Listing) -> tuple[list[Path], list[Path]]:
 
 
 def _walk(folder: Path, listing: _Listing) -> list[Path]:
-    """Every image file in or below `folder`; each real folder once and never the root, as links may loop."""
+    """Every image file in or below `folder`; each real folder once and never the root, as links may loop.
+
+    What is nested more than DEPTH deep goes to `listing.unreadable`.
+    """
     found: list[Path] = []
     visited = {os.path.realpath(listing.root)}
-
-    def visit(current: Path) -> None:
+    waiting = [(folder, 0)]
+    while waiting:
+        current, depth = waiting.pop()
         real = os.path.realpath(current)
-        if real not in visited:
-            visited.add(real)
-            folders, files = _entries(current, listing)
-            found.extend(files)
-            for below in folders:
-                visit(below)
-
-    visit(folder)
+        if real in visited:
+            continue
+        visited.add(real)
+        if depth > DEPTH or len(os.fsencode(current)) > LONGEST_PATH:
+            listing.unreadable.append((listing.relative(current), "nested too deep"))
+            continue
+        folders, files = _entries(current, listing)
+        found.extend(files)
+        waiting.extend((below, depth + 1) for below in reversed(folders))
     return found
 
 

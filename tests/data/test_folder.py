@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from scatsimclr.data.datasets import DataError, load
+from scatsimclr.data.folder import image_files
 
 
 def put(path, colour=(10, 20, 30), size=(5, 4)):
@@ -353,3 +354,22 @@ def test_resize_is_lanczos_of_height_and_width(tmp_path, writers):
     picture.save(tmp_path / "a.png")
     expected = np.asarray(picture.resize((8, 16), Image.Resampling.LANCZOS))
     np.testing.assert_array_equal(get(tmp_path, size=(16, 8)).images[0], expected)
+
+
+@pytest.mark.parametrize(("name", "levels"), [("d", 1500), ("d" * 200, 25)])
+def test_what_is_nested_too_deep_is_left_out_and_named(tmp_path, monkeypatch, name, levels):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for _ in range(levels):
+        os.mkdir(name)
+        os.chdir(name)
+    Image.new("L", (8, 8)).save("deep.png")
+    files, skipped = image_files([tmp_path])
+    assert files == [tmp_path / "a.png"]
+    assert [reason for _, reason in skipped] == ["nested too deep"]
+    # rmtree of pytest's own would recurse as deep
+    for _ in range(levels):
+        for path in os.listdir():
+            os.unlink(path) if os.path.isfile(path) else os.rmdir(path)
+        os.chdir("..")
+    os.rmdir(name)
