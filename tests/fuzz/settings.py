@@ -12,7 +12,7 @@ import random
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -118,13 +118,27 @@ def file_bytes(rng: random.Random) -> bytes:
     return bytes(made)
 
 
-def case(number: int, folder: Path) -> str:
-    """One file or command line; returns "accepted" or "refused".
+def accepted(read: Callable[[], object], refusal: type[ValueError] = UserError) -> bool:
+    """Calls `read`; False where it refuses what it reads, by a message of one short line.
 
     Raises:
-        AssertionError: A message is too long, or of several lines.
-        Exception: Whatever was raised beside UserError: a bug.
+        AssertionError: The message is too long, or of several lines.
+        TimeoutError: It took longer than SECONDS.
+        Exception: Whatever else was raised: a bug.
     """
+    try:
+        with limited(SECONDS):
+            read()
+    except refusal as error:
+        message = str(error)
+        assert len(message) <= MESSAGE, f"{len(message)} characters: {message[:500]}"
+        assert "\n" not in message, message
+        return False
+    return True
+
+
+def case(number: int, folder: Path) -> str:
+    """One file or command line; returns "accepted" or "refused"; raises as `accepted` does."""
     rng = random.Random(number)
     file = None
     if rng.random() < 0.6:
@@ -132,17 +146,10 @@ def case(number: int, folder: Path) -> str:
         file.write_bytes(file_bytes(rng))
     overrides = [override(rng) for _ in range(rng.randint(0 if file else 1, 3))]
     try:
-        with limited(SECONDS):
-            load_config(None if file is None else str(file), overrides).to_yaml()
-    except UserError as error:
-        message = str(error)
-        assert len(message) <= MESSAGE, f"case {number}: {len(message)} characters: {message[:500]}"
-        assert "\n" not in message, f"case {number}: {message}"
-        return "refused"
+        read = accepted(lambda: load_config(None if file is None else str(file), overrides).to_yaml())
     except Exception as error:
-        error.add_note(f"case {number}: {overrides!r:.500}")
-        raise
-    return "accepted"
+        raise AssertionError(f"case {number}: {overrides!r:.500}") from error
+    return "accepted" if read else "refused"
 
 
 def main() -> None:
