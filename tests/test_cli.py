@@ -43,7 +43,6 @@ def test_a_stream_that_cannot_be_set_is_left(monkeypatch):
 @pytest.mark.parametrize("newest", ["mine", "20261127-000000-folder", "a", "z"])
 def test_the_newest_run_is_the_one_written_last(tmp_path, monkeypatch, newest):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(train.checkpoint, "load", lambda folder: {"folder": folder})
     for age, name in enumerate(["20261127-000000-folder", "mine", "z", "a"]):
         last = Path("runs") / name / "checkpoints" / "last.pt"
         last.parent.mkdir(parents=True)
@@ -51,11 +50,8 @@ def test_the_newest_run_is_the_one_written_last(tmp_path, monkeypatch, newest):
         time = 2 * 10**9 if name == newest else 10**9 + age
         os.utime(last, (time, time))
     (Path("runs") / "unfinished").mkdir()
-    folder, state = train.find_resume("auto", None)
-    assert folder == Path("runs") / newest
-    assert state == {"folder": folder}
-    own, _ = train.find_resume("auto", "runs/mine")
-    assert own == Path("runs/mine")
+    assert train.find_resume("auto", None) == (Path("runs") / newest, Path("runs") / newest)
+    assert train.find_resume("auto", "runs/mine") == (Path("runs/mine"), Path("runs/mine"))
     assert train.find_resume("auto", "runs/unfinished") == (Path("runs/unfinished"), None)
 
 
