@@ -172,8 +172,8 @@ class Trainer:
             with self.stop.anywhere():
                 self._finish()
         finally:
-            self.checkpoints.close()
             self.log.close()
+            self.checkpoints.close()  # last: it raises what could not be written
         return figures
 
     def _train(self) -> dict[str, Figures]:

@@ -78,7 +78,7 @@ class Child:
 
     def send(self, number: int) -> None:
         """Sends a signal, if the process is still there."""
-        if self._poll() is None:
+        if self.poll() is None:
             os.kill(self.pid, number)
 
     def wait(self, seconds: float = 120) -> int:
@@ -88,7 +88,7 @@ class Child:
             TimeoutError: The process has not ended after so many seconds; it is killed.
         """
         end = time.monotonic() + seconds
-        while (status := self._poll()) is None:
+        while (status := self.poll()) is None:
             if time.monotonic() > end:
                 os.kill(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
@@ -98,7 +98,8 @@ class Child:
 
     _status: int | None = None
 
-    def _poll(self) -> int | None:
+    def poll(self) -> int | None:
+        """The exit status, None while it runs."""
         if self._status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:

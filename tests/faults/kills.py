@@ -34,12 +34,10 @@ def reference(folder: Path, images: Path) -> float:
 
 
 def readable(folder: Path) -> bool:
-    """Whether there is a checkpoint; one that is there loads, with its best beside it."""
-    last = folder / "checkpoints" / "last.pt"
-    if not last.exists():
-        return False
-    checkpoint.load(folder)
-    return True
+    """Whether there is a checkpoint; each that is there loads."""
+    for path in (folder / "checkpoints").glob("*.pt"):
+        checkpoint.load(path)
+    return checkpoint.exists(folder)
 
 
 def campaign(folder: Path, images: Path, kills: int, seed: int = 0) -> Killed:

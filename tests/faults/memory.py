@@ -25,7 +25,7 @@ def growth(folder: Path, images: Path, steps: int) -> float:
     metrics = run / "metrics.jsonl"
     position = 0
     while len(sizes) < 2:
-        assert child._poll() is None, child.text()[-3000:]
+        assert child.poll() is None, child.text()[-3000:]
         if not metrics.exists():
             continue
         with metrics.open() as file:

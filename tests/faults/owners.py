@@ -19,7 +19,7 @@ def together(folder: Path, images: Path, number: int, reads: int) -> tuple[str, 
     run = folder / f"together{number}"
     children = [Child(arguments(run, images), folder / f"together{number}-{name}.log") for name in "ab"]
     last, done = run / "checkpoints" / "last.pt", 0
-    while any(child._poll() is None for child in children) and done < reads:
+    while any(child.poll() is None for child in children) and done < reads:
         if last.exists():
             checkpoint.load(run)
             done += 1
