@@ -54,17 +54,19 @@ def intact(path: Path) -> bool | None:
     Raises:
         OSError: As reading raises it.
     """
+    # Opened once: another process may put a new file in its place meanwhile.
     with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - _COMMENT))
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _COMMENT))
         comment = file.read()
-    if not comment.startswith(_PREFIX):
-        return None
-    try:
-        with zipfile.ZipFile(path) as archive, path.open("rb") as file:
-            file.seek(archive.start_dir)
-            directory = file.read(os.path.getsize(path) - archive.start_dir - _COMMENT - 2)
-            length = file.read(2)
-            right = hashlib.sha256(directory).hexdigest().encode() == comment[len(_PREFIX) :]
-            return length == _LENGTH and right and archive.testzip() is None
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError):
-        return False
+        if not comment.startswith(_PREFIX):
+            return None
+        try:
+            with zipfile.ZipFile(file) as archive:
+                file.seek(archive.start_dir)
+                directory = file.read(size - archive.start_dir - _COMMENT - 2)
+                length = file.read(2)
+                right = hashlib.sha256(directory).hexdigest().encode() == comment[len(_PREFIX) :]
+                return length == _LENGTH and right and archive.testzip() is None
+        except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError):
+            return False

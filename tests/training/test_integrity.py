@@ -1,5 +1,7 @@
 """A checkpoint's digest: in the file, skipped by torch.load, and wrong after any damage to what is stored."""
 
+import os
+import threading
 import zipfile
 
 import pytest
@@ -80,3 +82,25 @@ def test_only_archives_are_sealed(tmp_path, content):
 def test_nothing_is_sealed_twice(file):
     with pytest.raises(ValueError, match="without a comment"):
         seal(file)
+
+
+def test_a_file_that_is_replaced_while_it_is_compared_is_intact(file, tmp_path):
+    """Checkpoints of other sizes take the place of each other as fast as they can."""
+    other, target, done = tmp_path / "b.pt", tmp_path / "target.pt", threading.Event()
+    torch.save({"weights": torch.arange(5000.0)}, other)
+    seal(other)
+    os.link(file, target)
+
+    def replace():
+        while not done.is_set():
+            for source in (other, file):
+                os.link(source, tmp_path / "new")
+                os.replace(tmp_path / "new", target)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        assert all(intact(target) for _ in range(500))
+    finally:
+        done.set()
+        thread.join()
