@@ -6,9 +6,9 @@ a fixed sample of the test images. They are compared with features that need no 
 and whitened scattering. All have the same logistic probe, with the same draws of 10 and 100 labels per class; nothing
 is chosen by test images.
 
-The first seed trains for as many epochs as fit into the minutes at the measured speed. Later seeds on the same device
-train for the same number of epochs, so that they differ only in their seed, and other work on the machine costs time
-but no epochs.
+The first seed trains for as many epochs as fit into the minutes at the measured speed. Later seeds on the same CPU, on
+any number of threads, train for the same number of epochs, so that they differ only in their seed, and other work on
+the machine costs time but no epochs.
 
 Writes benchmarks/results/accuracy-cpu.json after each run, and continues where it stopped: a run that the file already
 has, of the same contender, minutes, seed and number of images, is not repeated. --show prints the file's table.
@@ -74,13 +74,11 @@ def write_part(source: Path | None, folder: Path, count: int) -> None:
         write_idx(whole.subset(order.sort().values), folder, part)
 
 
-def earlier_epochs(
-    runs: Sequence[dict], contender: str, images: int, minutes: float, device: str
-) -> int | None:
-    """The epochs of an earlier seed on this device; None for the first."""
-    wanted = (contender, images, minutes, device)
-    keys = ("contender", "images", "minutes", "device")
-    return next((run["epochs"] for run in runs if tuple(run[key] for key in keys) == wanted), None)
+def earlier_epochs(runs: Sequence[dict], contender: str, images: int, minutes: float, cpu: str) -> int | None:
+    """The epochs of an earlier seed on this CPU, "device" of its run being "<CPU>, <n> threads"; None for the first."""
+    wanted, keys = (contender, images, minutes), ("contender", "images", "minutes")
+    found = (run for run in runs if run["device"].rpartition(", ")[0] == cpu)
+    return next((run["epochs"] for run in found if tuple(run[key] for key in keys) == wanted), None)
 
 
 def train(data: Path, folder: Path, contender: str, duration: str, seed: int) -> dict:
@@ -161,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.show:
         print(table(result))
         return 0
-    device = f"{get_cpu_info()['brand_raw']}, {torch.get_num_threads()} threads"
+    cpu = get_cpu_info()["brand_raw"]
+    device = f"{cpu}, {torch.get_num_threads()} threads"
     done = {(run["contender"], run["images"], run["minutes"], run["seed"]) for run in result["runs"]}
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "data"
@@ -176,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number, key in enumerate(key for key in wanted if key not in done):
             contender, count, minutes, seed = key
             run_folder = Path(folder) / f"run{number}"
-            epochs = earlier_epochs(result["runs"], contender, count, minutes, device)
+            epochs = earlier_epochs(result["runs"], contender, count, minutes, cpu)
             duration = f"minutes={minutes}" if epochs is None else f"epochs={epochs}"
             found = train(data, run_folder, contender, duration, seed)
             run = {"contender": contender, "images": count, "minutes": minutes, "seed": seed}

@@ -21,6 +21,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.testing import assert_close as assert_equal
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import interleaved, peaks, record
@@ -31,6 +32,7 @@ from scatsimclr.evaluation.features import batch_features
 from scatsimclr.models.convolution import plain_convolutions
 from scatsimclr.models.folding import folded
 from scatsimclr.models.scatsimclr import ScatSimCLR
+from scatsimclr.training.setup import build_model
 from scatsimclr.training.update import Update
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -98,9 +100,9 @@ class PlainStep(OriginalStep):
 
 
 class OurStep:
-    def __init__(self, encoder, size, amp):
+    def __init__(self, encoder, amp, settings=()):
         encoder = encoder.to(memory_format=torch.channels_last).train()
-        settings = ["fused=true", f"amp={amp}", f"lr={LR}", f"weight_decay={DECAY}"]
+        settings = ["fused=true", f"amp={amp}", f"lr={LR}", f"weight_decay={DECAY}", *settings]
         self.model, self.update = encoder, Update(load_config(None, settings), encoder, None, DEVICE)
 
     def loss(self, pair):
@@ -115,11 +117,17 @@ def encoder(blocks, size):
     return ScatSimCLR(J, L, (size, size, 3), blocks, 128).to(DEVICE)
 
 
-def views(size, batch):
-    """A pair of views as the loader makes them: (2, batch, 3, size, size), channels-last."""
+def views(size, batch, channels=3):
+    """A pair of views as the loader makes them: (2, batch, channels, size, size), channels-last."""
     generator = torch.Generator().manual_seed(size)
-    drawn = torch.rand(2 * batch, 3, size, size, generator=generator)
+    drawn = torch.rand(2 * batch, channels, size, size, generator=generator)
     return drawn.to(DEVICE, memory_format=torch.channels_last).unflatten(0, (2, batch))
+
+
+def equal_channels(pair, channels):
+    """Grey views (2, B, 1, H, W) repeated over channels, channels-last."""
+    repeated = pair.flatten(0, 1).expand(-1, channels, -1, -1)
+    return repeated.contiguous(memory_format=torch.channels_last).unflatten(0, pair.shape[:2])
 
 
 def network_operations(model, pair):
@@ -135,8 +143,8 @@ def network_operations(model, pair):
 STEP_KINDS = {
     "original": OriginalStep,
     "plain": PlainStep,
-    "ours, float32": lambda encoder, size: OurStep(encoder, size, "off"),
-    "ours": lambda encoder, size: OurStep(encoder, size, "auto"),
+    "ours, float32": lambda encoder, size: OurStep(encoder, "off"),
+    "ours": lambda encoder, size: OurStep(encoder, "auto"),
 }
 
 
@@ -244,5 +252,49 @@ def bench_growth(benchmark, blocks, size, batch):
         case={"blocks": blocks, "size": size, "batch": batch},
         items=batch,
         peak_mb=peaks(times, __name__, blocks, size, batch),
+        device=DEVICE,
+    )
+
+
+# The recipe of grey images, and what it changed: settings that undo it, one after the other.
+GREY = ("dataset.dataset=fashion_mnist", "dataset.input_shape=(32, 32, 1)")
+GREY_KINDS = {
+    "three equal channels, 8 blocks": (
+        "dataset.input_shape=(32, 32, 3)",
+        "model.base_model=scatsimclr8",
+        "model.front=paper",
+        "model.head=paper",
+        "neighbours=0",
+    ),
+    "8 blocks": ("model.base_model=scatsimclr8",),
+    "ours": (),
+}
+
+
+@pytest.mark.parametrize("batch", [64, pytest.param(256, marks=full)])
+def bench_grey(benchmark, batch):
+    """Grey images as their recipe trains them, in one channel, over three equal channels of the paper's encoder.
+
+    These are different models, so that only what they share is compared first: the scattering of one channel.
+    """
+    batch = 2 if benchmark.disabled else batch
+    steps, pairs = {}, {}
+    for name, settings in GREY_KINDS.items():
+        config = load_config(None, [*GREY, *settings])
+        torch.manual_seed(0)
+        steps[name] = OurStep(build_model(config).to(DEVICE), "auto", [*GREY, *settings])
+        pairs[name] = equal_channels(views(32, batch, 1), config.dataset.input_shape[2])
+    for name, step in steps.items():
+        own = step.model.scatter(pairs[name][0]).unflatten(1, (pairs[name].shape[2], -1))
+        assert_equal(own, steps["ours"].model.scatter(pairs["ours"][0]).unsqueeze(1).expand_as(own))
+        assert torch.isfinite(step(pairs[name]))
+    calls = {name: lambda name=name, step=step: step(pairs[name]) for name, step in steps.items()}
+    record(
+        benchmark,
+        interleaved(benchmark, calls, DEVICE),
+        op="training step of grey images",
+        case={"size": 32, "batch": batch},
+        items=batch,
+        precision=precision(steps["ours"].update.amp),
         device=DEVICE,
     )

@@ -73,3 +73,14 @@ def test_the_plot_shows_every_kind_of_features(seeds):
         assert len(axes.containers) == 3  # ours recommended, ours h, ResNet
         assert [tuple(box[0].get_xdata()) for box in axes.containers[:1]] == [(3.0, 20.0)]
         assert any(line.get_linestyle() == "--" for line in axes.lines)
+
+
+def test_later_seeds_train_for_the_first_ones_epochs_on_the_same_cpu_whatever_the_threads():
+    first = run(minutes=20.0) | {"epochs": 190, "device": "Some CPU @ 2.0 GHz, 2 threads"}
+    other = first | {"device": "Another CPU, 2 threads", "epochs": 80}
+    found = [
+        bench_accuracy.earlier_epochs([other, first], "ours", 100, 20.0, cpu)
+        for cpu in ("Some CPU @ 2.0 GHz", "No CPU")
+    ]
+    assert found == [190, None]
+    assert bench_accuracy.earlier_epochs([first], "resnet18", 100, 20.0, "Some CPU @ 2.0 GHz") is None
