@@ -46,7 +46,8 @@ def cases(folder: Path, images: Path, options: argparse.Namespace) -> dict[str, 
         found[name] = lambda p=part, m=name: disks.folder_as_file(own(m.replace("/", "-")), images, p)
     for index in range(options.pairs):
         name = f"two together {index}"
-        found[name] = lambda i=index, m=name: owners.together(own(m), images, i, 1000)
+        found[name] = lambda i=index, m=name: owners.together(own(m), images, i)
+    found["reads meanwhile"] = lambda: owners.together(own("reads"), images, 0, options.reads)
     return found
 
 
@@ -55,6 +56,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--signals", type=int, default=20, help="of each kind")
     parser.add_argument("--pairs", type=int, default=5, help="of runs that are started together")
+    parser.add_argument("--reads", type=int, default=1000, help="of last.pt while a run writes it")
     parser.add_argument("--steps", type=int, default=10_000, help="of the run whose memory is measured")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=[""], help="cases whose names begin so")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 
 from tests.faults.child import Child, arguments
@@ -26,6 +27,7 @@ def growth(folder: Path, images: Path, steps: int) -> float:
     position = 0
     while len(sizes) < 2:
         assert child.poll() is None, child.text()[-3000:]
+        time.sleep(0.02)
         if not metrics.exists():
             continue
         with metrics.open() as file:
