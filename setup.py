@@ -39,6 +39,7 @@ def extensions():
             extra_compile_args=[
                 *("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math"),
                 *("-Wall", "-Wno-psabi", "-fvisibility=hidden", "-g0"),
+                *("-include", str(ROOT / "csrc/cpu/glibc/versions.h")),
                 *STABLE_ABI,
             ],
             py_limited_api=True,
