@@ -83,7 +83,7 @@ wheel: $(VENV)/release
 # The wheel may claim manylinux_2_28 only if it needs nothing newer; torch's libraries are found by torch.
 AUDITWHEEL ?= auditwheel
 repair-wheel:
-	$(AUDITWHEEL) repair --plat manylinux_2_28_x86_64 --exclude libc10.so --exclude libtorch_cpu.so -w $(OUT) $(WHEEL)
+	$(AUDITWHEEL) repair --plat manylinux_2_28_x86_64 --only-plat --exclude libc10.so --exclude libtorch_cpu.so -w $(OUT) $(WHEEL)
 
 # The tests of the operators with the wheel in dist/ as it is, under each of these versions of torch. An environment
 # that is there already is used as it is, and one more can be named: WHEEL_ENVIRONMENTS=FOLDER.
@@ -92,7 +92,7 @@ CHECK := build/wheel-check
 WHEEL_ENVIRONMENTS ?= $(TORCH:%=$(CHECK)/torch-%)
 wheel-check: $(WHEEL_ENVIRONMENTS)
 	rm -rf $(CHECK)/installed
-	unzip -q dist/*.whl -d $(CHECK)/installed
+	$(PYTHON) -m zipfile -e dist/*.whl $(CHECK)/installed
 	cp -r tests $(CHECK)/installed
 	cd $(CHECK)/installed && for environment in $(abspath $(WHEEL_ENVIRONMENTS)); do \
 	  $$environment/bin/python -c 'import torch, scatsimclr; print("torch", torch.__version__, scatsimclr.__file__); \

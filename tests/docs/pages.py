@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from scatsimclr import cli
+from tests.training.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
 PAGES = [
@@ -28,6 +29,16 @@ FENCE = re.compile(
     r"^(?:<!-- (?P<how>not run|run where installed): (?P<what>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$",
     re.M | re.S,
 )
+
+# What commands on a page are given besides, to be done in seconds.
+SMALL = {
+    "scatsimclr.train": [
+        *(setting for setting in TINY if not setting.startswith("dataset.dataset=")),
+        *("dataset.limit=40", "epochs=1", "evaluation.probes=[knn]"),
+    ],
+    "scatsimclr.evaluate": ["evaluation.probe_epochs=2", "evaluation.seeds=2"],
+    "scatsimclr.export": ["--formats", "safetensors"],
+}
 
 
 @dataclass(frozen=True)

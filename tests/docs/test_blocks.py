@@ -10,15 +10,9 @@ import torch
 from PIL import Image
 
 from scatsimclr import cli, train
-from tests.docs.pages import PAGES, blocks, run_commands, run_python
-from tests.training.conftest import TINY, write_images
+from tests.docs.pages import PAGES, SMALL, blocks, run_commands, run_python
+from tests.training.conftest import write_images
 
-# What commands on a page are given besides, to be done in seconds.
-SMALL = {
-    "scatsimclr.train": [*TINY[1:], "dataset.limit=40", "epochs=1", "evaluation.probes=[knn]"],
-    "scatsimclr.evaluate": ["evaluation.probe_epochs=2", "evaluation.seeds=2"],
-    "scatsimclr.export": ["--formats", "safetensors"],
-}
 # Blocks that do not run, with the reason that stands beside them.
 NOT_RUN = {
     "CONTRIBUTING.md": ["takes minutes"] * 3,
@@ -59,7 +53,8 @@ def workplace(tmp_path_factory):
     labelled = [f"{path.relative_to(images)},{path.parent.name}" for path in paths[::4]]
     (folder / "few.csv").write_text("\n".join(["path,label", *labelled]) + "\n")
     run = folder / "runs" / "RUN"
-    assert cli.run(train.command, ["--data-dir", str(images), "--run-dir", str(run), *TINY, "epochs=1", "evaluation.probes=[knn]"]) == 0
+    folders = ["dataset.dataset=folder", "--data-dir", str(images), "--run-dir", str(run)]
+    assert cli.run(train.command, [*folders, *SMALL["scatsimclr.train"]]) == 0
     for name in ("ONE", "OTHER"):
         shutil.copytree(run, run.with_name(name))
     return folder

@@ -1,49 +1,32 @@
-"""The page on your own images, from a folder to features: every command of its walk-through, in order and verbatim."""
+"""The page on your own images, from a folder to features, for images without labels: what its walk-through finds."""
 
-import importlib
+from __future__ import annotations
+
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
-import pytest
 from PIL import Image
 
-from scatsimclr import cli
-from tests.training.conftest import TINY, write_images
-
-PAGE = (Path(__file__).parents[1] / "docs" / "images.md").read_text(encoding="utf-8")
-SECTION = PAGE.split("\n## ")[0]
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", SECTION, re.S)
+from tests.docs.pages import SMALL, blocks, run_commands, run_python
+from tests.training.conftest import write_images
 
 
-@pytest.mark.parametrize("labelled", [True, False])
-def test_every_command_of_the_walk_through_works(tmp_path, monkeypatch, capsys, labelled):
+def test_the_walk_through_finds_an_image_among_its_neighbours(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     images = write_images(tmp_path / "my" / "images", 20)
-    if not labelled:
-        for path in images.rglob("*.png"):
-            path.rename(images / f"{path.parent.name} {path.name}")
+    for path in images.rglob("*.png"):
+        path.rename(images / f"{path.parent.name} {path.name}")
     chosen = sorted(images.rglob("*.png"))[7]
     with Image.open(chosen) as picture:
         picture.save("new.jpg", quality=100, subsampling=0)
-    printed = {}
-    for language, block in BLOCKS:
-        if language == "python":
-            capsys.readouterr()
-            exec(compile(block, "images.md", "exec"), {})
-            printed["python"] = capsys.readouterr().out
-            continue
-        for line in block.splitlines():
-            python, dash_m, module, *arguments = shlex.split(line, comments=True)
-            assert (python, dash_m) == ("python", "-m")
-            # The recipe trains for an hour; smaller settings are all that is added.
-            small = [*TINY, "epochs=1"] if module == "scatsimclr.train" else []
-            assert cli.run(importlib.import_module(module).command, arguments + small) == 0
-            printed[module] = capsys.readouterr().out
-    assert list(printed) == ["scatsimclr.train", "scatsimclr.report", "scatsimclr.embed", "python"]
+    walk_through = [*blocks("docs/images.md")][:2]
+    assert [block.language for block in walk_through] == ["bash", "python"]
+    ran = run_commands(walk_through[0], SMALL)
+    assert ran == ["scatsimclr.train", "scatsimclr.report", "scatsimclr.embed"]
+    capsys.readouterr()
+    run_python(walk_through[1], {})
+    nearest = int(re.search(r"\d+", capsys.readouterr().out).group())
     assert (tmp_path / "runs" / "mine" / "report.html").exists()
     assert len(np.load("features.npy")) == 40
-    rows = Path("features.csv").read_text().splitlines()[1:]
-    nearest = rows[int(re.search(r"\d+", printed["python"]).group())]
-    assert chosen.name in nearest
+    assert chosen.name in Path("features.csv").read_text().splitlines()[1:][nearest]
