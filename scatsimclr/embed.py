@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("embed")
+
 import argparse
 import csv
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +32,7 @@ from scatsimclr.errors import UserError
 from scatsimclr.evaluation.features import FEATURES, WORDS, batch_features
 from scatsimclr.evaluation.recommendation import Recommendation
 from scatsimclr.evaluation.standard import Standard
+from scatsimclr.extras import require
 from scatsimclr.files import printable, replacing, write_csv
 from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.folding import folded
@@ -130,10 +135,7 @@ def check(options: argparse.Namespace, images: Sequence[Path]) -> None:
         raise UserError("give either images (files or folders) or --split")
     commandline.check_positive("--batch-size", options.batch_size)
     if options.output.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401, only whether it is there
-        except ImportError:
-            raise UserError("writing .parquet needs pyarrow: pip install pyarrow, or write .npy") from None
+        require("writing .parquet", "parquet", "pyarrow")
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,7 +310,3 @@ def report(
     print(f"{len(skipped)} files skipped, all named in {names}:")
     for path, why in skipped[:SHOWN]:
         print(f"  {path}: {why}")
-
-
-if __name__ == "__main__":
-    sys.exit(commandline.run(command))

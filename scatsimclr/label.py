@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("label")
+
 import argparse
 import statistics
 import sys
@@ -14,6 +19,7 @@ from torch import Tensor
 
 from scatsimclr import commandline
 from scatsimclr.allocator import keep_freed_memory
+from scatsimclr.data.csvfile import named, read_labels
 from scatsimclr.data.decode import shorter_side
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.features import FEATURES, extract
@@ -21,7 +27,6 @@ from scatsimclr.evaluation.recommendation import Recommendation
 from scatsimclr.evaluation.standard import Standard
 from scatsimclr.files import printable, write_csv
 from scatsimclr.labelling import Labelling, Space, Suggestion, label, suggest
-from scatsimclr.labelling.csvfile import named, read_labels
 from scatsimclr.labelling.features import LARGEST_SIDE, scattering_features
 from scatsimclr.labelling.images import Images, as_indices, class_folders, find, read, same_pixels
 from scatsimclr.reporting.labels import write_page
@@ -233,7 +238,3 @@ def summary(
             f"held-out labels; method: {found.words}"
         )
     print(f"to check them, the least certain first: {page}")
-
-
-if __name__ == "__main__":
-    sys.exit(commandline.run(command))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("train")
+
 import argparse
 import shlex
 import sys
@@ -10,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from scatsimclr.allocator import keep_freed_memory
-from scatsimclr.commandline import run
 from scatsimclr.config import Config, load_config
 from scatsimclr.data.dali import dali_missing
 from scatsimclr.data.imageset import ImageSet
@@ -154,6 +158,8 @@ def resumed_config(state: dict[str, Any], options: argparse.Namespace) -> Config
         after = load_config(base=before.as_json(), overrides=overrides(options))
     if after.dataset.shape_is_open or after.model.base_model == "auto":
         after = after.with_input_shape(before.dataset.input_shape)
+    if after.dataset.normalization == "images" and not isinstance(before.dataset.normalization, str):
+        after = after.with_normalization(*before.dataset.normalization)
     old, new = before.model_dump(), after.model_dump()
     changed = [name for name in old if name not in CHANGEABLE and old[name] != new[name]]
     if changed:
@@ -183,7 +189,7 @@ def describe(trainer: Trainer) -> None:
     )
     amp = str(trainer.update.amp).removeprefix("torch.") if trainer.update.amp else "off"
     height, width, channels = config.dataset.input_shape
-    kind = "grey images" if channels == 1 else "images"
+    kind = {1: "grey images", 3: "images"}.get(channels, f"images in {channels} channels")
     print(f"data       {config.dataset.dataset}: {len(data.pretrain)} {kind} of {height}×{width} to train on, "
           f"{len(data.validation)} held out")  # fmt: skip
     for line in left_out(data.pretrain):
@@ -244,7 +250,3 @@ def print_results(trainer: Trainer, results: dict[str, Figures]) -> None:
     print(
         f"run folder: {trainer.folder}  (report.html, plots/, metrics.jsonl, model.safetensors, checkpoints/)"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(run(command))

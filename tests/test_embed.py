@@ -271,4 +271,4 @@ def test_parquet_without_pyarrow_says_what_to_install(encoder, tmp_path, capsys,
     images = write_images(tmp_path / "in", 1)
     status, _, err = call([*encoder, images, "--output", tmp_path / "out.parquet"], capsys)
     assert status == 2
-    assert "pip install pyarrow" in err
+    assert "needs pyarrow: pip install 'scatsimclr[parquet]'" in err

@@ -116,8 +116,8 @@ def _curves(runs: Sequence[Run]) -> list[tuple[str, Markup]]:
             )
             for index, run in enumerate(runs)
         ]
-        if any(line.points for line in lines):
-            found.append((title, charts.line_chart(lines, title, percent=shares, legend=False)))
+        if chart := charts.line_chart(lines, title, percent=shares, legend=False):
+            found.append((title, chart))
     return found
 
 

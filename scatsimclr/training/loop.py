@@ -18,6 +18,7 @@ from torch import nn
 
 from scatsimclr.config import Config
 from scatsimclr.data.augment import Augment
+from scatsimclr.data.given import Given
 from scatsimclr.data.loader import Batch
 from scatsimclr.data.shape import with_shape
 from scatsimclr.environment import environment
@@ -73,6 +74,7 @@ class Trainer:
         folder: The run folder, made here.
         state: Of the checkpoint to continue from, as from `checkpoint.load`; None for a new run.
         profile: Whether to measure some steps.
+        given: Images that are passed instead of the data set of the settings.
         stop: Asked after each step whether to stop.
         anyway: Whether to continue from a checkpoint of other images, or of another version of this package.
 
@@ -99,13 +101,16 @@ class Trainer:
         folder: Path,
         state: dict[str, Any] | None = None,
         *,
+        given: Given | None = None,
         profile: bool = False,
         stop: Interruption | None = None,
         anyway: bool = False,
     ):
-        config = with_shape(config)
+        config = with_shape(config, given)
         self.folder, self.device, self.stop = folder, pick_device(config), stop or Interruption()
-        self.data = data = load_data(config)
+        self.data = data = load_data(config, given)
+        if config.dataset.normalization == "images":
+            config = config.with_normalization(data.spec.mean, data.spec.std)
         seen = fingerprint(data.pretrain)
         if state is not None:
             check_continuable(state, config, seen, anyway=anyway)
