@@ -31,7 +31,10 @@ def run(command: Callable[[list[str]], int | None], argv: list[str] | None = Non
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
     try:
-        return command(sys.argv[1:] if argv is None else argv) or 0
+        status = command(sys.argv[1:] if argv is None else argv) or 0
+        # A full disk or a reader that has left is met here, and not as the interpreter ends.
+        print(end="", flush=True)
+        return status
     except UserError as error:
         print(f"scatsimclr: error: {error}", file=sys.stderr)
         return 2

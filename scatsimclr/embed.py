@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("embed")
+
 import argparse
 import csv
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -308,7 +312,3 @@ def report(
     print(f"{len(skipped)} files skipped, all named in {names}:")
     for path, why in skipped[:SHOWN]:
         print(f"  {path}: {why}")
-
-
-if __name__ == "__main__":
-    sys.exit(commandline.run(command))

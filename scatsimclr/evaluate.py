@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("evaluate")
+
 import argparse
 import json
-import sys
 
 import torch
 
@@ -106,7 +110,3 @@ def print_classes(evaluation: Evaluation, by_class: list[float | None]) -> None:
         true, predicted = divmod(index, len(names))
         if wrong[true, predicted]:
             print(f"  {names[true]} taken for {names[predicted]}: {int(wrong[true, predicted])}")
-
-
-if __name__ == "__main__":
-    sys.exit(commandline.run(command))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("export")
+
 import argparse
 import importlib.util
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -187,7 +191,3 @@ def seconds(call: Exported, images: Tensor) -> float:
         call(images)
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-if __name__ == "__main__":
-    sys.exit(commandline.run(command))

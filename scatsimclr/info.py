@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("info")
+
 import argparse
 import os
 import platform
-import sys
 
 import torch
 
 import scatsimclr
-from scatsimclr.commandline import run
 from scatsimclr.environment import PACKAGES, cpu_kernels, gpus, implementation, version
 from scatsimclr.ops.library import listed
 
@@ -34,7 +37,3 @@ def command(argv: list[str]) -> int:
         here = ", ".join(entry.name for entry in entries if entry.availability().usable)
         print(f"{op:16}{implementation(op, 'cpu'):16}{implementation(op, 'cuda'):40}{here}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run(command))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("label")
+
 import argparse
 import statistics
 import sys
@@ -233,7 +238,3 @@ def summary(
             f"held-out labels; method: {found.words}"
         )
     print(f"to check them, the least certain first: {page}")
-
-
-if __name__ == "__main__":
-    sys.exit(commandline.run(command))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("reproduce")
+
 import argparse
 import fnmatch
 import shlex
@@ -104,7 +109,3 @@ def plan(options: argparse.Namespace) -> Sweep:
     for cell in study.cells:
         sweep.config(cell, 0)  # raises for a wrong setting
     return sweep
-
-
-if __name__ == "__main__":
-    sys.exit(commandline.run(command))

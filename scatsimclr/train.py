@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("train")
+
 import argparse
 import shlex
 import sys
@@ -10,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from scatsimclr.allocator import keep_freed_memory
-from scatsimclr.commandline import run
 from scatsimclr.config import Config, load_config
 from scatsimclr.data.dali import dali_missing
 from scatsimclr.data.imageset import ImageSet
@@ -244,7 +248,3 @@ def print_results(trainer: Trainer, results: dict[str, Figures]) -> None:
     print(
         f"run folder: {trainer.folder}  (report.html, plots/, metrics.jsonl, model.safetensors, checkpoints/)"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(run(command))

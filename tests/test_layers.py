@@ -18,7 +18,7 @@ TRANSFORM = {"scattering", "data", *SETTINGS}
 EVALUATION = {"evaluation", "models", "files", *TRANSFORM}
 REPORTING = {"reporting", "labelling", "environment", *EVALUATION}
 TRAINING = {"training", "loss", "ops", "version", *REPORTING}
-COMMAND = {"commandline", "allocator", *TRAINING}
+COMMAND = {"cli", "commandline", "allocator", *TRAINING}
 
 # Every module and folder of the package -> what it may import of this package; see the layout in the README.
 LAYERS = {
@@ -53,7 +53,7 @@ LAYERS = {
     "embed": COMMAND,
     "export": COMMAND,
     "reproduce": {"studies", *COMMAND},
-    "info": {"commandline", "environment", "ops"},
+    "info": {"cli", "commandline", "environment", "ops"},
 }
 
 
