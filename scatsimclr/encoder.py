@@ -30,7 +30,7 @@ from scatsimclr.models.encoder import Encoder as Network
 from scatsimclr.models.folding import folded
 from scatsimclr.scattering import Scattering2D
 from scatsimclr.training import checkpoint
-from scatsimclr.training.setup import augment_spec, front_end, restore
+from scatsimclr.training.setup import augment_spec, front_end, restore, shared_settings
 
 Array = npt.NDArray[np.float32]
 
@@ -275,7 +275,10 @@ class Encoder:
 
     def predict(self, images: object, *, batch_size: int = 64) -> npt.NDArray[np.str_]:
         """The most probable class of each image, (N,): see `predict_proba`."""
-        return np.array(self.classes)[self.predict_proba(images, batch_size=batch_size).argmax(1)]
+        found: npt.NDArray[np.str_] = np.array(self.classes)[
+            self.predict_proba(images, batch_size=batch_size).argmax(1)
+        ]
+        return found
 
     def learn(self, images: object, labels: object = None, *, batch_size: int = 64) -> Encoder:
         """Fits the classifier to labelled images; the network stays as it is.
@@ -306,6 +309,10 @@ class Encoder:
         whole = Standard.side_by_side(standard)
         self.classifier = Classifier.of(inputs.classes, features, rows[known], given[known], whole)
         return self
+
+    def width(self, features: str | None = None) -> int:
+        """The number of features, by default of those that `embed` gives."""
+        return sum(self._widths(features or self.features).values())
 
     def _widths(self, features: str) -> Mapping[str, int]:
         """The number of features of each part."""
@@ -368,9 +375,3 @@ class Encoder:
             f"Encoder({self.config.model.base_model}, {self.origin}: images of {height}×{width}×{channels}, "
             f"features {self.features}{f', {len(self.classes)} classes' if self.classes else ''})"
         )
-
-
-def shared_settings(config: Config) -> dict[str, Any]:
-    """The settings that are shared with weights: all, with the normalisation in numbers."""
-    spec = augment_spec(config)
-    return config.with_normalization(spec.mean, spec.std).as_json()

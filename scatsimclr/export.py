@@ -27,7 +27,7 @@ from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.portable import PortableScattering
 from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.training import checkpoint
-from scatsimclr.training.setup import augment_spec, restore
+from scatsimclr.training.setup import augment_spec, restore, shared_settings
 
 FORMATS = ("safetensors", "torch", "onnx")
 BATCHES = (1, 7, 64)  # sizes at which an export is compared with the encoder
@@ -93,7 +93,7 @@ def command(argv: list[str]) -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     print(f"{config.model.base_model}, {origin}")
     if "safetensors" in options.formats:
-        checkpoint.save_pretrained(options.output, encoder, config.model_dump(mode="json", by_alias=True))
+        checkpoint.save_pretrained(options.output, encoder, shared_settings(config))
         print(f"{options.output / 'model.safetensors'} and config.json")
     portable = Portable(config, encoder, options.preprocess).eval()
     for name, write in (("torch", write_torch), ("onnx", write_onnx)):

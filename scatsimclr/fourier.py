@@ -39,7 +39,8 @@ def _fft2(x: NDArray[np.complex64]) -> NDArray[np.complex64]:
     rows = _transform((np.ascontiguousarray(turned[0]), np.ascontiguousarray(turned[1])))
     result = np.empty((height, count, width), np.complex64)
     result.real, result.imag = (part.T.reshape(height, count, width) for part in rows)
-    return result.transpose(1, 0, 2)
+    turned_back: NDArray[np.complex64] = result.transpose(1, 0, 2)
+    return turned_back
 
 
 def _transform(x: Complex) -> Complex:

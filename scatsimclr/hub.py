@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scatsimclr.encoder import Encoder
+from scatsimclr.errors import UserError
 from scatsimclr.extras import require
 
 require("the Hugging Face Hub", "hub", "huggingface_hub")
@@ -40,8 +41,20 @@ class HubEncoder(
 
 
 def from_hub(name: str, **options: Any) -> Encoder:
-    """See `Encoder.from_pretrained`."""
-    return HubEncoder.from_pretrained(name, **options).encoder
+    """See `Encoder.from_pretrained`.
+
+    Raises:
+        UserError: There is neither such a folder nor such a repository, or it holds no encoder.
+    """
+    try:
+        loaded: HubEncoder = HubEncoder.from_pretrained(name, **options)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:  # the network's, the Hub's, and of names that are none
+        raise UserError(
+            f"{name} is no folder, and the Hub does not give it: {type(error).__name__}: {error}"
+        ) from None
+    return loaded.encoder
 
 
 def push(encoder: Encoder, name: str, **options: Any) -> str:

@@ -101,12 +101,18 @@ class Augment:
     ) -> torch.Tensor:
         table = _table(self.spec, normalize).to(self.dtype if normalize else torch.float32)
         with self._geometry(images, params, crop, affine) as (levels, mirror):
-            arguments = [a.to(levels.device) for a in (mirror, *photometric_arguments(self.spec, params))]
-            table = table.to(levels.device)
+            arguments = (mirror, *photometric_arguments(self.spec, params), table)
+            mirror, *drawn, table = (a.to(levels.device) for a in arguments)
+            order, factors, grayscale, weights = drawn
+
+            def pixels(levels: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+                given = (mirror, order, factors, grayscale, weights)
+                return photometric(levels, *given, table, backend=self.backend)
+
             if self.spec.channels in (1, 3):
-                return photometric(levels, *arguments, table, backend=self.backend)
+                return pixels(levels, table)
             planes = [
-                photometric(plane.contiguous(), *arguments, row, backend=self.backend)
+                pixels(plane.contiguous(), row)
                 for plane, row in zip(levels.split(1, 3), table.split(1), strict=True)
             ]
             return torch.cat(planes, 1).contiguous(memory_format=torch.channels_last)

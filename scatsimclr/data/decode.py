@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from scatsimclr.data.arrays import Pixels, as_array, as_picture, levels, resized, stretched
-from scatsimclr.data.imageset import allocate
+from scatsimclr.data.imageset import DataError, allocate
 from scatsimclr.data.levels import Scale, to_8_bits
 from scatsimclr.data.metadata import opened, upright
 
@@ -146,6 +146,16 @@ def read_image(path: Path, size: tuple[int, int], channels: int = 3, scale: Scal
         return f"damaged image: {type(error).__name__}: {error}"
 
 
+def read_one(
+    path: str | os.PathLike[str], size: tuple[int, int], channels: int = 3, scale: Scale = "auto"
+) -> Pixels:
+    """As `read_image`, with a DataError where the file cannot be read."""
+    found = read_image(Path(path), size, channels, scale)
+    if isinstance(found, str):
+        raise DataError(f"{path} cannot be read: {found}")
+    return found
+
+
 def _array(path: Path) -> npt.NDArray[Any]:
     """The array (H, W, C) of a file, not yet read; (n, F) would also be a table of features, so grey has C = 1."""
     array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -158,7 +168,7 @@ def shorter_side(path: Path) -> int:
     """The shorter side of an image file in pixels, by its header; 0 where it cannot be read."""
     try:
         if path.suffix.lower() == ".npy":
-            return min(_array(path).shape[:2])
+            return int(min(_array(path).shape[:2]))
         return opened(path, lambda image: min(image.size))
     except Exception:
         return 0

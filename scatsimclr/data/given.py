@@ -36,7 +36,7 @@ class Given:
         found: Which there are, and how they are divided.
     """
 
-    images: Sequence[Any] | None
+    images: Any
     found: Listing[Path] | Listing[int]
 
     @classmethod

@@ -14,7 +14,7 @@ import torch
 from scatsimclr.data.decode import decode_batches
 from scatsimclr.data.folder import image_files, scan
 from scatsimclr.data.given import Given, by_name, common_folder, listed
-from scatsimclr.data.imageset import DataError
+from scatsimclr.data.imageset import DataError, ImageSet
 from scatsimclr.data.levels import Scale
 from scatsimclr.data.listing import Listing
 
@@ -67,6 +67,13 @@ class Inputs:
         if isinstance(places, Sequence) and all(isinstance(place, (str, os.PathLike)) for place in places):
             return cls._of_places([Path(place).expanduser() for place in places], labels)
         return cls._of_memory(Given.of(images, labels), "{}")
+
+    @classmethod
+    def of_set(cls, images: ImageSet) -> Inputs:
+        """Takes the images of a data set; those that are not made of files have no names."""
+        given = Given(images.images.numpy(), Listing(Path(), ""))
+        names = list(images.paths or [""] * len(images))
+        return cls(names, images.labels.tolist(), images.classes, [], [], given)
 
     @classmethod
     def _of_memory(cls, given: Given, name: str) -> Inputs:

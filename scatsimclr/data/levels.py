@@ -34,8 +34,10 @@ def levels_of(values: npt.NDArray[Any], scale: Scale) -> npt.NDArray[np.uint8]:
     Raises:
         ValueError: Values that are not finite, or no real numbers.
     """
+    levels: npt.NDArray[np.uint8]
     if values.dtype == np.bool_:
-        return values.astype(np.uint8) * np.uint8(255)
+        levels = values.astype(np.uint8) * np.uint8(255)
+        return levels
     if values.dtype.kind not in "uif":
         raise ValueError(f"pixels must be real numbers, got {values.dtype}")
     floats = values.dtype.kind == "f"
@@ -51,4 +53,5 @@ def levels_of(values: npt.NDArray[Any], scale: Scale) -> npt.NDArray[np.uint8]:
             whites = (1.0, *whites)
         low, high = 0.0, next(white for white in whites if high <= white)
     span = high - low or 1.0  # one value everywhere is black
-    return np.rint(((values - low) * (255.0 / span)).clip(0, 255)).astype(np.uint8)
+    levels = np.rint(((values - low) * (255.0 / span)).clip(0, 255)).astype(np.uint8)
+    return levels

@@ -12,6 +12,7 @@ from torch import Tensor
 from scatsimclr.config import EvaluationSettings
 from scatsimclr.data.augment import AugmentSpec
 from scatsimclr.data.datasets import ImageSet
+from scatsimclr.evaluation.classifier import Classifier, representative
 from scatsimclr.evaluation.features import FEATURES, extract
 from scatsimclr.evaluation.fine_tune import fine_tune_predict
 from scatsimclr.evaluation.knn import knn_predict
@@ -300,6 +301,14 @@ class Evaluation:
         if self.joint and self._whitens:
             self.standard("h_whitened")
         return Recommendation(self.recommended, reason, dict(self._standards))
+
+    def classifier(self) -> Classifier:
+        """Logistic regression on the recommended features and the labels of all train images, or of many."""
+        chosen = representative(self.train.labels).to(self.labels[0].device)
+        rows, labels = self.rows(self.recommended, 0, chosen), self.labels[0][chosen]
+        return Classifier.of(
+            self.train.classes, self.recommended, rows, labels, self.standard(self.recommended)
+        )
 
     def confusion(self) -> Tensor:
         """Confusion matrix of `shown_probe`, int64 (classes, classes): rows true, columns predicted; over all draws."""

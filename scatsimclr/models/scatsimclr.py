@@ -177,7 +177,7 @@ class ScatSimCLR(nn.Module):
                 J, L, tuple(shape), int(name.removeprefix("scatsimclr")), width,
                 stem=stem, front=front, head=head, backend=backend,
             )  # fmt: skip
-            made.load_state_dict(weights_of(file_of(folder)))
+            made.load_state_dict(weights_of(file_of(Path(folder))))
         except RuntimeError as error:
             problem = " ".join(str(error).split())[:160]
             raise ValueError(f"folder must hold weights of its settings, got {problem} in {folder}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +83,8 @@ def load_data(config: Config, given: Given | None = None) -> Data:
     images = load_split(config, "pretrain", given)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
     order = order[: config.dataset.limit]
-    held_out = round(config.dataset.valid_size * len(order))
+    # Two images remain to be trained on, however few there are.
+    held_out = max(0, min(round(config.dataset.valid_size * len(order)), len(order) - 2))
     train, test = load_labelled(config, images, given)
     pretrain = images.subset(order[held_out:].sort().values)
     if config.dataset.normalization == "images":
@@ -102,6 +104,25 @@ def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, 
     mean = share @ level
     deviation = (share @ level.square() - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 255)
     return tuple(mean.tolist()), tuple(deviation.tolist())
+
+
+def with_batch(config: Config, images: int) -> Config:
+    """The settings with a batch that is no larger than the images to train on.
+
+    Raises:
+        UserError: There are fewer than two images.
+    """
+    if images < 2:
+        raise UserError(
+            f"{images or 'no'} image{'' if images == 1 else 's'} to train on: two or more are needed"
+        )
+    return config if config.batch_size <= images else config.model_copy(update={"batch_size": images})
+
+
+def shared_settings(config: Config) -> dict[str, Any]:
+    """The settings that are shared with weights: all, with the normalisation in numbers."""
+    spec = augment_spec(config)
+    return config.with_normalization(spec.mean, spec.std).as_json()
 
 
 def augment_spec(config: Config) -> AugmentSpec:
