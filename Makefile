@@ -9,7 +9,8 @@ CSRC := $(shell find csrc -type f)
 JOBS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: train test bench performance setup lint format sanitize sanitized clang fuzz faults clean
+.PHONY: train test bench performance setup lint format sanitize sanitized clang fuzz faults docs wheel repair-wheel \
+  wheel-check clean
 
 train: setup
 	$(BIN)/python -m scatsimclr.train --fused
@@ -66,6 +67,45 @@ fuzz: sanitized
 faults: setup
 	$(ONE_THREAD) $(BIN)/python -m tests.faults
 
+# The documentation as a site, in build/site; a broken link or a docstring that cannot be read is an error.
+docs: $(VENV)/docs
+	$(BIN)/python -m mkdocs build --strict --site-dir build/site
+
+# dist/: a source distribution that builds without a network, and the wheel built from it. One wheel for every Python
+# from 3.10 on, every torch from 2.11 on and, as torch's own wheels, every glibc from 2.28 on. cibuildwheel, which builds
+# it in manylinux's own container, calls repair-wheel (pyproject.toml).
+wheel: $(VENV)/release
+	rm -rf dist build/wheel
+	SCATSIMCLR_CUDA=0 $(BIN)/python -m build --no-isolation --outdir build/wheel
+	$(MAKE) repair-wheel AUDITWHEEL="env PATH=$(CURDIR)/$(BIN):$$PATH auditwheel" WHEEL=build/wheel/*.whl OUT=dist
+	mv build/wheel/*.tar.gz dist
+
+# The wheel may claim manylinux_2_28 only if it needs nothing newer; torch's libraries are found by torch.
+AUDITWHEEL ?= auditwheel
+repair-wheel:
+	$(AUDITWHEEL) repair --plat manylinux_2_28_x86_64 --only-plat --exclude libc10.so --exclude libtorch_cpu.so -w $(OUT) $(WHEEL)
+
+# The tests of the operators with the wheel in dist/ as it is, under each of these versions of torch. An environment
+# that is there already is used as it is, and one more can be named: WHEEL_ENVIRONMENTS=FOLDER.
+TORCH ?= 2.11.0 2.13.0 2.14.1
+CHECK := build/wheel-check
+WHEEL_ENVIRONMENTS ?= $(TORCH:%=$(CHECK)/torch-%)
+wheel-check: $(WHEEL_ENVIRONMENTS)
+	rm -rf $(CHECK)/installed
+	$(PYTHON) -m zipfile -e dist/*.whl $(CHECK)/installed
+	cp -r tests $(CHECK)/installed
+	cd $(CHECK)/installed && for environment in $(abspath $(WHEEL_ENVIRONMENTS)); do \
+	  $$environment/bin/python -c 'import torch, scatsimclr; print("torch", torch.__version__, scatsimclr.__file__); \
+	    assert scatsimclr.backends()["ntxent"]["cpu"] == "cpu", "the compiled extension is not in use"' && \
+	  $(ONE_THREAD) $$environment/bin/python -m pytest -q -c /dev/null --rootdir . --import-mode=importlib \
+	    -p no:cacheprovider tests/ops || exit 1; \
+	done
+
+$(CHECK)/torch-%:
+	$(PYTHON) -m venv $@
+	grep -vE '^(torch|triton)==' constraints.txt > $@/constraints.txt
+	$@/bin/pip install --quiet -c $@/constraints.txt torch==$* numpy scipy safetensors pytest hypothesis kymatio==0.3.0
+
 sanitized: setup
 	CFLAGS="$(SANITIZERS)" LDFLAGS="$(SANITIZERS)" \
 	  $(BIN)/python setup.py --quiet build --build-base $(SANITIZED) --build-lib $(SANITIZED)/lib
@@ -103,7 +143,11 @@ $(VENV)/installed: $(VENV)/packages setup.py $(CSRC)
 $(VENV)/peers: $(VENV)/installed
 	@$(PIP) --no-build-isolation -e '.[peers]' && touch $@ || echo "bench: not all peers could be installed"
 
+# What the pages and the packages are made with.
+$(VENV)/docs $(VENV)/release: $(VENV)/%: $(VENV)/installed
+	@$(PIP) --no-build-isolation -e '.[$*]' && touch $@
+
 clean:
-	rm -rf build *.egg-info scatsimclr/_C*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist *.egg-info scatsimclr/_C*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
-	rm -f $(VENV)/installed $(VENV)/peers
+	rm -f $(VENV)/installed $(VENV)/peers $(VENV)/docs $(VENV)/release

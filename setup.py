@@ -20,12 +20,17 @@ ROOT = Path(__file__).parent
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]
 
 
+def files(folder, *suffixes):
+    """Relative, as setuptools wants the paths of what a source distribution ships."""
+    found = (path for path in (ROOT / folder).rglob("*") if path.suffix in suffixes)
+    return sorted(path.relative_to(ROOT).as_posix() for path in found)
+
+
 def extensions():
     # The one way to install without a compiler; the reference path then serves every operator.
     if os.environ.get("SCATSIMCLR_NO_EXTENSION") == "1":
         return []
-    sources = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "csrc").glob("**/*.cpp"))
-    headers = sorted(str(path) for path in (ROOT / "csrc").glob("**/*") if path.suffix == ".h")
+    sources, headers = files("csrc", ".cpp"), files("csrc", ".h")
     cuda = [CUDA] if wants_cuda() else []
     return [
         *cuda,
@@ -39,6 +44,7 @@ def extensions():
             extra_compile_args=[
                 *("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math"),
                 *("-Wall", "-Wno-psabi", "-fvisibility=hidden", "-g0"),
+                *("-include", str(ROOT / "csrc/cpu/glibc/versions.h")),
                 *STABLE_ABI,
             ],
             py_limited_api=True,
@@ -50,7 +56,7 @@ def extensions():
 CUDA = Extension(
     "scatsimclr._cuda",
     [],
-    depends=sorted(str(p) for p in (ROOT / "csrc/cuda").iterdir()),
+    depends=files("csrc/cuda", ".cu", ".h"),
     py_limited_api=True,
 )
 ARCHITECTURES = ("80", "90", "100")

@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("embed")
+
 import argparse
 import csv
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from tqdm import tqdm
 
 from scatsimclr import commandline
 from scatsimclr.allocator import keep_freed_memory
-from scatsimclr.config import Config
-from scatsimclr.data.augment import center_view
-from scatsimclr.data.decode import decode_batches
-from scatsimclr.data.folder import image_files
+from scatsimclr.data.inputs import Inputs
+from scatsimclr.encoder import Encoder
 from scatsimclr.errors import UserError
-from scatsimclr.evaluation.features import FEATURES, WORDS, batch_features
-from scatsimclr.evaluation.recommendation import Recommendation
-from scatsimclr.evaluation.standard import Standard
+from scatsimclr.evaluation.features import FEATURES, WORDS
+from scatsimclr.extras import require
 from scatsimclr.files import printable, replacing, write_csv
-from scatsimclr.models.encoder import Encoder
-from scatsimclr.models.folding import folded
-from scatsimclr.scattering import Scattering2D
-from scatsimclr.training.setup import augment_spec, front_end, load_split, restore
+from scatsimclr.training.setup import load_split
 
 COLUMNS = ("row", "path", "label", "class")
 SHOWN = 5  # skipped files that are named on the terminal; .skipped.csv names all of them
@@ -71,56 +67,43 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-@dataclass
-class Rows:
-    """A batch.
-
-    Attributes:
-        images: uint8 (k, H, W, C).
-        paths: One per image; "" for a data set that is not made of files.
-        labels: One per image, −1 without a label.
-        skipped: (path, reason) of each file that could not be read.
-    """
-
-    images: torch.Tensor
-    paths: list[str]
-    labels: list[int]
-    skipped: list[tuple[str, str]]
-
-
 def command(argv: list[str]) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_intermixed_args(argv)
     images = [Path(word) for word in commandline.split_words(options)]
     check(options, images)
-    config, model, _ = restore(
-        options.checkpoint, options.config, ["fused=true", *commandline.settings_of(options)]
+    encoder = Encoder.load(
+        options.checkpoint,
+        config=options.config,
+        changes=["fused=true", *commandline.settings_of(options)],
     )
-    writes = Writes.of(options, config, model)
-    model = folded(model)
-    skipped: list[tuple[str, str]] = []
-    classes: tuple[str, ...] = ()
-    if options.split:
-        count, classes, batches = split_rows(config, options.split, options.batch_size)
-    else:
-        files, skipped = image_files(images)
-        count, batches = len(files), file_rows(files, config, options.batch_size)
-    if not count:
-        raise UserError(f"no image file in {' '.join(map(str, images))}")
+    features = options.features or encoder.features
+    encoder.standard(features)  # raises for what cannot be scaled, before images are read
+    inputs = of_split(encoder, options.split) if options.split else Inputs.of(images)
     keep_freed_memory()
     start = time.perf_counter()
     open_output = open_parquet if options.output.suffix == ".parquet" else open_npy
-    with open_output(options.output, classes) as writer:
-        with tqdm(total=count, unit="image", desc="embedding", disable=None, leave=False) as bar:
-            for rows in batches:
-                skipped += rows.skipped
-                if len(rows.images):
-                    writer.write(embed(model, config, rows.images, writes), rows.paths, rows.labels)
-                bar.update(len(rows.images) + len(rows.skipped))
+    skipped = list(inputs.skipped)
+    with open_output(options.output, inputs.classes) as writer:
+        with tqdm(total=len(inputs), unit="image", desc="embedding", disable=None, leave=False) as bar:
+            for rows, values in encoder.batches(inputs, features=features, batch_size=options.batch_size):
+                skipped += ((inputs.names[index], why) for index, why in rows.failed.items())
+                if rows.index:
+                    names = [inputs.names[index] for index in rows.index]
+                    labels = [inputs.labels[index] for index in rows.index]
+                    writer.write(values, names, labels)
+                bar.update(len(rows.index) + len(rows.failed))
         if not writer.rows:
-            raise UserError(f"none of {count} image files can be read, the first: {': '.join(skipped[0])}")
-    report(options.output, writes.features, writer.rows, skipped, time.perf_counter() - start)
+            raise UserError(
+                f"none of {len(inputs)} image files can be read, the first: {': '.join(skipped[0])}"
+            )
+    report(options.output, features, writer.rows, skipped, time.perf_counter() - start)
     return 0
+
+
+def of_split(encoder: Encoder, split: str) -> Inputs:
+    """The images of a split of the run's data set."""
+    return Inputs.of_set(load_split(encoder.config, split))
 
 
 def check(options: argparse.Namespace, images: Sequence[Path]) -> None:
@@ -130,76 +113,7 @@ def check(options: argparse.Namespace, images: Sequence[Path]) -> None:
         raise UserError("give either images (files or folders) or --split")
     commandline.check_positive("--batch-size", options.batch_size)
     if options.output.suffix == ".parquet":
-        try:
-            import pyarrow  # noqa: F401, only whether it is there
-        except ImportError:
-            raise UserError("writing .parquet needs pyarrow: pip install pyarrow, or write .npy") from None
-
-
-@dataclass(frozen=True, eq=False)
-class Writes:
-    """What is written.
-
-    Attributes:
-        features: A name of FEATURES.
-        scattering: The transform, for features that need it.
-        standard: How parts side by side are scaled; None for features as they are.
-    """
-
-    features: str
-    scattering: Scattering2D
-    standard: Standard | None
-
-    @classmethod
-    def of(cls, options: argparse.Namespace, config: Config, model: Encoder) -> Writes:
-        """What the options say or, where they say nothing, the run folder.
-
-        Raises:
-            UserError: For parts that cannot be scaled.
-        """
-        found = Recommendation.load(options.checkpoint, next(model.parameters()).device)
-        features = options.features or (found.features if found else "h")
-        standard = None
-        if len(FEATURES[features]) > 1:
-            if found is None:
-                raise UserError(
-                    f"--features {features} needs the statistics of a run folder, and {options.checkpoint} has none"
-                )
-            standard = found.standard(features)
-        return cls(features, front_end(config, model), standard)
-
-
-@torch.inference_mode()
-def embed(model: Encoder, config: Config, images: torch.Tensor, writes: Writes) -> Array:
-    """Features float32 (k, F) of images uint8 (k, H, W, C), without augmentation."""
-    device = next(model.parameters()).device
-    x = center_view(images.to(device), augment_spec(config))
-    features = batch_features(model, x, writes.features, config.resolved_amp(device.type), writes.scattering)
-    found: Array = (features if writes.standard is None else writes.standard(features)).cpu().numpy()
-    return found
-
-
-def file_rows(files: Sequence[Path], config: Config, batch_size: int) -> Iterator[Rows]:
-    """Batches of image files, in order."""
-    height, width, channels = config.dataset.input_shape
-    for kept, images, failed in decode_batches(
-        files, (height, width), channels, batch_size, config.data.scale
-    ):
-        skipped = [(str(files[index]), why) for index, why in failed.items()]
-        yield Rows(images, [str(files[index]) for index in kept], [-1] * len(kept), skipped)
-
-
-def split_rows(config: Config, split: str, batch_size: int) -> tuple[int, tuple[str, ...], Iterator[Rows]]:
-    """The number of images of a split, its classes, and its batches."""
-    found = load_split(config, split)
-    paths = found.paths or [""] * len(found)
-
-    def batches() -> Iterator[Rows]:
-        for start in range(0, len(found), batch_size):
-            part = slice(start, start + batch_size)
-            yield Rows(found.images[part], list(paths[part]), found.labels[part].tolist(), [])
-
-    return len(found), found.classes, batches()
+        require("writing .parquet", "parquet", "pyarrow")
 
 
 class Writer(Protocol):
@@ -308,7 +222,3 @@ def report(
     print(f"{len(skipped)} files skipped, all named in {names}:")
     for path, why in skipped[:SHOWN]:
         print(f"  {path}: {why}")
-
-
-if __name__ == "__main__":
-    sys.exit(commandline.run(command))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("evaluate")
+
 import argparse
 import json
-import sys
+from collections.abc import Sequence
 
 import torch
 
 from scatsimclr import commandline
 from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.errors import UserError
-from scatsimclr.evaluation.evaluate import Evaluation
-from scatsimclr.evaluation.table import accuracy_table
+from scatsimclr.evaluation.table import accuracy_table, titles
 from scatsimclr.files import printable, write_text
 from scatsimclr.reporting import charts
 from scatsimclr.reporting.templates import percent
@@ -56,17 +60,18 @@ def command(argv: list[str]) -> int:
     keep_freed_memory()
     evaluation = build_evaluation(config, model, train, test)
     results = evaluation.figures()
-    confusion = evaluation.confusion()
+    confusion, shown = evaluation.confusion(), titles(config.evaluation)[evaluation.shown_probe]
     by_class = accuracy_by_class(confusion)
     record = {
         **results,
         "classes": dict(zip(test.classes, by_class, strict=True)),
         "confusion": confusion.tolist(),
+        "confusion_of": shown,
     }
     if options.output:
         options.output.mkdir(parents=True, exist_ok=True)
         write_text(options.output / "evaluation.json", json.dumps(record, indent=1) + "\n")
-        chart = charts.confusion(confusion.numpy(), test.classes, "Confusion matrix")
+        chart = charts.confusion(confusion.numpy(), test.classes, f"Confusion matrix: {shown}")
         write_text(options.output / "confusion.svg", printable(charts.standalone(chart)))
     if options.json:
         print(json.dumps(record))
@@ -74,12 +79,12 @@ def command(argv: list[str]) -> int:
     print(f"{config.model.base_model}, {origin}; {config.dataset.dataset}: "
           f"{len(train)} training and {len(test)} test images")  # fmt: skip
     print(accuracy_table([results], config.evaluation))
-    print_classes(evaluation, by_class)
+    print_classes(shown, test.classes, confusion, by_class)
     return 0
 
 
 def accuracy_by_class(confusion: torch.Tensor) -> list[float | None]:
-    """Share of each class's test images that the linear probe gets right, None for a class without images."""
+    """Share of each class's test images that a probe gets right, None for a class without images."""
     totals = confusion.sum(1)
     return [
         right / total if total else None
@@ -87,10 +92,11 @@ def accuracy_by_class(confusion: torch.Tensor) -> list[float | None]:
     ]
 
 
-def print_classes(evaluation: Evaluation, by_class: list[float | None]) -> None:
+def print_classes(
+    probe: str, names: Sequence[str], confusion: torch.Tensor, by_class: Sequence[float | None]
+) -> None:
     """Prints the accuracy by class and the confusion matrix or, of many classes, the pairs confused most often."""
-    names, confusion = evaluation.test.classes, evaluation.confusion()
-    print("\nlinear probe by class (rows: true, columns: predicted)")
+    print(f"\n{probe}, by class (rows: true, columns: predicted)")
     width = max(5, *(len(name) for name in names))
     if len(names) <= PRINTED_CLASSES:
         columns = max(len(str(int(confusion.max()))), 2) + 1
@@ -106,7 +112,3 @@ def print_classes(evaluation: Evaluation, by_class: list[float | None]) -> None:
         true, predicted = divmod(index, len(names))
         if wrong[true, predicted]:
             print(f"  {names[true]} taken for {names[predicted]}: {int(wrong[true, predicted])}")
-
-
-if __name__ == "__main__":
-    sys.exit(commandline.run(command))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("export")
+
 import argparse
-import importlib.util
-import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -18,12 +21,13 @@ from scatsimclr import commandline
 from scatsimclr.config import Config
 from scatsimclr.data.augment import center_view, normalize
 from scatsimclr.errors import UserError
+from scatsimclr.extras import require
 from scatsimclr.models.convolution import plain_convolutions
 from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.portable import PortableScattering
 from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.training import checkpoint
-from scatsimclr.training.setup import augment_spec, restore
+from scatsimclr.training.setup import augment_spec, restore, shared_settings
 
 FORMATS = ("safetensors", "torch", "onnx")
 BATCHES = (1, 7, 64)  # sizes at which an export is compared with the encoder
@@ -82,14 +86,14 @@ def command(argv: list[str]) -> int:
     """Runs the command; returns its exit status."""
     options = parser().parse_intermixed_args(argv)
     if "onnx" in options.formats:
-        require_onnx()
+        require("--formats onnx", "onnx", "onnx", "onnxscript", "onnxruntime")
     config, encoder, origin = restore(
         options.checkpoint, options.config, [*commandline.settings_of(options), "device=cpu"]
     )
     options.output.mkdir(parents=True, exist_ok=True)
     print(f"{config.model.base_model}, {origin}")
     if "safetensors" in options.formats:
-        checkpoint.save_pretrained(options.output, encoder, config.model_dump(mode="json", by_alias=True))
+        checkpoint.save_pretrained(options.output, encoder, shared_settings(config))
         print(f"{options.output / 'model.safetensors'} and config.json")
     portable = Portable(config, encoder, options.preprocess).eval()
     for name, write in (("torch", write_torch), ("onnx", write_onnx)):
@@ -100,15 +104,6 @@ def command(argv: list[str]) -> int:
             took = time.perf_counter() - start
             print(f"{path}: {path.stat().st_size / 2**20:.0f} MiB, written in {took:.0f} s")
     return 0
-
-
-def require_onnx() -> None:
-    """Raises UserError where a package for ONNX is missing."""
-    missing = [
-        name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        raise UserError(f"writing ONNX needs pip install {' '.join(missing)}; or --formats safetensors torch")
 
 
 def example(config: Config, preprocess: bool, batch: int) -> Tensor:
@@ -187,7 +182,3 @@ def seconds(call: Exported, images: Tensor) -> float:
         call(images)
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-if __name__ == "__main__":
-    sys.exit(commandline.run(command))

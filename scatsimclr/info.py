@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("info")
+
 import os
 import platform
-import sys
 
 import torch
 
 import scatsimclr
-from scatsimclr.commandline import run
+from scatsimclr.commandline import command_parser
 from scatsimclr.environment import PACKAGES, cpu_kernels, gpus, implementation, version
 from scatsimclr.ops.library import listed
 
 
 def command(argv: list[str]) -> int:
     """Prints versions, devices and a table of the operators."""
-    argparse.ArgumentParser(
-        prog="python -m scatsimclr.info", description=__doc__.split(": ", 1)[1]
-    ).parse_args(argv)
+    command_parser("info", "Versions, devices, and which implementation serves which operator.").parse_args(
+        argv
+    )
     print(f"scatsimclr {scatsimclr.__version__}, Python {platform.python_version()}, {platform.platform()}")
     print("  " + ", ".join(f"{package} {version(package)}" for package in PACKAGES))
     threads = torch.get_num_threads()
@@ -34,7 +37,3 @@ def command(argv: list[str]) -> int:
         here = ", ".join(entry.name for entry in entries if entry.availability().usable)
         print(f"{op:16}{implementation(op, 'cpu'):16}{implementation(op, 'cuda'):40}{here}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run(command))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("label")
+
 import argparse
 import statistics
 import sys
@@ -14,18 +19,16 @@ from torch import Tensor
 
 from scatsimclr import commandline
 from scatsimclr.allocator import keep_freed_memory
+from scatsimclr.data.csvfile import named, read_labels
 from scatsimclr.data.decode import shorter_side
+from scatsimclr.encoder import Encoder
 from scatsimclr.errors import UserError
-from scatsimclr.evaluation.features import FEATURES, extract
-from scatsimclr.evaluation.recommendation import Recommendation
-from scatsimclr.evaluation.standard import Standard
 from scatsimclr.files import printable, write_csv
-from scatsimclr.labelling import Labelling, Space, Suggestion, label, suggest
-from scatsimclr.labelling.csvfile import named, read_labels
+from scatsimclr.labelling import Space, Suggestion, suggest
+from scatsimclr.labelling.assigned import Assigned, assign
 from scatsimclr.labelling.features import LARGEST_SIDE, scattering_features
-from scatsimclr.labelling.images import Images, as_indices, class_folders, find, read, same_pixels
+from scatsimclr.labelling.images import Images, as_indices, class_folders, find, read
 from scatsimclr.reporting.labels import write_page
-from scatsimclr.training.setup import augment_spec, front_end, restore
 
 SIZED = 50  # Without a run, the size of images is the median of so many files.
 
@@ -85,27 +88,16 @@ def command(argv: list[str]) -> int:
     if len(labels) < len(by_name):
         lost = [names[index] for index in by_name if names[index] not in place]
         notes.append(f"labelled files that cannot be read ({len(lost)}): {named(lost)}")
-    space = Space(features, options.seed)
     if not labels:
         report(images.skipped, notes)
-        cold_start(options, images, space)
+        cold_start(options, images, Space(features, options.seed))
         return 0
-    labels, remarks = same_pixels(images, labels)
-    indices, classes, more = as_indices(labels, len(images.files))
-    notes += remarks + more
-    found = label(space, indices, seed=options.seed)
-    suggestions: list[Suggestion] = []
-    if options.suggest:
-        suggestions = suggest(
-            space, indices, options.suggest, probabilities=found.probabilities, seed=options.seed
-        )
-    write(options.output, images, found, classes)
-    page = write_page(
-        options.output.with_suffix(".html"), images, found, classes, indices, suggestions, notes
-    )
-    report(images.skipped, notes)
-    summary(options.output, page, found, classes, indices, time.perf_counter() - start)
-    name_suggestions(options.output, images, suggestions)
+    found = assign(images, labels, features, count=options.suggest or 0, seed=options.seed)
+    write(options.output, found)
+    page = write_page(options.output.with_suffix(".html"), found, (*notes, *found.notes))
+    report(images.skipped, [*notes, *found.notes])
+    summary(options.output, page, found, time.perf_counter() - start)
+    name_suggestions(options.output, images, found.suggestions)
     return 0
 
 
@@ -159,18 +151,9 @@ def label_features(
     if checkpoint is None:
         images = read(root, files, skipped, (*own_size(files), 3))
         return images, scattering_features(images.pixels, seed)
-    config, model, _ = restore(checkpoint, None, ["fused=true", *changes])
-    device = next(model.parameters()).device
-    found = Recommendation.load(checkpoint, device)
-    chosen = found.features if found else ("both" if config.model.scattering else "h")
-    images = read(root, files, skipped, config.dataset.input_shape, config.data.scale)
-    spec, transform, amp = augment_spec(config), front_end(config, model), config.resolved_amp(device.type)
-    parts = {
-        part: extract(model, images.pixels, spec, features=part, amp=amp, scattering=transform).cpu()
-        for part in FEATURES[chosen]
-    }
-    standard = Standard.side_by_side({part: Standard.of_part(part, rows) for part, rows in parts.items()})
-    return images, standard(torch.cat(list(parts.values()), 1))
+    encoder = Encoder.load(checkpoint, changes=["fused=true", *changes])
+    images = read(root, files, skipped, encoder.input_shape, encoder.config.data.scale)
+    return images, encoder.label_features(images.pixels)
 
 
 def own_size(files: Sequence[Path]) -> tuple[int, int]:
@@ -186,12 +169,12 @@ def cold_start(options: argparse.Namespace, images: Images, space: Space) -> Non
     name_suggestions(options.output, images, chosen)
 
 
-def write(output: Path, images: Images, found: Labelling, classes: Sequence[str]) -> None:
+def write(output: Path, found: Assigned) -> None:
     """Writes labels.csv."""
     rows = (
-        (name, classes[index], f"{confidence:.4f}" if confidence < 1 else "1")
-        for name, index, confidence in zip(
-            images.files, found.labels.tolist(), found.confidence.tolist(), strict=True
+        (name, label, f"{confidence:.4f}" if confidence < 1 else "1")
+        for name, label, confidence in zip(
+            found.names, found.labels.tolist(), found.confidence.tolist(), strict=True
         )
     )
     write_csv(output, ("path", "label", "confidence"), rows)
@@ -218,12 +201,13 @@ def report(skipped: Sequence[tuple[str, str]], notes: Sequence[str]) -> None:
         print(f"scatsimclr: warning: {printable(note)}", file=sys.stderr)
 
 
-def summary(
-    output: Path, page: Path, found: Labelling, classes: Sequence[str], given: Tensor, seconds: float
-) -> None:
+def summary(output: Path, page: Path, assigned: Assigned, seconds: float) -> None:
     """Prints what was written and what accuracy to expect."""
+    given, found = assigned.given, assigned.found
     count = int((given >= 0).sum())
-    print(f"{len(given)} images in {seconds:.1f} s, {count} labels given, {len(classes)} classes: {output}")
+    print(
+        f"{len(given)} images in {seconds:.1f} s, {count} labels given, {len(assigned.classes)} classes: {output}"
+    )
     if found.accuracy is None:
         print("expected accuracy: unknown, as every class has one label; the confidences are not calibrated")
     else:
@@ -233,7 +217,3 @@ def summary(
             f"held-out labels; method: {found.words}"
         )
     print(f"to check them, the least certain first: {page}")
-
-
-if __name__ == "__main__":
-    sys.exit(commandline.run(command))

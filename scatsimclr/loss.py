@@ -47,7 +47,8 @@ def nt_xent_loss(
         A 0-d tensor, float32 (float64 for float64 rows).
 
     Raises:
-        ValueError, TypeError: an argument that cannot be used.
+        TypeError: an argument is of a kind that cannot be used.
+        ValueError: an argument has a shape or a value that cannot be used.
     """
     x, views = ops.stack_views(z_i, z_j, views_dim)
     return ops.ntxent_loss(x, temperature=temperature, normalize=normalize, views=views, backend=backend)
@@ -71,13 +72,17 @@ def sup_con_loss(
     Args:
         z: rows (M, D); or the V views of N images, as a (V, N, D) tensor or a sequence of (N, D) tensors.
         labels: any integers, (M,) for rows, (N,) for views.
-        temperature, normalize, views_dim, backend: as for `nt_xent_loss`.
+        temperature: as for `nt_xent_loss`.
+        normalize: as for `nt_xent_loss`.
+        views_dim: as for `nt_xent_loss`.
+        backend: as for `nt_xent_loss`.
 
     Returns:
         A 0-d tensor, float32 (float64 for float64 rows).
 
     Raises:
-        ValueError, TypeError: an argument that cannot be used.
+        TypeError: an argument is of a kind that cannot be used.
+        ValueError: an argument has a shape or a value that cannot be used.
     """
     if isinstance(z, Tensor) and z.dim() == 2:
         x = ops.single_view(z, "z")
@@ -125,10 +130,12 @@ class NTXentLoss(_ContrastiveLoss):
         gather_distributed: takes negatives from all processes of torch.distributed's default group, which may have
             different N. Every process then gets the loss of the whole batch, and gradients that, averaged over the
             processes as DistributedDataParallel does, are those of one process with the whole batch.
-        views_dim, backend: as for `nt_xent_loss`.
+        views_dim: as for `nt_xent_loss`.
+        backend: as for `nt_xent_loss`.
 
     Raises:
-        TypeError, ValueError: arguments in another order, or with values that cannot be used.
+        TypeError: an argument of another kind, as where their order is another one.
+        ValueError: a device, temperature or memory bank that cannot be used.
     """
 
     def __init__(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("report")
+
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -69,7 +73,3 @@ def subject(folder: Path, settings: Sequence[str]) -> Subject:
         evaluation = build_evaluation(config, model, data.train, data.test)
     records = read_metrics(folder / "metrics.jsonl")
     return Subject(folder, config, model, data.pretrain, data.spec, evaluation, records)
-
-
-if __name__ == "__main__":
-    sys.exit(commandline.run(command))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":
+    from scatsimclr.cli import start
+
+    start("reproduce")
+
 import argparse
 import fnmatch
 import shlex
@@ -22,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     parser = commandline.command_parser(
         "reproduce",
         "Runs a sweep of the paper, one cell of its table after the other, and writes the table (.md, .csv) and a "
-        "plot (.png) beside the published figures. The same command continues a sweep that was stopped.",
+        "plot (.svg) beside the published figures. The same command continues a sweep that was stopped.",
         [
             "table1 --data-dir /data",
             "table3 --scale small --cells '*-rotation'",
@@ -71,7 +76,7 @@ def command(argv: list[str]) -> int:
         again = shlex.join(["python", "-m", "scatsimclr.reproduce", *argv])
         print(f"\nstopped; continue with {again}", file=sys.stderr)
         return 130
-    print(f"\n{table(sweep)}\nwritten: {sweep.output / sweep.study.name}.md, .csv and .png")
+    print(f"\n{table(sweep)}\nwritten: {sweep.output / sweep.study.name}.md, .csv and .svg")
     return 0
 
 
@@ -104,7 +109,3 @@ def plan(options: argparse.Namespace) -> Sweep:
     for cell in study.cells:
         sweep.config(cell, 0)  # raises for a wrong setting
     return sweep
-
-
-if __name__ == "__main__":
-    sys.exit(commandline.run(command))

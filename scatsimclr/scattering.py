@@ -48,7 +48,7 @@ class _Pack:
 class Scattering2D(nn.Module):
     """2D wavelet scattering transform with Morlet wavelets; a drop-in for `kymatio.torch.Scattering2D`.
 
-    Calling it on images (*batch, M, N), with any number of batch dimensions, gives (*batch, K, M // 2^J, N // 2^J)
+    Calling it on images `(*batch, M, N)`, with any number of batch dimensions, gives `(*batch, K, M // 2^J, N // 2^J)`
     with K = 1 + JL + L²J(J−1)/2 (81 for J=2, L=8; 289 for J=2, L=16), in kymatio's order and dtype: float32 and,
     after `.double()`, float64. float16 and bfloat16 images are transformed in float32 and the result is rounded to
     their dtype (on a GPU by half-precision products, see `features`). Differentiable with respect to the images any
@@ -75,8 +75,10 @@ class Scattering2D(nn.Module):
         out_type: "array" for one tensor, "list" for a list of dicts with "coef", "j", "n" and "theta".
 
     Attributes:
-        phi, psi: the filter bank's low-pass and wavelets, as in kymatio.
-        M_padded, N_padded: the size of the padded images.
+        phi: the filter bank's low-pass, as in kymatio.
+        psi: its wavelets, as in kymatio.
+        M_padded: the height of the padded images.
+        N_padded: their width.
     """
 
     def __init__(
@@ -181,7 +183,7 @@ class Scattering2D(nn.Module):
         self._packed(self._filters())
 
     def forward(self, x: Tensor) -> Tensor | list[dict[str, Any]]:
-        """Scattering coefficients of x (*batch, M, N): see the class."""
+        """Scattering coefficients of x `(*batch, M, N)`: see the class."""
         if x is None:
             raise TypeError("The input should be not empty.")
         return self.scattering(x)
@@ -219,7 +221,8 @@ class Scattering2D(nn.Module):
 
         Raises:
             ValueError: x has not four dimensions.
-            RuntimeError, TypeError: as for the class.
+            RuntimeError: as for the class.
+            TypeError: as for the class.
         """
         self._check(x)
         if x.ndim != 4:

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import scatsimclr
 from scatsimclr import train
-from scatsimclr.cli import run
+from scatsimclr.cli import main, run
 from scatsimclr.data.imageset import ImageSet
 from scatsimclr.errors import UserError
+from scatsimclr.training.words import left_out
 
 NAMES = ["Mu\udcf1oz/caf\udce9.png", "日本.png", "großer Hund.png", "\ud800.png"]
 
@@ -69,8 +71,14 @@ def test_what_is_left_out_is_counted_by_reason():
         tuple(skipped),
         ("left out 30 images",),
     )
-    assert train.left_out(images) == [
+    assert left_out(images) == [
         "left out 30 images",
         "2 files left out, damaged image; the first: b.png",
         "1 file left out, empty file; the first: a.png",
     ]
+
+
+def test_the_version_is_told(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["scatsimclr", "--version"])
+    assert main() == 0
+    assert capsys.readouterr().out == f"scatsimclr {scatsimclr.__version__}\n"

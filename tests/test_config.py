@@ -158,7 +158,19 @@ def test_every_setting_can_be_named():
         ),
         ("augment.translate=[1]", "setting augment.translate.1 must be given, got [1]"),
         ("dataset.input_shape=__import__('os').abort()", "setting dataset.input_shape"),
-        ("dataset.input_shape=(32, 32, 2)", "setting dataset.input_shape.2 must be 1 or 3, got 2"),
+        (
+            "dataset.input_shape=(32, 32, 0)",
+            "setting dataset.input_shape.2 must be greater than or equal to 1, got 0",
+        ),
+        (
+            "dataset.input_shape=(32, 32, 2)",
+            "dataset.input_shape must have 1 or 3 channels for digits, got 2",
+        ),
+        (
+            "dataset.normalization=measured",
+            "setting dataset.normalization must be usual, images or [[means], [",
+        ),
+        ("dataset.normalization=[[0.5],[0]]", "setting dataset.normalization must be usual, images or"),
         (
             "dataset.input_shape=automatic",
             "setting dataset.input_shape must be a valid tuple, got 'automatic'",
@@ -198,3 +210,19 @@ def test_scales_of_grey_values(scale):
     expected = {"0:4095": (0.0, 4095.0), "-1.5:2": (-1.5, 2.0), "[0, 4095]": (0.0, 4095.0)}.get(scale, scale)
     assert config.data.scale == expected
     assert load_config(base=yaml.safe_load(config.to_yaml())).data.scale == expected
+
+
+def test_a_normalisation_has_a_mean_for_each_channel():
+    settings = ["dataset.dataset=folder", "dataset.input_shape=(8, 8, 5)"]
+    with pytest.raises(
+        UserError, match=r"dataset\.normalization must have a mean for each channel, 5, got 2"
+    ):
+        load_config(None, [*settings, "dataset.normalization=[[0.5,0.5],[1,1]]"])
+    own = load_config(None, [*settings, f"dataset.normalization={[[0.5] * 5, [0.2] * 5]}"])
+    assert own.dataset.normalization == ((0.5,) * 5, (0.2,) * 5)
+    assert load_config(base=own.as_json()) == own
+
+
+def test_settings_are_given_as_text_or_as_values():
+    text = load_config(None, ["model.J=3", "dataset.input_shape=(16, 16, 1)"])
+    assert load_config(None, [("model.J", 3), ("dataset.input_shape", (16, 16, 1))]) == text

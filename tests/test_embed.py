@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 
-from scatsimclr import ScatSimCLR, cli, embed, evaluate, train
+from scatsimclr import Encoder, ScatSimCLR, cli, embed, evaluate, train
 from scatsimclr.data import decode
 from scatsimclr.data.augment import center_view
 from scatsimclr.evaluation.features import WORDS
@@ -204,7 +204,7 @@ def test_a_run_that_breaks_leaves_the_output_before(encoder, tmp_path, capsys, m
     images = write_images(tmp_path / "in", 5)
     output = tmp_path / "out.npy"
     call([*encoder, images, "--output", output], capsys)
-    before, original, calls = output.read_bytes(), embed.embed, []
+    before, original, calls = output.read_bytes(), Encoder.rows, []
 
     def stop(*arguments):
         calls.append(1)
@@ -212,7 +212,7 @@ def test_a_run_that_breaks_leaves_the_output_before(encoder, tmp_path, capsys, m
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(embed, "embed", stop)
+    monkeypatch.setattr(Encoder, "rows", stop)
     status, _, _ = call([*encoder, images, "--output", output, "--batch-size", 2], capsys)
     assert status == 130
     assert output.read_bytes() == before
@@ -250,7 +250,7 @@ def mistakes(folder):
         ([folder / "bad.png", "--output", folder / "x" / "out.npy"], "must be in a folder that exists"),
         (["--output", output], "either images (files or folders) or --split"),
         ([folder, "--output", output, "--batch-size", 0], "--batch-size must be 1 or more"),
-        ([folder, "--output", output, "--features", "both"], "needs the statistics of a run folder"),
+        ([folder, "--output", output, "--features", "both"], "need the statistics of a run"),
         (["--split", "tset", "--output", output], "did you mean 'test'"),
     ]
 
@@ -271,4 +271,4 @@ def test_parquet_without_pyarrow_says_what_to_install(encoder, tmp_path, capsys,
     images = write_images(tmp_path / "in", 1)
     status, _, err = call([*encoder, images, "--output", tmp_path / "out.parquet"], capsys)
     assert status == 2
-    assert "pip install pyarrow" in err
+    assert "needs pyarrow: pip install 'scatsimclr[parquet]'" in err

@@ -1,10 +1,14 @@
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
+import scipy.fft
 from kymatio.scattering2d.filter_bank import filter_bank as kymatio_filter_bank
 
 from scatsimclr.filters import filter_bank, padded_shape
+from scatsimclr.fourier import fft2
 
 
 def kymatio_tensors(M, N, J, L):
@@ -24,6 +28,26 @@ def test_filters_are_kymatios_to_the_last_bit(shape, J, L):
     for own, other in zip(ours, theirs, strict=True):
         assert own.dtype == other.dtype == np.float32
         np.testing.assert_array_equal(own, other)
+
+
+# Every pass of the transform, alone and in company, and sizes that are convolved: 1009 is prime.
+@pytest.mark.parametrize(
+    "n", [*range(1, 61), 77, 104, 106, 121, 128, 169, 202, 226, 264, 528, 1009, 1024, 2018]
+)
+def test_the_fourier_transform_is_scipys_to_the_last_bit(n):
+    rng = np.random.default_rng(n)
+    shape = (2, n, 5) if n % 2 else (2, 6, n)
+    x = (rng.standard_normal(shape) + 1j * rng.standard_normal(shape)).astype(np.complex64)
+    x[1] = 0
+    x[1, -1, n // 3 % shape[2]] = 1  # shows the roots of unity themselves
+    found = fft2(x)
+    assert found.dtype == np.complex64
+    np.testing.assert_array_equal(found, scipy.fft.fft2(x))
+
+
+def test_making_filters_needs_no_scipy():
+    code = "import sys; sys.modules['scipy'] = None; from scatsimclr import Scattering2D; Scattering2D(2, (16, 16))"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_filters_are_cached_and_read_only():

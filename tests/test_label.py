@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scatsimclr import ScatSimCLR, cli, label
+from scatsimclr import Encoder, ScatSimCLR, cli, label
+from scatsimclr.config import load_config
 from scatsimclr.label import own_size
 
 CONFIG = """
@@ -80,8 +81,8 @@ def test_features_of_a_trained_encoder(images, capsys, monkeypatch):
     (images / "config.yaml").write_text(CONFIG)
     torch.manual_seed(0)
     model = ScatSimCLR(2, 2, (16, 16, 3), 8, 8).eval()
-    config = label.restore.__globals__["load_config"](str(images / "config.yaml"))
-    monkeypatch.setattr(label, "restore", lambda *_: (config, model, ""))
+    encoder = Encoder(load_config(str(images / "config.yaml")), model)
+    monkeypatch.setattr(label.Encoder, "load", lambda *_, **__: encoder)
     argv = [images / "run", images / "in", "--labels", images / "few.csv", "--output", images / "out.csv"]
     assert call(argv, capsys)[0] == 0
     assert len(table(images / "out.csv")) == 30

@@ -4,6 +4,11 @@ The original code's `config.yaml` and `config_pretext.yaml` are valid files. The
 original's recipe; a data set's own recipe is the file `configs/<data set>.yaml`.
 """
 
+from scatsimclr.extras import require
+
+require(__name__, "train", "pydantic", "yaml")
+
+
 from scatsimclr.config.augmentation import AugmentSettings
 from scatsimclr.config.reading import load_config, shipped
 from scatsimclr.config.run import Config, parse_config, setting_names

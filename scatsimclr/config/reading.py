@@ -21,14 +21,16 @@ def shipped(name: str) -> str | None:
 
 
 def load_config(
-    file: str | None = None, overrides: Sequence[str] = (), base: dict[str, Any] | None = None
+    file: str | None = None,
+    overrides: Sequence[str | tuple[str, Any]] = (),
+    base: dict[str, Any] | None = None,
 ) -> Config:
     """Reads settings and applies overrides.
 
     Args:
         file: A path, or the name of a shipped file. None: the shipped one of the data set that `overrides` name,
             "digits" if none.
-        overrides: `key=value`, a setting's dotted name and its value in YAML.
+        overrides: `key=value`, a setting's dotted name and its value in YAML; or (key, value).
         base: Settings to start from instead of a file's.
 
     Returns:
@@ -38,7 +40,7 @@ def load_config(
         UserError: A file cannot be read, or a setting is unknown or ill-typed. The message names it and, for an
             unknown one, its nearest valid name.
     """
-    changes = [_split(override) for override in overrides]
+    changes = [_split(override) if isinstance(override, str) else override for override in overrides]
     if base is not None:
         settings = base
     elif file is not None:

@@ -107,6 +107,21 @@ class Config(sections.Settings):
         return self
 
     @model_validator(mode="after")
+    def _channels_of_the_images(self) -> Config:
+        if self.dataset.shape_is_open:
+            return self
+        channels, normalization = self.dataset.input_shape[2], self.dataset.normalization
+        if channels not in (1, 3) and self.dataset.dataset != "folder":
+            raise ValueError(
+                f"dataset.input_shape must have 1 or 3 channels for {self.dataset.dataset}, got {channels}"
+            )
+        if not isinstance(normalization, str) and len(normalization[0]) != channels:
+            raise ValueError(
+                f"dataset.normalization must have a mean for each channel, {channels}, got {len(normalization[0])}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _whitened_by_the_log_front(self) -> Config:
         features = self.evaluation.features
         # Neighbours are a setting of ScatSimCLR, as J and L are, and ignored for a ResNet.
@@ -190,6 +205,12 @@ class Config(sections.Settings):
         settings["dataset"]["input_shape"] = shape
         if self.model.base_model == "auto":
             settings["model"]["base_model"] = "scatsimclr4" if shape[2] == 1 else "scatsimclr12"
+        return parse_config(settings)
+
+    def with_normalization(self, mean: tuple[float, ...], std: tuple[float, ...]) -> Config:
+        """The settings with means and standard deviations of the channels."""
+        settings = self.as_json()
+        settings["dataset"]["normalization"] = (mean, std)
         return parse_config(settings)
 
     def as_json(self) -> dict[str, Any]:

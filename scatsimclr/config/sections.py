@@ -12,7 +12,7 @@ from pydantic import (
     PositiveFloat,
 )
 
-from scatsimclr.config.values import Ahead, Count, GreyScale, OptionalText, Shape, Width
+from scatsimclr.config.values import Ahead, Count, GreyScale, Normalization, OptionalText, Shape, Width
 
 
 class Settings(BaseModel):
@@ -72,8 +72,11 @@ class DatasetSettings(Settings):
 
     Attributes:
         dataset: One of `scatsimclr.data.datasets.names()`.
-        input_shape: (H, W, C), C = 1 for grey; or auto, what suits the images (see `scatsimclr.data.shape`); the
-            settings that a run saves hold the choice.
+        input_shape: (H, W, C), C = 1 for grey and, for images of your own, also other numbers than 3; or auto, what
+            suits the images (see `scatsimclr.data.shape`); the settings that a run saves hold the choice.
+        normalization: usual, the means and standard deviations of the channels that are in common use for the data set;
+            images, to measure the training images; or [[means], [standard deviations]], for levels from 0 to 1. The
+            settings that a run saves hold what was measured.
         valid_size: Share of the pre-training images held out for validation.
         limit: Only this many images of a seeded shuffle of the pre-training split: a quick look at a large set.
         download: Whether archives that are not there may be downloaded.
@@ -81,6 +84,7 @@ class DatasetSettings(Settings):
 
     dataset: str = "digits"
     input_shape: Shape = (32, 32, 3)
+    normalization: Normalization = "usual"
     valid_size: Annotated[float, Field(ge=0, lt=1)] = 0.05
     limit: Count | None = None
     download: bool = True

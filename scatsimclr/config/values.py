@@ -83,14 +83,36 @@ def _scale(value: Any) -> Scale:
     return low, high
 
 
+def _normalization(value: Any) -> Any:
+    """A word, or means and deviations of the channels."""
+    if value in ("usual", "images"):
+        return value
+    try:
+        mean, std = (tuple(map(float, numbers)) for numbers in _literal_tuple(value))
+    except (TypeError, ValueError, OverflowError):
+        mean, std = (), ()
+    finite = all(map(math.isfinite, (*mean, *std)))
+    if not mean or len(mean) != len(std) or not finite or min(std) <= 0 or len(mean) > 256:
+        raise ValueError(
+            "must be usual, images or [[means], [standard deviations]] of the channels, for levels from 0 to 1"
+        )
+    return mean, std
+
+
 OptionalText = Annotated[str | None, BeforeValidator(_optional)]
 Amp = Annotated[Literal["auto", "off", "bf16", "fp16"], BeforeValidator(_off)]
 BatchSize = Annotated[int, Field(le=2**20), AfterValidator(_two_images)]
 GreyScale = Annotated[Scale, PlainValidator(_scale), PlainSerializer(lambda value: value)]
 # (H, W, C), or "auto" until `Config.with_input_shape`.
 Shape = Annotated[
-    tuple[Side, Side, Literal[1, 3]],
+    tuple[Side, Side, Annotated[int, Field(ge=1, le=256)]],
     WrapValidator(_shape),
+    PlainSerializer(lambda value: value),
+]
+# Means and standard deviations of the channels; or "usual", those of the data set, or "images", to be measured.
+Normalization = Annotated[
+    Literal["usual", "images"] | tuple[tuple[float, ...], tuple[float, ...]],
+    PlainValidator(_normalization),
     PlainSerializer(lambda value: value),
 ]
 Probability = Annotated[float, Field(ge=0, le=1)]

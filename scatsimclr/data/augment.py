@@ -4,10 +4,10 @@
     first, second = (augment(images, indices, epoch, view) for view in (0, 1))
 
 Steps: Lanczos random resized crop, flip, (affine), and, as the one operator `photometric`, colour jitter, grey,
-Gaussian blur, [0, 1], normalisation. Images have three channels, RGB, or one, grey. Between steps a picture is 8-bit
-levels, as in Pillow. All sums whose order a library may choose are exact, and everything else is one rounding per call,
-so a view has the same bits in whatever batch and by however many threads it is made; and the view of an image with one
-channel is the first channel of the view of three equal ones.
+Gaussian blur, [0, 1], normalisation. Images have three channels, RGB, or another number, each of which is a grey image
+with the same draws. Between steps a picture is 8-bit levels, as in Pillow. All sums whose order a library may choose
+are exact, and everything else is one rounding per call, so a view has the same bits in whatever batch and by however
+many threads it is made; and the view of an image with one channel is the first channel of the view of three equal ones.
 """
 
 from __future__ import annotations
@@ -102,7 +102,20 @@ class Augment:
         table = _table(self.spec, normalize).to(self.dtype if normalize else torch.float32)
         with self._geometry(images, params, crop, affine) as (levels, mirror):
             arguments = (mirror, *photometric_arguments(self.spec, params), table)
-            return photometric(levels, *(a.to(levels.device) for a in arguments), backend=self.backend)
+            mirror, *drawn, table = (a.to(levels.device) for a in arguments)
+            order, factors, grayscale, weights = drawn
+
+            def pixels(levels: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+                given = (mirror, order, factors, grayscale, weights)
+                return photometric(levels, *given, table, backend=self.backend)
+
+            if self.spec.channels in (1, 3):
+                return pixels(levels, table)
+            planes = [
+                pixels(plane.contiguous(), row)
+                for plane, row in zip(levels.split(1, 3), table.split(1), strict=True)
+            ]
+            return torch.cat(planes, 1).contiguous(memory_format=torch.channels_last)
 
     def __call__(self, images: torch.Tensor, indices: Integers, epoch: int, view: Integers) -> torch.Tensor:
         """Draws and applies: `apply(images, draw(indices, epoch, view))`."""
@@ -128,7 +141,7 @@ def photometric_arguments(spec: AugmentSpec, params: Params) -> tuple[torch.Tens
     """The arguments order, factors, grayscale and weights of `photometric`."""
     step = params.jitter[:, None] & ((params.order != HUE) | (spec.hue > 0))
     grayscale = params.grayscale
-    if spec.channels == 1:
+    if spec.channels != 3:
         step, grayscale = step & (params.order < SATURATION), torch.zeros_like(grayscale)
     factors = params.factors.clone()
     factors[:, HUE] = torch.trunc(params.factors[:, HUE].to(torch.float64) * 255.0).to(torch.float32)

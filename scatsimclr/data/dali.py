@@ -16,7 +16,6 @@ GPU pipelines have not yet run on hardware.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from scatsimclr.data.augment import Augment, AugmentSpec, Params
+from scatsimclr.extras import MissingPackage, require
 
 BATCH = 256  # samples per run of a pipeline, at most
 _HAIR = 0.01  # pixels
@@ -39,10 +39,10 @@ _COLUMNS, _UPRIGHT = (0, 2, 3, 1), (0, 3, 1, 2)
 def dali_missing() -> str | None:
     """Why DALI cannot be used on this machine; None where it can."""
     try:
-        found = importlib.util.find_spec("nvidia.dali")
-    except ModuleNotFoundError:
-        found = None
-    return None if found else "nvidia-dali is not installed (its wheels are for Linux)"
+        require("data.pipeline=dali (on Linux, x86-64)", "dali", "nvidia.dali")
+    except MissingPackage as error:
+        return str(error)
+    return None
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from typing import TypeVar
 import torch
 
 from scatsimclr.config.values import SCALES
-from scatsimclr.data import cifar, digits, folder, idx, photos, stl10
+from scatsimclr.data import cifar, digits, idx, own, photos, stl10
+from scatsimclr.data.given import Given
 from scatsimclr.data.imageset import DataError, ImageSet, Request
 from scatsimclr.data.levels import Scale
 
@@ -102,7 +103,7 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
         "emnist_digits": _idx("EMNIST, 280,000 digits", _EMNIST),
         "emnist_mnist": _idx("EMNIST, 70,000 digits prepared as MNIST", _EMNIST),
         "stl10": Dataset("STL-10", (96, 96), (*_SPLITS, "unlabeled"), _IMAGENET, stl10.read, (96, 96, 3)),
-        "folder": Dataset("your own images", (96, 96), (*_SPLITS, "unlabeled"), _IMAGENET, folder.read, None),
+        "folder": Dataset("your own images", (96, 96), (*_SPLITS, "unlabeled"), _IMAGENET, own.read, None),
     }
 )
 
@@ -121,8 +122,11 @@ def normalization(name: str, channels: int = 3) -> tuple[Channels, Channels]:
     """(mean, std) of the channels, for pixels scaled to 0..1; DataError for an unknown name.
 
     One channel has the numbers of the first of three: a view of a grey image is the first channel of its view in RGB.
+    Other numbers of channels have 0.5 and 0.25 in each.
     """
     mean, std = _dataset(name).normalization
+    if channels not in (1, 3):
+        mean, std = (0.5,) * channels, (0.25,) * channels
     return mean[:channels], std[:channels]
 
 
@@ -141,6 +145,7 @@ def request(
     download: bool = True,
     progress: bool = True,
     scale: Scale = "auto",
+    given: Given | None = None,
 ) -> Request:
     """The arguments of `load`, checked, as readers get them."""
     dataset = _dataset(name)
@@ -149,13 +154,14 @@ def request(
     size = dataset.size if size is None else size
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise DataError(f"size must be two positive integers (H, W), got {size!r}")
-    if channels not in (1, 3):
-        raise DataError(f"channels must be 1 or 3, got {channels!r}")
+    if channels not in (1, 3) and not (name == "folder" and isinstance(channels, int) and channels > 0):
+        wanted = "a positive integer" if name == "folder" else "1 or 3"
+        raise DataError(f"channels must be {wanted}, got {channels!r}")
     if scale not in SCALES and not (isinstance(scale, tuple) and len(scale) == 2):
         raise DataError(f"scale must be auto, dtype, image or (low, high), got {scale!r}")
     place = None if data_dir is None else Path(data_dir).expanduser()
     height, width = size
-    return Request(name, split, (height, width), place, download, progress, channels, scale)
+    return Request(name, split, (height, width), place, download, progress, channels, scale, given)
 
 
 def load(
@@ -168,6 +174,7 @@ def load(
     download: bool = True,
     progress: bool = True,
     scale: Scale = "auto",
+    given: Given | None = None,
 ) -> ImageSet:
     """Reads one split of a data set.
 
@@ -175,12 +182,14 @@ def load(
         name: One of `names()`.
         split: One of `splits(name)`.
         size: (H, W) in pixels, positive; `DATASETS[name].size` is the usual one.
-        channels: 3, RGB, a grey image with three equal ones; or 1, grey, a colour image as Pillow's mode L.
+        channels: 3, RGB, a grey image with three equal ones; 1, grey, a colour image as Pillow's mode L; or, for
+            "folder", another number, which the images must have.
         data_dir: Where files are looked for and downloaded to, by default pooch's cache folder for "scatsimclr". For
-            "folder", the images themselves, required. Not used by "digits" and "photos".
+            "folder", the images themselves: see `scatsimclr.data.own.read`. Not used by "digits" and "photos".
         download: Whether archives that are not there may be fetched from their official source.
         progress: Whether to show progress bars, on a terminal only.
-        scale: Of grey files of more than 8 bits, in "folder"; see `scatsimclr.data.levels`.
+        scale: Of images of more than 8 bits, in "folder"; see `scatsimclr.data.levels`.
+        given: For "folder", images that are passed instead of `data_dir`.
 
     Returns:
         Images uint8 (n, H, W, channels) and labels int64 (n,).
@@ -198,6 +207,7 @@ def load(
         download=download,
         progress=progress,
         scale=scale,
+        given=given,
     )
     return _reading(DATASETS[name].read, asked)
 

@@ -1,4 +1,7 @@
-"""From any image that Pillow reads to uint8 RGB or grey of one size, with Lanczos resampling."""
+"""From any image to uint8 pixels of one size and number of channels, with Lanczos resampling: the one way for all uses.
+
+Images are files that Pillow reads, files of NumPy arrays (.npy), or in memory already: see `scatsimclr.data.arrays`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,19 +18,24 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from scatsimclr.data.imageset import allocate
+from scatsimclr.data.arrays import Pixels, as_array, as_picture, levels, resized, stretched
+from scatsimclr.data.imageset import DataError, allocate
 from scatsimclr.data.levels import Scale, to_8_bits
 from scatsimclr.data.metadata import opened, upright
 
 T = TypeVar("T")
-Pixels = npt.NDArray[np.uint8]
+
+
+class WrongChannels(ValueError):
+    """An image has another number of channels than what is asked for, and they do not convert."""
+
 
 # HEIC is listed although Pillow cannot read it: a phone's photos are then reported as skipped, not ignored.
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff"),
         *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".tga", ".jp2", ".j2k", ".jpx", ".avif", ".ico"),
-        *(".pcx", ".sgi", ".heic", ".heif"),
+        *(".pcx", ".sgi", ".heic", ".heif", ".npy"),
     )
 )
 
@@ -63,14 +71,53 @@ def _in_channels(image: Image.Image, channels: int, scale: Scale) -> Image.Image
     return to_rgb(image, scale).convert("L")
 
 
-def read_image(path: Path, size: tuple[int, int], channels: int = 3, scale: Scale = "auto") -> Pixels | str:
-    """Reads an image file, of several frames the first.
+def pixels_of(image: object, size: tuple[int, int], channels: int = 3, scale: Scale = "auto") -> Pixels:
+    """An image as pixels of one size.
 
     Args:
-        path: The file.
+        image: A Pillow image, of several frames the first; or an array or tensor, see `scatsimclr.data.arrays`.
         size: (H, W) of the result.
-        channels: 3, RGB (a grey image with three equal ones), or 1, grey (a colour image as Pillow's mode L).
-        scale: Of grey images of more than 8 bits.
+        channels: 3, RGB (a grey image with three equal ones); 1, grey (a colour image as Pillow's mode L); or any other
+            number, which the image must have, as bands, pages or the last axis.
+        scale: Of images of more than 8 bits.
+
+    Returns:
+        uint8 (H, W, channels).
+
+    Raises:
+        WrongChannels: The image has others.
+        ValueError: It has values that are no levels, or is no image.
+    """
+    if not isinstance(image, Image.Image):
+        array = levels(as_array(image), scale)
+        if channels in (1, 3) and array.shape[2] <= 4:
+            image = as_picture(array)
+        else:
+            return stretched(_checked(array, channels), size)
+    elif channels not in (1, 3):
+        return stretched(levels(_checked(_planes(image, channels), channels), scale), size)
+    return np.asarray(resized(_in_channels(image, channels, scale), size)).reshape(*size, channels)
+
+
+def _planes(image: Image.Image, channels: int) -> npt.NDArray[Any]:
+    """The bands of a Pillow image, or the pages of one that has as many, (H, W, C)."""
+    if getattr(image, "n_frames", 1) != channels:
+        return as_array(np.asarray(upright(image)))
+    pages = []
+    for page in range(channels):
+        image.seek(page)
+        pages.append(np.asarray(upright(image)))
+    return np.stack(pages, -1) if pages[0].ndim == 2 else np.concatenate(pages, -1)
+
+
+def _checked(array: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
+    if array.shape[2] != channels:
+        raise WrongChannels(f"{array.shape[2]} channels, where {channels} are expected")
+    return array
+
+
+def read_image(path: Path, size: tuple[int, int], channels: int = 3, scale: Scale = "auto") -> Pixels | str:
+    """Reads an image file: see `pixels_of`.
 
     Returns:
         uint8 (H, W, channels), or the reason why the file cannot be read.
@@ -78,15 +125,19 @@ def read_image(path: Path, size: tuple[int, int], channels: int = 3, scale: Scal
 
     def pixels(image: Image.Image) -> Pixels:
         image.draft(None, (_DRAFT * max(size), _DRAFT * max(size)))
-        return np.asarray(_resized(_in_channels(image, channels, scale), size)).reshape(*size, channels)
+        return pixels_of(image, size, channels, scale)
 
     try:
         if os.path.getsize(path) == 0:
             return "empty file"
+        if path.suffix.lower() == ".npy":
+            return pixels_of(_array(path), size, channels, scale)
         return opened(path, pixels)
     except UnidentifiedImageError:
         heic = path.suffix.lower() in {".heic", ".heif"}
         return "HEIC, which Pillow cannot read: convert it to JPEG or PNG" if heic else "not a readable image"
+    except WrongChannels as error:
+        return str(error)
     except Image.DecompressionBombError as error:
         return f"too large, it could be a decompression bomb: {error}"
     except OSError as error:
@@ -95,10 +146,44 @@ def read_image(path: Path, size: tuple[int, int], channels: int = 3, scale: Scal
         return f"damaged image: {type(error).__name__}: {error}"
 
 
+def read_one(
+    path: str | os.PathLike[str], size: tuple[int, int], channels: int = 3, scale: Scale = "auto"
+) -> Pixels:
+    """As `read_image`, with a DataError where the file cannot be read."""
+    found = read_image(Path(path), size, channels, scale)
+    if isinstance(found, str):
+        raise DataError(f"{path} cannot be read: {found}")
+    return found
+
+
+def _array(path: Path) -> npt.NDArray[Any]:
+    """The array (H, W, C) of a file, not yet read; (n, F) would also be a table of features, so grey has C = 1."""
+    array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if array.ndim != 3:
+        raise ValueError(f"an image in .npy must have shape (H, W, C), got {array.shape}")
+    return array
+
+
 def shorter_side(path: Path) -> int:
     """The shorter side of an image file in pixels, by its header; 0 where it cannot be read."""
     try:
+        if path.suffix.lower() == ".npy":
+            return int(min(_array(path).shape[:2]))
         return opened(path, lambda image: min(image.size))
+    except Exception:
+        return 0
+
+
+def stacked(path: Path) -> int:
+    """Channels that a file stacks, beyond RGB and alpha: the last axis of .npy, the pages of a TIFF; 0 for others."""
+    try:
+        if path.suffix.lower() == ".npy":
+            channels = _array(path).shape[2]
+            return channels if channels > 4 else 0
+        if path.suffix.lower() not in (".tif", ".tiff"):
+            return 0
+        count = opened(path, lambda image: int(getattr(image, "n_frames", 1)))
+        return count if count > 1 else 0
     except Exception:
         return 0
 
@@ -125,14 +210,14 @@ def _colourful(path: Path) -> bool:
         return bool((levels != levels[..., :1]).any())
 
     try:
-        return opened(path, look)
+        return coloured(_array(path)) if path.suffix.lower() == ".npy" else opened(path, look)
     except Exception:
         return False
 
 
-def _resized(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    height, width = size
-    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
+def coloured(array: npt.NDArray[Any]) -> bool:
+    """Whether an array (H, W, C) of one, two (grey and alpha) or more channels has colours."""
+    return array.shape[2] > 2 and bool((array[..., :3] != array[..., :1]).any())
 
 
 def pack(
@@ -184,7 +269,7 @@ def _resize_into(target: Pixels, source: Pixels) -> None:
     def run(indices: npt.NDArray[np.int64]) -> None:
         for i in indices:
             picture = Image.fromarray(np.ascontiguousarray(source[i]).reshape(shape))
-            target[i] = np.asarray(_resized(picture, size)).reshape(*size, -1)
+            target[i] = np.asarray(resized(picture, size)).reshape(*size, -1)
 
     _in_threads(run, np.array_split(np.arange(len(source)), _workers()), lambda: None)
 
@@ -216,6 +301,31 @@ def read_files(
         for to, origin in enumerate(kept):  # in place: a second copy of everything might not fit
             out[to] = out[origin]
     return images[: len(kept)], kept, dict(sorted(failed.items()))
+
+
+def from_memory(
+    images: Sequence[object], size: tuple[int, int], channels: int, progress: bool, scale: Scale = "auto"
+) -> torch.Tensor:
+    """Converts images that are in memory, by `pixels_of`, in threads.
+
+    Returns:
+        uint8 (n, H, W, channels).
+
+    Raises:
+        ValueError: The first image that cannot be converted, by its number.
+    """
+    result = allocate(len(images), size, channels)
+    out = result.numpy()
+
+    def run(index: int) -> None:
+        try:
+            out[index] = pixels_of(images[index], size, channels, scale)
+        except ValueError as error:
+            raise ValueError(f"image {index}: {error}") from None
+
+    with _bar(len(images), "reading", progress) as bar:
+        _in_threads(run, range(len(images)), bar.update)
+    return result
 
 
 def decode_batches(

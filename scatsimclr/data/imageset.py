@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import torch
 
 from scatsimclr.data.levels import Scale
 from scatsimclr.errors import UserError
+
+if TYPE_CHECKING:
+    from scatsimclr.data.given import Given
 
 
 class DataError(UserError):
@@ -23,7 +26,8 @@ class Request:
     """The checked arguments of `scatsimclr.data.datasets.load`, as a data set's reader gets them.
 
     Attributes:
-        scale: Of grey files of more than 8 bits.
+        scale: Of images of more than 8 bits.
+        given: Images that are passed rather than read from `data_dir`.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Request:
     progress: bool
     channels: int = 3
     scale: Scale = "auto"
+    given: Given | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +46,7 @@ class ImageSet:
     """Images and labels of one split, resident in memory.
 
     Attributes:
-        images: uint8 (n, H, W, C), contiguous, 0..255: RGB with C = 3, grey with C = 1.
+        images: uint8 (n, H, W, C), contiguous, 0..255: RGB with C = 3, grey with C = 1, or any other channels.
         labels: int64 (n,), indices into `classes`; -1 where an image has no label.
         classes: Names; () where there are no labels.
         paths: Each image's file, relative to the data folder, with `/`; None for sets that are not made of files.
@@ -66,10 +71,8 @@ class ImageSet:
             raise TypeError(
                 f"images and labels must be uint8 and int64, got {images.dtype} and {labels.dtype}"
             )
-        if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.is_contiguous():
-            raise ValueError(
-                f"images must be contiguous (n, H, W, 3) or (n, H, W, 1), got {tuple(images.shape)}"
-            )
+        if images.ndim != 4 or not images.is_contiguous():
+            raise ValueError(f"images must be contiguous (n, H, W, C), got {tuple(images.shape)}")
         n = images.shape[0]
         if labels.shape != (n,):
             raise ValueError(f"labels must be ({n},) for {n} images, got {tuple(labels.shape)}")

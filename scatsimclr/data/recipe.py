@@ -46,7 +46,8 @@ class AugmentSpec(AugmentSettings):
         blur_kernel: Taps of the blur along each axis. None: 2 * int(0.05 * height) + 1 as in the published code; below
             20 pixels of height that is 1, which blurs nothing.
         mean: Per channel of levels in [0, 1], for normalisation (default: ImageNet's). As many numbers as the images
-            have channels: three, RGB, or one, grey, for which saturation, hue and turning grey do nothing.
+            have channels: three, RGB; or any other number of channels, for each of which a grey image is what it is
+            for: saturation, hue and turning grey do nothing, and contrast is its own.
         std: Likewise.
 
     Raises:
@@ -71,14 +72,14 @@ class AugmentSpec(AugmentSettings):
                 raise (TypeError if mistyped else ValueError)(
                     f"{name} {must(found)}, got {value!r}"
                 ) from None
-        if len(self.mean) not in (1, 3):
-            raise TypeError(f"mean must be one or three numbers, got {self.mean!r}")
+        if not self.mean:
+            raise TypeError("mean must have a number for each channel, got none")
         if len(self.std) != len(self.mean):
             raise TypeError(f"std must be as many numbers as mean, {len(self.mean)}, got {self.std!r}")
 
     @property
     def channels(self) -> int:
-        """Channels of the images, 3 or 1."""
+        """Channels of the images."""
         return len(self.mean)
 
     @property

@@ -12,9 +12,10 @@ from torch import Tensor
 from scatsimclr.config import EvaluationSettings
 from scatsimclr.data.augment import AugmentSpec
 from scatsimclr.data.datasets import ImageSet
+from scatsimclr.evaluation.classifier import Classifier, representative
 from scatsimclr.evaluation.features import FEATURES, extract
 from scatsimclr.evaluation.fine_tune import fine_tune_predict
-from scatsimclr.evaluation.knn import knn_accuracy
+from scatsimclr.evaluation.knn import knn_predict
 from scatsimclr.evaluation.logistic import LogisticFit, logistic_fit
 from scatsimclr.evaluation.probe import accuracy, few_labels, linear_predict
 from scatsimclr.evaluation.recommendation import (
@@ -24,7 +25,7 @@ from scatsimclr.evaluation.recommendation import (
     simplest_of_the_best,
 )
 from scatsimclr.evaluation.standard import Standard
-from scatsimclr.evaluation.table import Figures
+from scatsimclr.evaluation.table import Figures, titles_of
 from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.scattering import Scattering2D
@@ -32,6 +33,8 @@ from scatsimclr.scattering import Scattering2D
 # Probes that are also run on the scattering alone and on the recommended features. The linear layer and fine-tuning are
 # the paper's probes of the network.
 COMPARED = ("knn", "few", "logistic")
+# Whose mistakes are shown: the first of these that is run.
+SHOWN = ("linear", "logistic", "knn", "few", "fine_tune", "folds")
 CHOICE_LABELS = 10  # labels per class that features are chosen by, where the settings give no number
 
 
@@ -73,7 +76,7 @@ class Evaluation:
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
         self._standards: dict[str, Standard] = {}
         self._fits: dict[tuple[str, int], list[LogisticFit]] = {}
-        self._measured: dict[tuple[str, str], dict[str, float]] = {}
+        self._predictions: dict[tuple[str, str], list[Tensor]] = {}
 
     def _part(self, name: str) -> tuple[Tensor, Tensor]:
         """One part of features of the train and of the test images, on the model's device."""
@@ -115,11 +118,6 @@ class Evaluation:
         device = next(self.model.parameters()).device
         return self.train.labels.to(device), self.test.labels.to(device)
 
-    @cached_property
-    def predicted(self) -> Tensor:
-        """Class of each test image by the linear probe on all labels, int64 (m,)."""
-        return self._layer(slice(None))
-
     def _layer(self, chosen: Tensor | slice, seed: int = 0) -> Tensor:
         (bank, queries), labels = self.features, self.labels[0]
         return linear_predict(
@@ -158,33 +156,56 @@ class Evaluation:
         return results
 
     def _measure(self, probe: str, features: str) -> dict[str, float]:
-        """The accuracies of one probe on some features; measured once."""
-        if (probe, features) not in self._measured:
-            measure = {
-                "knn": self._knn,
-                "linear": self._linear,
-                "few": self._few,
-                "logistic": self._logistic,
-                "folds": self._folds,
-                "fine_tune": self._fine_tune,
-            }[probe]
-            self._measured[probe, features] = measure(features)
-        return self._measured[probe, features]
+        """The accuracies of one probe on some features."""
+        found: dict[str, float] = {}
+        for key in titles_of(probe, self.settings):
+            scores = [accuracy(p, self.labels[1]) for p in self.predictions(key, features)]
+            found[key] = statistics.fmean(scores)
+            if probe in ("few", "folds"):
+                found[f"{key}_sd"] = statistics.stdev(scores) if len(scores) > 1 else 0.0
+        return found
 
-    def _knn(self, features: str) -> dict[str, float]:
-        standard, (labels, truth) = self.standard(features), self.labels
+    def predictions(self, key: str, features: str) -> list[Tensor]:
+        """Classes of the test images, int64 (m,), by the probe with a key of `figures`; one for each draw or fold."""
+        if (key, features) not in self._predictions:
+            kind, _, n = key.partition("_")
+            if kind == "logistic":
+                predicted = self._logistic(features, int(n) if n else None)
+            else:
+                predict = {
+                    "knn": self._knn, "linear": self._linear, "folds": self._folds, "fine": self._fine_tune
+                }  # fmt: skip
+                predicted = predict[kind](features)
+            self._predictions[key, features] = predicted
+        return self._predictions[key, features]
+
+    @property
+    def shown_probe(self) -> str:
+        """The key of the probe that `predicted` and `confusion` are of: one of the settings' probes."""
+        order = [probe for probe in SHOWN if probe in self.settings.probes]
+        keys = [key for probe in order for key in titles_of(probe, self.settings)]
+        return keys[0] if keys else "linear"
+
+    @property
+    def predicted(self) -> Tensor:
+        """Class of each test image by `shown_probe`, int64 (m,); of several draws or folds by the first."""
+        return self.predictions(self.shown_probe, self.shown)[0]
+
+    def _knn(self, features: str) -> list[Tensor]:
+        standard = self.standard(features)
         bank, queries = (standard(self.rows(features, split)) for split in (0, 1))
-        return {"knn": knn_accuracy(bank, labels, queries, truth, k=self.settings.knn_k)}
+        return [knn_predict(bank, self.labels[0], queries, k=self.settings.knn_k)]
 
-    def _linear(self, _: str) -> dict[str, float]:
-        return {"linear": accuracy(self.predicted, self.labels[1])}
+    def _linear(self, _: str) -> list[Tensor]:
+        return [self._layer(slice(None))]
 
-    def _few(self, features: str) -> dict[str, float]:
-        results: dict[str, float] = {}
-        for n in self.settings.labels_per_class:
-            scores = [self._accuracy(fit, features) for fit in self.fits(features, n)]
-            results |= _spread(f"logistic_{n}", scores)
-        return results
+    def _logistic(self, features: str, n: int | None) -> list[Tensor]:
+        """By logistic regression on draws of n labels per class, or on all labels."""
+        if n is not None:
+            return [self._classes(fit, features) for fit in self.fits(features, n)]
+        standard, classes = self.standard(features), len(self.train.classes)
+        fit = logistic_fit(self.rows(features, 0), self.labels[0], standard=standard, classes=classes)
+        return [self._classes(fit, features)]
 
     def draws(self, n: int) -> list[Tensor]:
         """Indices of n labelled train images of each class, for each seed."""
@@ -203,24 +224,15 @@ class Evaluation:
             ]  # fmt: skip
         return self._fits[features, n]
 
-    def _accuracy(self, fit: LogisticFit, features: str) -> float:
-        predicted = [
-            fit.predict(self.rows(features, 1, slice(start, start + 4096)))
-            for start in range(0, len(self.test), 4096)
-        ]
-        return accuracy(torch.cat(predicted), self.labels[1])
+    def _classes(self, fit: LogisticFit, features: str) -> Tensor:
+        starts = range(0, len(self.test), 4096)
+        return torch.cat([fit.predict(self.rows(features, 1, slice(s, s + 4096))) for s in starts])
 
-    def _folds(self, _: str) -> dict[str, float]:
+    def _folds(self, _: str) -> list[Tensor]:
         subsets = [fold.to(self.labels[0].device) for fold in self.folds]
-        scores = [accuracy(self._layer(fold, seed), self.labels[1]) for seed, fold in enumerate(subsets)]
-        return _spread("folds", scores)
+        return [self._layer(fold, seed) for seed, fold in enumerate(subsets)]
 
-    def _logistic(self, features: str) -> dict[str, float]:
-        standard, classes = self.standard(features), len(self.train.classes)
-        fit = logistic_fit(self.rows(features, 0), self.labels[0], standard=standard, classes=classes)
-        return {"logistic": self._accuracy(fit, features)}
-
-    def _fine_tune(self, _: str) -> dict[str, float]:
+    def _fine_tune(self, _: str) -> list[Tensor]:
         predicted = fine_tune_predict(
             self.model,
             self.train.images,
@@ -229,7 +241,7 @@ class Evaluation:
             self.spec,
             epochs=self.settings.fine_tune_epochs,
         )
-        return {"fine_tune": accuracy(predicted, self.labels[1].to(predicted.device))}
+        return [predicted.to(self.labels[1].device)]
 
     @property
     def _choice_labels(self) -> int:
@@ -290,14 +302,17 @@ class Evaluation:
             self.standard("h_whitened")
         return Recommendation(self.recommended, reason, dict(self._standards))
 
+    def classifier(self) -> Classifier:
+        """Logistic regression on the recommended features and the labels of all train images, or of many."""
+        chosen = representative(self.train.labels).to(self.labels[0].device)
+        rows, labels = self.rows(self.recommended, 0, chosen), self.labels[0][chosen]
+        return Classifier.of(
+            self.train.classes, self.recommended, rows, labels, self.standard(self.recommended)
+        )
+
     def confusion(self) -> Tensor:
-        """Confusion matrix of the linear probe, int64 (classes, classes): rows true, columns predicted."""
+        """Confusion matrix of `shown_probe`, int64 (classes, classes): rows true, columns predicted; over all draws."""
         count = len(self.test.classes)
-        pairs = self.labels[1].cpu() * count + self.predicted.cpu()
+        found = torch.stack([p.cpu() for p in self.predictions(self.shown_probe, self.shown)])
+        pairs = (self.labels[1].cpu() * count + found).flatten()
         return torch.bincount(pairs, minlength=count * count).view(count, count)
-
-
-def _spread(name: str, scores: Sequence[float]) -> dict[str, float]:
-    """Mean and sample standard deviation, under `name` and `name`_sd."""
-    spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-    return {name: statistics.fmean(scores), name + "_sd": spread}

@@ -16,7 +16,12 @@ WIDTH = 80  # characters per line
 
 def titles(settings: EvaluationSettings) -> dict[str, str]:
     """The name of each accuracy of `Evaluation.figures` for a reader, in the settings' order."""
-    texts = {
+    return {key: text for probe in settings.probes for key, text in titles_of(probe, settings).items()}
+
+
+def titles_of(probe: str, settings: EvaluationSettings) -> dict[str, str]:
+    """The same of one probe."""
+    texts: dict[str, dict[str, str]] = {
         "knn": {"knn": "kNN, all labels"},
         "linear": {"linear": "linear probe, all labels"},
         "few": {
@@ -27,7 +32,7 @@ def titles(settings: EvaluationSettings) -> dict[str, str]:
         "folds": {"folds": "linear probe, folds"},
         "fine_tune": {"fine_tune": "fine-tuned, all labels"},
     }
-    return {key: text for probe in settings.probes for key, text in texts[probe].items()}
+    return texts[probe]
 
 
 def columns(figures: Sequence[Figures], settings: EvaluationSettings) -> list[tuple[str, str]]:

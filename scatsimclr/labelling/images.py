@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from scatsimclr.data.csvfile import decide, named
 from scatsimclr.data.decode import read_files
 from scatsimclr.data.folder import image_files
 from scatsimclr.data.levels import Scale
 from scatsimclr.errors import UserError
-from scatsimclr.labelling.csvfile import decide, named
 
 UNLABELLED = ("unlabeled", "unlabelled")
 

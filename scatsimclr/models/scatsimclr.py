@@ -7,20 +7,19 @@ original code, so that its checkpoints load.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scatsimclr.models.checkpointing import run_checkpointed
 from scatsimclr.models.convolution import Conv3x3
 from scatsimclr.models.front import LogFront
+from scatsimclr.models.stored import file_of, settings_of, weights_of
 from scatsimclr.reference.scattering2d import channels
 from scatsimclr.scattering import Scattering2D
 
@@ -145,55 +144,43 @@ class ScatSimCLR(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, backend: str = "auto") -> ScatSimCLR:
-        """Loads the encoder of a finished run or an export.
+        """Loads the encoder of a run, finished or stopped, or of an export.
 
         Args:
-            folder: Holds model.safetensors and config.json.
+            folder: A run folder, whose last checkpoint is used; or one that holds model.safetensors and config.json.
             backend: As in the constructor.
 
         Returns:
-            The encoder in evaluation mode. Its images must be normalised as in the run, see
-            `scatsimclr.data.datasets.normalization`.
+            The encoder in evaluation mode. Its images must be prepared as in the run: `scatsimclr.load` does that.
 
         Raises:
-            OSError: A file is missing.
-            ValueError: The files are damaged, or the model is not a ScatSimCLR.
+            ValueError: A file is missing or damaged, or the model is not a ScatSimCLR.
         """
+        found = settings_of(Path(folder))
         try:
-            settings = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
+            settings: Any = None if found is None else found[0]
             model, shape = settings["model"], settings["dataset"]["input_shape"]
             name, J, L, width = model["base_model"], model["J"], model["L"], model["out_dim"]
             stem, front, head = model["stem"], model.get("front", "paper"), model.get("head", "paper")
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            raise ValueError(f"folder must hold the config.json of a run, got {folder}") from None
+        except (LookupError, TypeError, AttributeError):
+            raise ValueError(f"folder must hold the settings of a run, got {folder}") from None
         if not isinstance(name, str) or not re.fullmatch(r"scatsimclr\d{1,3}", name):
             raise ValueError(f"folder must hold a ScatSimCLR, got {str(name)[:40]} in {folder}")
         # Nothing is built before these are known to be small.
-        numbers = [
-            J,
-            L,
-            width,
-            1 if stem is None else stem,
-            *(shape if isinstance(shape, list | tuple) else ()),
-        ]
-        if (
-            len(numbers) != 7
-            or not all(type(n) is int and 1 <= n <= 2**16 for n in numbers)
-            or L > 64
-            or J > 12
-        ):
+        sizes = shape if isinstance(shape, list | tuple) else ()
+        numbers = [J, L, width, 1 if stem is None else stem, *sizes]
+        small = len(numbers) == 7 and all(type(n) is int and 1 <= n <= 2**16 for n in numbers)
+        if not small or L > 64 or J > 12:
             raise ValueError(f"folder must hold sizes that a run can have, got others in {folder}")
         try:
             made = cls(
                 J, L, tuple(shape), int(name.removeprefix("scatsimclr")), width,
                 stem=stem, front=front, head=head, backend=backend,
             )  # fmt: skip
-            made.load_state_dict(load_file(Path(folder) / "model.safetensors"))
-        except (RuntimeError, SafetensorError) as error:
+            made.load_state_dict(weights_of(file_of(Path(folder))))
+        except RuntimeError as error:
             problem = " ".join(str(error).split())[:160]
-            raise ValueError(
-                f"folder must hold weights of its config.json, got {problem} in {folder}"
-            ) from None
+            raise ValueError(f"folder must hold weights of its settings, got {problem} in {folder}") from None
         return made.eval()
 
     def scatter(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -4,3 +4,7 @@
 `wavelets` draw it, and `templates` renders it. `page` composes the page of one run, `comparison` that of several, and
 `labels` the page to check labels on.
 """
+
+from scatsimclr.extras import require
+
+require(__name__, "train", "PIL", "jinja2", "markupsafe", "sklearn")

@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 from scatsimclr.reporting.assets import asset
 
 WIDTH, HEIGHT = 340, 212  # of a line chart: about the width of a phone, so that text is not scaled down
-LEFT, RIGHT, TOP, BOTTOM = 50, 12, 10, 28
+LEFT, RIGHT, TOP, BOTTOM = 50, 16, 10, 28
 MAP, MARGIN = 640, 12  # width of the map of points, and of its margins
 SHAPES = (
     "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
@@ -49,15 +49,15 @@ def colour(group: int) -> str:
 
 
 def line_chart(lines: Sequence[Line], title: str, *, percent: bool = False, legend: bool = True) -> Markup:
-    """Lines over epochs, with a legend where there are several; "" without any point."""
+    """Lines over epochs, with a legend where there are several; "" without points of two epochs or more."""
     lines = [line for line in lines if line.points]
     xs = [x for line in lines for x, _ in line.points]
     ys = [y for line in lines for _, y in line.points if math.isfinite(y)]
-    if not ys:
+    if not ys or min(xs) == max(xs):
         return Markup("")
     space = 16 * len(lines) if legend and len(lines) > 1 else 0
     low, high, ticks = _scale(min(ys), max(ys))
-    left, right = min(xs), max(max(xs), min(xs) + 1)
+    left, right = min(xs), max(xs)
     height = HEIGHT + space
 
     def x_at(x: float) -> float:
@@ -73,7 +73,7 @@ def line_chart(lines: Sequence[Line], title: str, *, percent: bool = False, lege
         parts.append(f'<text x="{LEFT - 6}" y="{y_at(tick) + 4:.1f}" text-anchor="end">{text}</text>')
     for tick in _whole(left, right):
         parts.append(f'<text x="{x_at(tick):.1f}" y="{height - 9}" text-anchor="middle">{tick}</text>')
-    parts.append(f'<text x="{WIDTH - RIGHT}" y="{height - 9}" text-anchor="end" class="soft">epoch</text>')
+    parts.append(f'<text x="0" y="{height - 9}" class="soft">epoch</text>')
     for index, line in enumerate(lines):
         kind = colour(index if line.group is None else line.group)
         points = [(x_at(x), y_at(y)) for x, y in line.points if math.isfinite(y)]
@@ -106,10 +106,76 @@ def _scale(low: float, high: float) -> tuple[float, float, list[float]]:
 
 
 def _whole(left: float, right: float) -> list[int]:
-    """Whole-numbered ticks of the x axis, up to where its name begins."""
+    """Whole-numbered ticks of the x axis: round ones, and the last epoch, which none is so close to as to touch it."""
     _, _, ticks = _scale(left, right)
+    last = math.floor(right)
+    space = 0.04 * (1 + len(str(last))) * (right - left)
     shown = sorted({round(tick) for tick in ticks if tick == round(tick)})
-    return [tick for tick in shown if left <= tick <= right - 0.15 * (right - left)]
+    return [*(tick for tick in shown if left <= tick <= last - space), last]
+
+
+@dataclass(frozen=True)
+class Dots:
+    """One series of a dot plot.
+
+    Attributes:
+        name: Its name in the legend.
+        measured: (mean, standard deviation) in each row, None where there is none.
+        published: Figures to compare with, likewise.
+    """
+
+    name: str
+    measured: Sequence[tuple[float, float] | None]
+    published: Sequence[float | None]
+
+
+def dot_plot(rows: Sequence[str], series: Sequence[Dots], title: str, axis: str) -> Markup:
+    """Means and standard deviations as dots and bars, a row for each name, with diamonds for published figures."""
+    ends = [
+        mean + sign * sd for dots in series for mean, sd in filter(None, dots.measured) for sign in (-1, 1)
+    ]
+    known = [value for dots in series for value in dots.published if value is not None]
+    low, high, ticks = _scale(min(ends + known, default=0), max(ends + known, default=1))
+    names = [dots.name for dots in series] if len(series) > 1 else []
+    left = 16 + 7 * max(map(len, rows))
+    right, top, step = (
+        left + MAP / 2,
+        44 + 16 * len(names) + (16 if known else 0),
+        max(22, 10 + 9 * len(series)),
+    )
+    bottom = top + step * len(rows)
+
+    def x_at(x: float) -> float:
+        return left + (x - low) / (high - low) * (right - left)
+
+    parts = [f'<text x="0" y="14">{escape(title)}</text>']
+    for index, name in enumerate([*names, "published"] if known else names):
+        kind, shape = (colour(index), SHAPES[0]) if index < len(names) else ("hollow kx", SHAPES[3])
+        parts.append(f'<path class="{kind}" d="{shape}" transform="translate(8 {32 + 16 * index})"/>')
+        parts.append(f'<text x="18" y="{36 + 16 * index}">{escape(name)}</text>')
+    for tick in ticks:
+        parts.append(f'<path class="grid" d="M{x_at(tick):.1f} {top}V{bottom}"/>')
+        parts.append(
+            f'<text x="{x_at(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{_number(tick)}</text>'
+        )
+    parts.append(
+        f'<text x="{right:.0f}" y="{bottom + 32}" text-anchor="end" class="soft">{escape(axis)}</text>'
+    )
+    for row, name in enumerate(rows):
+        middle = top + (row + 0.5) * step
+        parts.append(f'<text x="{left - 8}" y="{middle + 4:.1f}" text-anchor="end">{escape(name)}</text>')
+        for index, dots in enumerate(series):
+            y = middle + 9 * (index - (len(series) - 1) / 2)
+            if (found := dots.measured[row]) is not None:
+                mean, sd = found
+                bar = f"M{x_at(mean - sd):.1f} {y:.1f}H{x_at(mean + sd):.1f}"
+                parts.append(f'<path class="line {colour(index)}" d="{bar}"/>')
+                place = f"translate({x_at(mean):.1f} {y:.1f})"
+                parts.append(f'<path class="{colour(index)}" d="{SHAPES[0]}" transform="{place}"/>')
+            if (value := dots.published[row]) is not None:
+                place = f"translate({x_at(value):.1f} {y:.1f})"
+                parts.append(f'<path class="hollow {colour(index)}" d="{SHAPES[3]}" transform="{place}"/>')
+    return _svg(right + 12, bottom + 40, title, parts)
 
 
 def scatter(points: np.ndarray, groups: Sequence[int], title: str, names: Sequence[str] = ()) -> Markup:

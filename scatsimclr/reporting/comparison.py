@@ -9,12 +9,12 @@ from pathlib import Path
 from markupsafe import Markup
 
 from scatsimclr.config import Config, load_config
+from scatsimclr.config.flat import flattened
 from scatsimclr.errors import UserError
 from scatsimclr.files import printable, write_text
 from scatsimclr.reporting import charts, results
 from scatsimclr.reporting.charts import Line
 from scatsimclr.reporting.results import Record, Score
-from scatsimclr.reporting.settings import flattened
 from scatsimclr.reporting.templates import render
 
 # (title, event, key, whether it is a share) of what is compared as curves, where at least one run has it.
@@ -116,8 +116,8 @@ def _curves(runs: Sequence[Run]) -> list[tuple[str, Markup]]:
             )
             for index, run in enumerate(runs)
         ]
-        if any(line.points for line in lines):
-            found.append((title, charts.line_chart(lines, title, percent=shares, legend=False)))
+        if chart := charts.line_chart(lines, title, percent=shares, legend=False):
+            found.append((title, chart))
     return found
 
 

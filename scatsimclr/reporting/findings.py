@@ -28,7 +28,7 @@ CLUSTERS = (2, 3, 4, 5, 6, 8, 10, 12)  # numbers of clusters to try
 
 @dataclass(frozen=True)
 class Confused:
-    """Images of class `true` that the linear probe takes for class `predicted`.
+    """Images of class `true` that the evaluation's shown probe takes for class `predicted`.
 
     Attributes:
         true: The class.
@@ -72,8 +72,8 @@ class Findings:
         method: How these were computed, in words.
         near: The shown images nearest to each, int64 (n, k).
         gallery: (index into `images`, its neighbours in the bank, their cosines).
-        predicted: Classes of `images` by the linear probe, (n,); None without labels.
-        confusion: Counts of the linear probe on all test images; None without labels.
+        predicted: Classes of `images` by the evaluation's shown probe, (n,); None without labels.
+        confusion: Counts of that probe on all test images; None without labels.
         confused: The pairs of classes most often confused.
         clusters: Clusters of the images where there are no labels.
     """

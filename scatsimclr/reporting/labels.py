@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from scatsimclr.files import printable, write_text
-from scatsimclr.labelling import Labelling, Suggestion
+from scatsimclr.labelling import Labelling
+from scatsimclr.labelling.assigned import Assigned
 from scatsimclr.labelling.images import Images
 from scatsimclr.reporting import pictures
 from scatsimclr.reporting.templates import json_text, render
@@ -21,31 +22,20 @@ SKIPPED = 20  # unreadable files that are named
 SIDE = 72  # pixels of a thumbnail
 
 
-def write_page(
-    path: Path,
-    images: Images,
-    found: Labelling,
-    classes: Sequence[str],
-    given: Tensor,
-    suggestions: Sequence[Suggestion],
-    notes: Sequence[str],
-) -> Path:
+def write_page(path: Path, assigned: Assigned, notes: Sequence[str]) -> Path:
     """Writes the page.
 
     Args:
         path: The file to write.
-        images: The images.
-        found: Their labels.
-        classes: Names of the classes.
-        given: The labels that a person gave, int64 (n,), −1 where there is none.
-        suggestions: Images to label next.
+        assigned: The images and their labels.
         notes: Remarks for the reader.
 
     Returns:
         `path`.
     """
+    images, found, classes, given = assigned.images, assigned.found, assigned.classes, assigned.given
     known = given >= 0
-    suggested = [suggestion.index for suggestion in suggestions]
+    suggested = [suggestion.index for suggestion in assigned.suggestions]
     groups = [
         (key, name, [_card(images, found, i) for i in members])
         for key, name, members in _sections(found, classes, known, suggested)

@@ -18,6 +18,7 @@ from scatsimclr.data.imageset import ImageSet
 from scatsimclr.data.loader import PairLoader
 from scatsimclr.environment import environment
 from scatsimclr.evaluation.interval import wilson
+from scatsimclr.evaluation.table import titles
 from scatsimclr.files import printable, write_bytes, write_text
 from scatsimclr.models import parameter_count
 from scatsimclr.models.scatsimclr import ScatSimCLR
@@ -55,7 +56,7 @@ def compose(subject: Subject) -> tuple[Context, Files]:
     found = find(subject)
     groups, names = group_names(found, subject.pretrain.classes)
     files: Files = {}
-    curves = _curves(subject, files)
+    curves, single = _curves(subject, files)
     context = {
         "title": _title(subject),
         "run": subject.folder.resolve().name,
@@ -71,9 +72,11 @@ def compose(subject: Subject) -> tuple[Context, Files]:
         "legend": _legend(groups, names),
         "gallery": _gallery(found),
         "confused": _confused(subject, found),
+        "probe": _shown_probe(subject),
         "confusion": _confusion(subject, found, files),
         "clusters": _clusters(found),
         "curves": curves,
+        "single": single,
         "pairs": _pairs(subject, files),
         "front_end": _front_end(subject, found, files),
         "throughput": results.throughput(subject.config, subject.records),
@@ -121,14 +124,20 @@ def _left_out(subject: Subject) -> Context:
     return {"files": skipped[:SKIPPED], "more": max(0, len(skipped) - SKIPPED), "notes": notes}
 
 
-def _curves(subject: Subject, files: Files) -> list[tuple[str, Markup]]:
-    found = {
-        title: charts.line_chart(lines, f"{title} by epoch", percent=shares)
-        for title, lines, shares in results.curves(subject.config, subject.records)
-    }
-    if "Loss" in found:
-        files["loss.svg"] = charts.standalone(found["Loss"])
-    return list(found.items())
+def _curves(subject: Subject, files: Files) -> tuple[list[tuple[str, Markup]], list[tuple[str, str]]]:
+    """(title, chart) of what was measured after several epochs, and (name, figure) of what was after one."""
+    drawn, single = [], []
+    for title, lines, shares in results.curves(subject.config, subject.records):
+        if chart := charts.line_chart(lines, f"{title} by epoch", percent=shares):
+            drawn.append((title, chart))
+            if title == "Loss":
+                files["loss.svg"] = charts.standalone(chart)
+        else:
+            for line in lines:
+                for _, value in line.points:
+                    name = ", ".join(filter(None, (title, line.name)))
+                    single.append((name, f"{100 * value:.1f} %" if shares else f"{value:.4g}"))
+    return drawn, single
 
 
 def _map(found: Findings, groups: Sequence[int], names: Sequence[str], files: Files) -> Context:
@@ -210,10 +219,18 @@ def _confusion(subject: Subject, found: Findings, files: Files) -> Markup | None
     if found.confusion is None or subject.evaluation is None:
         return None
     chart = charts.confusion(
-        found.confusion, subject.evaluation.test.classes, "Confusion matrix of the linear probe"
+        found.confusion, subject.evaluation.test.classes, f"Confusion matrix: {_shown_probe(subject)}"
     )
     files["confusion.svg"] = charts.standalone(chart)
     return chart
+
+
+def _shown_probe(subject: Subject) -> str:
+    """The probe whose mistakes are shown, in words."""
+    if subject.evaluation is None:
+        return ""
+    key = subject.evaluation.shown_probe
+    return titles(subject.config.evaluation).get(key, key)
 
 
 def _clusters(found: Findings) -> Context | None:

@@ -33,8 +33,8 @@ def uri(content: bytes) -> str:
 
 
 def picture(image: np.ndarray) -> Image.Image:
-    """A picture, mode RGB or L, of an image uint8 (H, W, 3) or (H, W, 1)."""
-    return Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    """A picture of an image uint8 (H, W, C): in colours, by the first three channels; of fewer, the first in grey."""
+    return Image.fromarray(np.ascontiguousarray(image[..., :3] if image.shape[2] > 2 else image[..., 0]))
 
 
 def photo(image: np.ndarray, side: int = 96) -> str:

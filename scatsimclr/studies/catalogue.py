@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
 
 PAPER = "arXiv 2108.13939"
 
@@ -57,7 +56,6 @@ class Study:
         cells: The entries of the table.
         settings: Settings of all cells.
         corner: What the rows are.
-        plot: Lines over the columns or over the rows, points grouped by row, or horizontal bars.
         metric: The key of the evaluation's figure that the table shows.
         adapted: Further settings of all cells, by data set.
         seeds: Default number of runs per cell.
@@ -74,7 +72,6 @@ class Study:
     cells: tuple[Cell, ...]
     settings: tuple[str, ...]
     corner: str
-    plot: Literal["columns", "rows", "points", "horizontal"]
     metric: str = "linear"
     adapted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seeds: int = 1
@@ -155,7 +152,6 @@ def _table1() -> Study:
         ),
         (*_PAPER, "epochs=5", "model.base_model=scatsimclr12"),
         corner="scale",
-        plot="columns",
         # Upsampled as in the paper: J=4 would leave 2 of 32 pixels.
         adapted={"cifar20": ("dataset.input_shape=(96, 96, 3)",)},
     )
@@ -170,7 +166,6 @@ def _table2() -> Study:
         _by_blocks("stl10", {8: 76.47, 12: 83.53, 16: 84.01, 30: 84.76}),
         (*_PAPER, "epochs=1000", *_J2_L16),
         corner="blocks",
-        plot="rows",
         notes=("For 30 blocks the authors' repository reports 85.11.",),
     )
 
@@ -202,7 +197,6 @@ def _table3() -> Study:
         ),
         (*_PAPER, "epochs=100", *_J2_L16),
         corner="model",
-        plot="points",
         notes=("The pretext loss has weight 0.3 after the first 40 % of the epochs, as in the paper.",),
     )
 
@@ -261,7 +255,6 @@ def _figure7() -> Study:
         tuple(cells),
         (*_PAPER, "epochs=100", "model.base_model=scatsimclr12", *_J2_L16),
         corner="augmentation",
-        plot="horizontal",
         decimals=1,
         notes=(
             "12 blocks and 100 epochs are our choice: the paper only states J=2, L=16 and batches of 256.",
@@ -279,7 +272,6 @@ def _figure8() -> Study:
         _by_blocks("cifar20", {12: 58.0, 16: 59.4, 30: 63.8}),
         (*_PAPER, "epochs=1000", *_J2_L16),
         corner="blocks",
-        plot="rows",
         decimals=1,
         notes=("For 30 blocks the authors' repository reports 63.86, at 32×32 pixels.",),
     )
@@ -297,7 +289,6 @@ def _few_labels(
         cells,
         (*_ALWAYS, "evaluation.labels_per_class=[10]"),
         corner=corner,
-        plot="points",
         metric="logistic_10",
         seeds=5,
         baselines=True,

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from scatsimclr.config import Config, parse_config
+from scatsimclr.config.flat import flattened
 from scatsimclr.errors import UserError
 from scatsimclr.files import write_text
-from scatsimclr.reporting.settings import flattened
 from scatsimclr.studies.catalogue import Cell
 from scatsimclr.studies.sweep import Result, Sweep, read_result
 from scatsimclr.studies.tables import write_tables
 from scatsimclr.training import checkpoint
+from scatsimclr.training.log import spoken
 from scatsimclr.training.loop import Trainer
 from scatsimclr.training.ownership import owned, remove_contents
 
@@ -46,8 +47,8 @@ def run_cells(sweep: Sweep, cells: Sequence[Cell]) -> None:
         left = (now - start) / done * (len(pending) - done)
         print(
             f"[{len(runs) - len(pending) + done}/{len(runs)}] {cell.name} seed {seed}: "
-            f"{100 * float(accuracy):.2f} %  ({_duration(now - before)}"
-            + (f", about {_duration(left)} left)" if left else ")"),
+            f"{100 * float(accuracy):.2f} %  ({spoken(now - before)}"
+            + (f", about {spoken(left)} left)" if left else ")"),
             flush=True,
         )
 
@@ -98,9 +99,3 @@ def _dump(config: Config) -> dict[str, Any]:
 
 def _flat(config: Config) -> Mapping[str, object]:
     return flattened(_dump(config))
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from scatsimclr.files import replacing, write_text
+from scatsimclr.files import write_text
 from scatsimclr.studies.catalogue import Cell
 from scatsimclr.studies.plots import plot
 from scatsimclr.studies.sweep import SERIES, Sweep, mean_and_sd
@@ -21,13 +21,12 @@ COLUMNS = {
 
 
 def write_tables(sweep: Sweep) -> None:
-    """Writes STUDY.md, STUDY.csv and STUDY.png, of the cells that have finished, to the sweep's folder."""
+    """Writes STUDY.md, STUDY.csv and STUDY.svg, of the cells that have finished, to the sweep's folder."""
     sweep.output.mkdir(parents=True, exist_ok=True)
     path = sweep.output / sweep.study.name
     write_text(path.with_suffix(".md"), table(sweep))
     write_text(path.with_suffix(".csv"), spreadsheet(sweep))
-    with replacing(path.with_suffix(".png")) as partial:
-        plot(sweep).savefig(partial, dpi=120, bbox_inches="tight", format="png")
+    write_text(path.with_suffix(".svg"), plot(sweep))
 
 
 def _entry(sweep: Sweep, cell: Cell, what: str = "trained") -> str:

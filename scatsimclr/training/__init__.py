@@ -1,1 +1,5 @@
 """The training loop, its checkpoints and its metrics."""
+
+from scatsimclr.extras import require
+
+require(__name__, "train", "filelock", "tensorboard", "tqdm")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tqdm import tqdm
 
 from scatsimclr.config import Config
-from scatsimclr.evaluation.table import Figures
+from scatsimclr.evaluation.table import Figures, titles
 from scatsimclr.training.metrics import Metrics, read_metrics
 from scatsimclr.training.progress import Progress
+
+TIMED = 5  # steps after the first that are timed to tell how long training will take
 
 
 class RunLog:
@@ -22,11 +26,22 @@ class RunLog:
         progress: How far it has come.
         steps: Per epoch.
         resumed: Whether the run continues from a checkpoint; else the folder's earlier records are removed.
+        verbose: Whether to print anything.
     """
 
-    def __init__(self, folder: Path, config: Config, progress: Progress, steps: int, *, resumed: bool):
-        self.config, self.progress = config, progress
-        self.images = steps * config.batch_size
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        progress: Progress,
+        steps: int,
+        *,
+        resumed: bool,
+        verbose: bool = True,
+    ):
+        self.config, self.progress, self.verbose = config, progress, verbose
+        self.steps, self.images = steps, steps * config.batch_size
+        self._times: list[float] | None = []
         self.metrics = Metrics(folder, resume_step=progress.step if resumed else None)
 
     def write(self, event: str, **figures: float | str) -> None:
@@ -42,15 +57,39 @@ class RunLog:
         self.metrics.close()
 
     def bar(self, done: int) -> tqdm[NoReturn]:
-        """A progress bar of the images of the current epoch, `done` of which were seen before."""
+        """A progress bar of the whole training's images; of the current epoch, `done` were seen before."""
         return tqdm(
-            initial=done,
-            total=self.images,
+            initial=self.progress.epoch * self.images + done,
+            total=self.config.epochs * self.images,
             desc=f"epoch {self.progress.epoch + 1}/{self.config.epochs}",
             unit="img",
-            disable=None,  # silent where the output is not a terminal; the epoch's line is printed all the same
+            # Silent where the output is not a terminal; the epoch's line is printed all the same.
+            disable=None if self.verbose else True,
             leave=False,
         )
+
+    def step(self, done: int) -> None:
+        """Notes the time of a step, the `done`-th of its epoch; after a few, prints how long training will take."""
+        if self._times is None:
+            return
+        self._times.append(time.perf_counter())
+        if len(self._times) > TIMED:
+            each = (self._times[-1] - self._times[0]) / TIMED
+            left = (self.config.epochs - self.progress.epoch) * self.steps - done
+            self._times = None
+            if left:
+                self.line(
+                    f"about {spoken(left * each)} of training ahead, {self.config.batch_size / each:.0f} img/s"
+                )
+
+    def untrained(self, evaluation: Figures, watched: Mapping[str, float]) -> None:
+        """Prints what the untrained encoder reaches: with labels its accuracies, else how often views are found."""
+        probes = titles(self.config.evaluation)
+        parts = [f"{text} {float(evaluation[key]):.1%}" for key, text in probes.items() if key in evaluation]
+        if not parts and "found_again" in watched:
+            parts = [f"twin found {watched['found_again']:.1%} of the time"]
+        if parts:
+            self.line("untrained  " + "; ".join(parts))
 
     def epoch(
         self,
@@ -84,4 +123,12 @@ class RunLog:
 
     def line(self, text: str) -> None:
         """Prints a line above the progress bar."""
-        tqdm.write(text)
+        if self.verbose:
+            tqdm.write(text)
+
+
+def spoken(seconds: float) -> str:
+    """A duration for a reader."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -18,6 +18,7 @@ from torch import nn
 
 from scatsimclr.config import Config
 from scatsimclr.data.augment import Augment
+from scatsimclr.data.given import Given
 from scatsimclr.data.loader import Batch
 from scatsimclr.data.shape import with_shape
 from scatsimclr.environment import environment
@@ -50,6 +51,8 @@ from scatsimclr.training.setup import (
     pick_device,
     placed,
     recommendation,
+    shared_settings,
+    with_batch,
 )
 from scatsimclr.training.update import Update
 from scatsimclr.training.validation import Validation, validation_loader
@@ -73,8 +76,11 @@ class Trainer:
         folder: The run folder, made here.
         state: Of the checkpoint to continue from, as from `checkpoint.load`; None for a new run.
         profile: Whether to measure some steps.
+        given: Images that are passed instead of the data set of the settings.
         stop: Asked after each step whether to stop.
         anyway: Whether to continue from a checkpoint of other images, or of another version of this package.
+        verbose: Whether to tell on the terminal how it goes.
+        report: Whether to write the report of the finished run.
 
     Attributes:
         config: The settings with everything resolved that was left open.
@@ -99,13 +105,19 @@ class Trainer:
         folder: Path,
         state: dict[str, Any] | None = None,
         *,
+        given: Given | None = None,
         profile: bool = False,
         stop: Interruption | None = None,
         anyway: bool = False,
+        verbose: bool = True,
+        report: bool = True,
     ):
-        config = with_shape(config)
+        config = with_shape(config, given)
         self.folder, self.device, self.stop = folder, pick_device(config), stop or Interruption()
-        self.data = data = load_data(config)
+        self.data = data = load_data(config, given)
+        if config.dataset.normalization == "images":
+            config = config.with_normalization(data.spec.mean, data.spec.std)
+        config = with_batch(config, len(data.pretrain))
         seen = fingerprint(data.pretrain)
         if state is not None:
             check_continuable(state, config, seen, anyway=anyway)
@@ -134,7 +146,10 @@ class Trainer:
         self.checkpoints = Checkpoints(folder, config, self.update, pipeline, seen)
         if state is not None:
             self.checkpoints.adopt(state)
-        self.log = RunLog(folder, config, self.progress, len(self.loader), resumed=state is not None)
+        self.report = report
+        self.log = RunLog(
+            folder, config, self.progress, len(self.loader), resumed=state is not None, verbose=verbose
+        )
 
     def _networks(self, config: Config, *, new: bool) -> tuple[Encoder, nn.Module | None]:
         """The encoder and the pretext task's head, on the device; `new` says that no checkpoint will fill them."""
@@ -184,6 +199,7 @@ class Trainer:
             progress.before = before
             self.log.write("evaluation", **before)
             self._log_watched(watched)
+            self.log.untrained(before, watched)
         after = None
         while progress.epoch < config.epochs:
             sums, seconds = self._train_epoch()
@@ -228,9 +244,12 @@ class Trainer:
 
     def _finish(self) -> None:
         """Writes what a finished run has beside its checkpoints."""
-        checkpoint.save_pretrained(self.folder, self.model, self.config.as_json())
+        checkpoint.save_pretrained(self.folder, self.model, shared_settings(self.config))
         recommendation(self.config, self.model, self.data.pretrain, self.evaluation).save(self.folder)
-        self._write_report()
+        if self.evaluation is not None:
+            self.evaluation.classifier().save(self.folder)
+        if self.report:
+            self._write_report()
 
     def _train_epoch(self) -> tuple[Sums, float]:
         """One pass over the images. Returns the sums over its steps and the seconds it took.
@@ -255,6 +274,7 @@ class Trainer:
                 losses = self.update(batch, share=1 / together, last=last)
                 sums.add(losses)
                 progress.step += 1
+                self.log.step(index + 1)
                 if self.profiler and self.profiler.step():
                     self._end_profile()
                 bar.update(config.batch_size)

@@ -16,9 +16,9 @@ from scatsimclr.config import Config
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.table import Figures
 from scatsimclr.files import link
+from scatsimclr.models.integrity import intact
 from scatsimclr.training.checkpoint import BEST, LAST, PREVIOUS, load, save
 from scatsimclr.training.fingerprint import differences
-from scatsimclr.training.integrity import intact
 from scatsimclr.training.metrics import Sums
 from scatsimclr.training.update import Update
 from scatsimclr.version import __version__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from scatsimclr.config import Config, load_config
 from scatsimclr.data.augment import Augment, AugmentSpec
 from scatsimclr.data.dali import DaliAugment, dali_missing
 from scatsimclr.data.datasets import ImageSet, folds, load, normalization
+from scatsimclr.data.given import Given
 from scatsimclr.data.loader import PairLoader
 from scatsimclr.data.pretext import TASKS
 from scatsimclr.data.shape import with_shape
@@ -47,16 +49,16 @@ class Data:
 
 
 def load_labelled(
-    config: Config, pretrain: ImageSet | None = None
+    config: Config, pretrain: ImageSet | None = None, given: Given | None = None
 ) -> tuple[ImageSet, ImageSet] | tuple[None, None]:
     """The labelled train and test images, or (None, None) where the pre-training images have no labels."""
     if pretrain is not None and not pretrain.classes:
         return None, None
-    return load_split(config, "train"), load_split(config, "test")
+    return load_split(config, "train", given), load_split(config, "test", given)
 
 
-def load_split(config: Config, split: str) -> ImageSet:
-    """One split of the data set of the settings."""
+def load_split(config: Config, split: str, given: Given | None = None) -> ImageSet:
+    """One split of the data set of the settings, or of images that are passed."""
     settings = config.dataset
     height, width, channels = settings.input_shape
     return load(
@@ -67,29 +69,67 @@ def load_split(config: Config, split: str) -> ImageSet:
         data_dir=config.data_dir,
         download=settings.download,
         scale=config.data.scale,
+        given=given,
     )
 
 
-def load_data(config: Config) -> Data:
-    """All images of a run; the validation images are a seeded random part of the pre-training images."""
-    images = load_split(config, "pretrain")
+def load_data(config: Config, given: Given | None = None) -> Data:
+    """All images of a run; the validation images are a seeded random part of the pre-training images.
+
+    Args:
+        config: The settings, with a normalisation that may be to be measured: that of `spec` then is.
+        given: Images that are passed instead of the data set of the settings.
+    """
+    images = load_split(config, "pretrain", given)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
     order = order[: config.dataset.limit]
-    held_out = round(config.dataset.valid_size * len(order))
-    train, test = load_labelled(config, images)
-    return Data(
-        images.subset(order[held_out:].sort().values),
-        images.subset(order[:held_out].sort().values),
-        train,
-        test,
-        augment_spec(config),
-    )
+    # Two images remain to be trained on, however few there are.
+    held_out = max(0, min(round(config.dataset.valid_size * len(order)), len(order) - 2))
+    train, test = load_labelled(config, images, given)
+    pretrain = images.subset(order[held_out:].sort().values)
+    if config.dataset.normalization == "images":
+        config = config.with_normalization(*channel_statistics(pretrain.images))
+    return Data(pretrain, images.subset(order[:held_out].sort().values), train, test, augment_spec(config))
+
+
+def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Means and standard deviations of the channels of images uint8 (n, H, W, C), for levels from 0 to 1.
+
+    A channel that is the same everywhere has a deviation of one level.
+    """
+    counts = torch.stack(
+        [torch.bincount(c.flatten().int(), minlength=256) for c in images.unbind(3)]
+    ).double()
+    share, level = counts / counts.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ level
+    deviation = (share @ level.square() - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 255)
+    return tuple(mean.tolist()), tuple(deviation.tolist())
+
+
+def with_batch(config: Config, images: int) -> Config:
+    """The settings with a batch that is no larger than the images to train on.
+
+    Raises:
+        UserError: There are fewer than two images.
+    """
+    if images < 2:
+        raise UserError(
+            f"{images or 'no'} image{'' if images == 1 else 's'} to train on: two or more are needed"
+        )
+    return config if config.batch_size <= images else config.model_copy(update={"batch_size": images})
+
+
+def shared_settings(config: Config) -> dict[str, Any]:
+    """The settings that are shared with weights: all, with the normalisation in numbers."""
+    spec = augment_spec(config)
+    return config.with_normalization(spec.mean, spec.std).as_json()
 
 
 def augment_spec(config: Config) -> AugmentSpec:
     """The augmentation and normalisation of the settings."""
     height, width, channels = config.dataset.input_shape
-    mean, std = normalization(config.dataset.dataset, channels)
+    chosen = config.dataset.normalization
+    mean, std = normalization(config.dataset.dataset, channels) if isinstance(chosen, str) else chosen
     return AugmentSpec((height, width), mean=mean, std=std, **asdict(config.augment))
 
 
@@ -98,7 +138,7 @@ def build_augment(config: Config, seed: int) -> Augment:
     settings = config.data
     missing = dali_missing()
     if settings.pipeline == "dali" and missing:
-        raise UserError(f"data.pipeline=dali: {missing}")
+        raise UserError(missing)
     dali = settings.pipeline == "dali" or (settings.pipeline == "auto" and config.fused and not missing)
     return (DaliAugment if dali else Augment)(
         augment_spec(config),
@@ -182,7 +222,7 @@ def restore(
     """Loads a trained encoder.
 
     Args:
-        path: A checkpoint or a run folder; or, with `config_file`, mere weights.
+        path: A checkpoint, a run folder or an export; or, with `config_file`, mere weights.
         config_file: The settings of mere weights.
         changes: `key=value` settings.
 
@@ -194,8 +234,8 @@ def restore(
     """
     if config_file:
         config, origin = load_config(config_file, changes), f"weights of {path}"
-    elif (state := checkpoint.load_if_whole(path)) is not None:
-        config, origin = load_config(base=state["config"], overrides=changes), f"after epoch {state['epoch']}"
+    elif (found := checkpoint.settings_of(path)) is not None:
+        config, origin = load_config(base=found[0], overrides=changes), found[1]
     else:
         raise UserError(f"{path} holds weights without their settings: give them with --config")
     config = with_shape(config)

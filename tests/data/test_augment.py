@@ -309,7 +309,7 @@ def test_to_uint8_undoes_normalisation():
         ("blur_kernel", 4, ValueError),
         ("blur_kernel", 3.0, TypeError),
         ("std", (0.2, 0.0, 0.2), ValueError),
-        ("mean", (0.2, 0.2), TypeError),
+        ("mean", (), TypeError),
         ("std", (0.2,), TypeError),
         ("translate", (0.1, 2.0), ValueError),
     ],

@@ -70,8 +70,11 @@ def test_absent_data_is_told_in_one_line(tmp_path):
 def test_data_dir_that_is_a_file(tmp_path):
     file = tmp_path / "file"
     file.write_text("x")
-    for name in ("stl10", "folder"):
-        with pytest.raises(DataError, match="file is not a folder"):
+    for name, message in (
+        ("stl10", "file is not a folder"),
+        ("folder", r"file is no folder, \.csv, .* or \.npy"),
+    ):
+        with pytest.raises(DataError, match=message):
             load(name, "train", size=(32, 32), data_dir=file)
 
 
@@ -158,7 +161,7 @@ def test_imageset():
     [
         ({"images": torch.zeros(4, 2, 2, 3)}, TypeError),
         ({"labels": torch.zeros(4)}, TypeError),
-        ({"images": torch.zeros(4, 3, 2, 2, dtype=torch.uint8)}, ValueError),
+        ({"images": torch.zeros(4, 3, 2, dtype=torch.uint8)}, ValueError),
         ({"images": torch.zeros(4, 3, 2, 2, dtype=torch.uint8).permute(0, 2, 3, 1)}, ValueError),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, ValueError),
         ({"labels": torch.full((4,), 3)}, ValueError),

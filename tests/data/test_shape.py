@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from scatsimclr.config import load_config
-from scatsimclr.data import decode, folder
+from scatsimclr.data import decode, own
 from scatsimclr.data.datasets import DataError, names
 from scatsimclr.data.shape import natural_shape, with_shape
 from scatsimclr.errors import UserError
@@ -77,7 +77,7 @@ def test_files_of_a_grey_mode_are_not_decoded(tmp_path, monkeypatch):
 
 
 def test_every_image_counts_for_the_channels_however_few_do_for_the_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(folder, "SURVEYED", 2)
+    monkeypatch.setattr(own, "SURVEYED", 2)
     for index in range(20):
         write(tmp_path, f"{index}.png", (20, 20), "RGB" if index == 13 else "L")
     assert natural_shape("folder", data_dir=tmp_path)[2] == 3
@@ -86,9 +86,9 @@ def test_every_image_counts_for_the_channels_however_few_do_for_the_size(tmp_pat
 def test_no_more_files_are_opened_than_that_and_the_seed_chooses_them(tmp_path, monkeypatch):
     for index in range(12):
         write(tmp_path, f"{index}.png", (20, 20))
-    monkeypatch.setattr(folder, "SURVEYED", 5)
+    monkeypatch.setattr(own, "SURVEYED", 5)
     opened = []
-    monkeypatch.setattr(folder, "shorter_side", lambda path: opened.append(path.name) or 20)
+    monkeypatch.setattr(own, "shorter_side", lambda path: opened.append(path.name) or 20)
     for seed in (0, 0, 1):
         natural_shape("folder", data_dir=tmp_path, seed=seed)
     first, again, other = opened[:5], opened[5:10], opened[10:]
@@ -129,7 +129,7 @@ def test_settings_get_the_shape_of_the_images(tmp_path):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match="nowhere is not there"):
         natural_shape("folder", data_dir=tmp_path / "nowhere")
-    with pytest.raises(DataError, match="Name it with --data-dir"):
+    with pytest.raises(DataError, match="Name their folder with --data-dir"):
         natural_shape("folder")
     with pytest.raises(DataError, match="did you mean 'mnist'"):
         natural_shape("mnst")

@@ -54,15 +54,8 @@ def coloured(count, seed):
 
 
 def evaluation(probes=EVERY, transform=None, joint=True, **settings):
-    chosen = EvaluationSettings(
-        probes=probes,
-        labels_per_class=(2, 5),
-        seeds=2,
-        probe_epochs=2,
-        fine_tune_epochs=1,
-        knn_k=5,
-        **settings,
-    )
+    usual = {"labels_per_class": (2, 5), "seeds": 2, "probe_epochs": 2, "fine_tune_epochs": 1, "knn_k": 5}
+    chosen = EvaluationSettings(probes=probes, **{**usual, **settings})
     folds = (torch.arange(20), torch.arange(20, 40))
     options = {"scattering": transform, "joint": joint}
     return Evaluation(
@@ -265,9 +258,28 @@ def test_figures_do_not_depend_on_the_batch_size(batch_size):
 
 def test_the_confusion_matrix_counts_every_test_image():
     probes = evaluation()
-    probes.predicted = torch.zeros(31, dtype=torch.int64)
+    probes.predictions = lambda *_: [torch.zeros(31, dtype=torch.int64)]
     assert probes.confusion().tolist() == [[11, 0, 0], [10, 0, 0], [10, 0, 0]]
     assert evaluate.accuracy_by_class(probes.confusion()) == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "key", "draws"),
+    [
+        (("knn", "few"), "knn", 1),
+        (("few",), "logistic_1", 3),
+        (("few", "logistic"), "logistic", 1),
+        (("knn", "linear"), "linear", 1),
+        ((), "linear", 1),
+    ],
+)
+def test_the_confusion_matrix_is_of_a_figure_that_is_shown(chosen, key, draws):
+    probes = evaluation(probes=chosen, labels_per_class=(1, 2), seeds=3, probe_epochs=1)
+    figures, confusion = probes.figures(), probes.confusion()
+    assert probes.shown_probe == key
+    assert confusion.sum() == 31 * draws
+    if chosen:
+        assert confusion.diagonal().sum() / confusion.sum() == pytest.approx(figures[key])
 
 
 def test_fine_tuning_leaves_the_encoder_and_the_random_state_alone():
@@ -330,8 +342,9 @@ def test_many_classes_are_listed_with_the_most_confused_pairs(capsys):
     probes = evaluation()
     names = tuple(f"class {i}" for i in range(25))
     probes.test = ImageSet(probes.test.images, torch.arange(31) % 25, names)
-    probes.predicted = (torch.arange(31) % 25).clamp(max=23)
-    evaluate.print_classes(probes, evaluate.accuracy_by_class(probes.confusion()))
+    probes.predictions = lambda *_: [(torch.arange(31) % 25).clamp(max=23)]
+    confusion = probes.confusion()
+    evaluate.print_classes("kNN", names, confusion, evaluate.accuracy_by_class(confusion))
     text = capsys.readouterr().out
     assert "class 24 taken for class 23: 1" in text
     assert "class 0  100.0 %" in text

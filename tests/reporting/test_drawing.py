@@ -1,6 +1,7 @@
 """Charts, masks and disks: what is drawn is where it belongs, readable in both themes, and escaped."""
 
 import io
+import itertools
 import re
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from scatsimclr import Scattering2D
 from scatsimclr.reporting import charts, pictures, wavelets
 from scatsimclr.reporting.assets import asset
-from scatsimclr.reporting.charts import Line
+from scatsimclr.reporting.charts import Dots, Line
 
 
 def opened(content):
@@ -31,6 +32,33 @@ def test_a_line_chart_spans_its_values_and_skips_what_is_not_finite():
     assert "nan" not in svg
     assert charts.line_chart([Line("", [])], "t") == ""
     assert charts.line_chart([Line("", [(0, float("inf"))])], "t") == ""
+
+
+@pytest.mark.parametrize("last", [2, 3, 7, 12, 20, 23, 99, 100, 101, 1000, 1013])
+def test_the_last_epoch_has_a_tick_and_none_touches_it(last):
+    svg = charts.line_chart([Line("", [(epoch, 1.0 * epoch) for epoch in range(last + 1)])], "t")
+    found = re.findall(rf'<text x="([\d.]+)" y="{charts.HEIGHT - 9}" text-anchor="middle">(\d+)</text>', svg)
+    assert [found[0][1], found[-1][1]] == ["0", str(last)]
+    spans = [(float(x) - 3.3 * len(text), float(x) + 3.3 * len(text)) for x, text in found]
+    assert all(end < start for (_, end), (start, _) in itertools.pairwise(spans))
+    assert spans[-1][1] <= charts.WIDTH
+
+
+def test_what_was_measured_once_is_no_line():
+    assert charts.line_chart([Line("a", [(1, 2.0)]), Line("b", [(1, 3.0)])], "t") == ""
+
+
+def test_a_dot_plot_shows_what_was_measured_and_what_was_published():
+    series = [
+        Dots("x<y", [(50.0, 2.0), None], [None, 70.0]),
+        Dots("z", [(60.0, 0.0), (40.0, 1.0)], [None, None]),
+    ]
+    svg = charts.dot_plot(["one", "two"], series, "t", "accuracy")
+    assert "x&lt;y" in svg
+    assert svg.count('class="line') == 3
+    assert svg.count(f'd="{charts.SHAPES[0]}"') == 3 + 2
+    assert svg.count('class="hollow') == 1 + 1
+    assert charts.dot_plot(["one"], [Dots("x", [None], [None])], "t", "accuracy").count("hollow") == 0
 
 
 @pytest.mark.parametrize(

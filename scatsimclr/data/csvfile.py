@@ -1,4 +1,4 @@
-"""Labels that a person wrote down: a CSV file of `path,label`, whatever program saved it."""
+"""Tables of files that a person wrote down, with labels or without: CSV files, whatever program saved them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from scatsimclr.data.listing import Listing
 from scatsimclr.errors import UserError
 
 PATH_NAMES = frozenset(
     ("path", "paths", "file", "files", "filename", "file name", "file_name", "image", "images")
 )
 LABEL_NAMES = frozenset(("label", "labels", "class", "category", "target"))
+SPLIT_NAMES = frozenset(("split", "subset", "set", "partition"))
+TABLES = (".csv", ".tsv", ".txt")  # what a table of files is recognised by
 DELIMITERS = (",", ";", "\t")
 SHOWN = 3  # files and classes that a message names
 LARGEST_FIELD = 1 << 20
@@ -82,6 +85,109 @@ def read_labels(path: Path, root: Path, files: Sequence[str]) -> Given:
     given.labels, tied = decide(votes)
     _remark(given, path, files, votes, tied, missing, predicted)
     return given
+
+
+def read_paths(path: Path) -> Listing[Path]:
+    """Reads a table of image files to train on.
+
+    It has a header with a column `path` and perhaps `label` and `split` (train, test, val or unlabeled), or else paths
+    in the first column and labels in the second, if there is one; in any encoding and with any delimiter that
+    `read_labels` takes. Paths start at the table's folder or at the working directory. Rows without a label are images
+    without one, and so are rows with a confidence below 1: predictions.
+
+    Raises:
+        UserError: The table cannot be read, or none of its files exists.
+    """
+    lines = _lines(path)
+    tables = [_rows(lines, delimiter) for delimiter in DELIMITERS]
+    rows = max(
+        tables, key=lambda rows: (sum(_file(path, _cell(row, 0)) is not None for row in rows), _width(rows))
+    )
+    if not rows:
+        raise UserError(f"{path} is empty: expected lines of path or path,label")
+    columns = _named_columns(path, rows)
+    listing = Listing[Path](path.parent, str(path))
+    seen: dict[Path, tuple[str, str]] = {}
+    repeated: list[str] = []
+    for row in rows:
+        name = _cell(row, columns["path"]).strip()
+        found = _file(path, name) if name else None
+        label = _cell(row, columns["label"]).strip()
+        if _predicted(_cell(row, columns["confidence"])):
+            label = ""
+        if name and found is None:
+            listing.unreadable.append((name, "does not exist"))
+        elif found is not None and found in seen:
+            repeated.append(name)
+        elif found is not None:
+            seen[found] = (label, _cell(row, columns["split"]).strip().casefold())
+    if not seen:
+        first = f", the first: {listing.unreadable[0][0]}" if listing.unreadable else ""
+        raise UserError(f"{path}: none of its {len(rows)} files exists{first}")
+    if repeated:
+        listing.notes.append(f"{path}: files that are listed again ({len(repeated)}): {named(repeated)}")
+    _divide(listing, seen)
+    return listing
+
+
+def _divide(listing: Listing[Path], rows: dict[Path, tuple[str, str]]) -> None:
+    """Puts files with (label, split) where they belong."""
+    testing = next((name for name in ("test", "testing", "val", "valid", "validation")
+                    if any(split == name for _, split in rows.values())), None)  # fmt: skip
+    classes = sorted({label for label, split in rows.values() if label and split != "unlabeled"})
+    if len(classes) < 2:
+        if classes:
+            listing.notes.append(f"all labels are {classes[0]!r}: the images are taken without labels")
+        listing.train = [(file, -1) for file in rows]
+        return
+    listing.classes = classes
+    listing.test = [] if testing else None
+    left_out = []
+    for file, (label, split) in rows.items():
+        if not label or split in ("unlabeled", "unlabelled"):
+            listing.unlabelled.append((file, -1))
+        elif split == testing and listing.test is not None:
+            listing.test.append((file, classes.index(label)))
+        elif split in ("", "train", "training"):
+            listing.train.append((file, classes.index(label)))
+        else:
+            left_out.append(file)
+    listing.leave_out(
+        left_out, f"of other splits than train and {testing}" if testing else "of unknown splits"
+    )
+
+
+def _named_columns(path: Path, rows: list[list[str]]) -> dict[str, int | None]:
+    """The columns of path, label, split and confidence, None where there is none. Removes a header from `rows`."""
+    head = [cell.strip().casefold() for cell in rows[0]]
+    header = any(cell in PATH_NAMES for cell in head) and not any(_file(path, cell) for cell in rows[0])
+    if not header:
+        return {"path": 0, "label": 1, "split": None, "confidence": None}
+    del rows[0]
+    names = {"path": PATH_NAMES, "label": LABEL_NAMES, "split": SPLIT_NAMES, "confidence": {"confidence"}}
+    return {
+        column: next((i for i, cell in enumerate(head) if cell in known), None)
+        for column, known in names.items()
+    }
+
+
+def _file(table: Path, name: str) -> Path | None:
+    """The file that a table names; None where there is none."""
+    name = name.strip()
+    if not name or "\0" in name:
+        return None
+    for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
+        for candidate in (table.parent / spelling, Path(spelling).expanduser()):
+            try:
+                if candidate.is_file():
+                    return candidate
+            except OSError:  # a name longer than names can be
+                continue
+    return None
+
+
+def _width(rows: list[list[str]]) -> int:
+    return sum(len(row) > 1 for row in rows)
 
 
 def decide(votes: dict[int, Counter[str]]) -> tuple[dict[int, str], list[int]]:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from scatsimclr.data.csvfile import read_labels
 from scatsimclr.errors import UserError
-from scatsimclr.labelling.csvfile import read_labels
 
 FILES = ("a.png", "sub/b.png", "Sub2/c.PNG", "x,y.png", "é.png")
 

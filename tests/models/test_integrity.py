@@ -7,7 +7,7 @@ import zipfile
 import pytest
 import torch
 
-from scatsimclr.training.integrity import intact, seal
+from scatsimclr.models.integrity import intact, seal
 
 
 @pytest.fixture
