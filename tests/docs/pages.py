@@ -11,12 +11,14 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scatsimclr import cli
+import yaml
+
+from scatsimclr import cli, runs
 from tests.training.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -108,3 +110,13 @@ def run_commands(block: Block, small: dict[str, Sequence[str]]) -> list[str]:
         assert status == 0, f"{block}: {module} {arguments}"
         ran.append(module)
     return ran
+
+
+def small_fit(
+    *arguments: Any, settings: Mapping[str, Any], fit: Callable[..., Any] = runs.fit, **options: Any
+) -> Any:
+    """`scatsimclr.runs.fit`, which all of the Python interface calls, at the commands' small settings."""
+    small = dict(setting.split("=", 1) for setting in SMALL["scatsimclr.train"])
+    kept = {name: value for name, value in settings.items() if name not in {"minutes", *small}}
+    chosen = {**kept, **{name: yaml.safe_load(value) for name, value in small.items()}}
+    return fit(*arguments, settings=chosen, **options)
