@@ -35,7 +35,8 @@ FENCE = re.compile(
 # What commands on a page are given besides, to be done in seconds.
 SMALL = {
     "scatsimclr.train": [
-        *(setting for setting in TINY if not setting.startswith("dataset.dataset=")),
+        *(setting for setting in TINY if not setting.startswith(("dataset.dataset=", "model.base_model="))),
+        *("model.base_model=scatsimclr4", "model.front=paper", "neighbours=0"),
         *("dataset.limit=40", "epochs=1", "evaluation.probes=[knn]"),
     ],
     "scatsimclr.evaluate": ["evaluation.probe_epochs=2", "evaluation.seeds=2"],
