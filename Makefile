@@ -69,7 +69,7 @@ faults: setup
 
 # The documentation as a site, in build/site; a broken link or a docstring that cannot be read is an error.
 docs: $(VENV)/docs
-	$(BIN)/python -m mkdocs build --strict --site-dir build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --site-dir build/site
 
 # dist/: a source distribution that builds without a network, and the wheel built from it. One wheel for every Python
 # from 3.10 on, every torch from 2.11 on and, as torch's own wheels, every glibc from 2.28 on. cibuildwheel, which builds

@@ -11,12 +11,14 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scatsimclr import cli
+import yaml
+
+from scatsimclr import cli, runs
 from tests.training.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +35,8 @@ FENCE = re.compile(
 # What commands on a page are given besides, to be done in seconds.
 SMALL = {
     "scatsimclr.train": [
-        *(setting for setting in TINY if not setting.startswith("dataset.dataset=")),
+        *(setting for setting in TINY if not setting.startswith(("dataset.dataset=", "model.base_model="))),
+        *("model.base_model=scatsimclr4", "model.front=paper", "neighbours=0"),
         *("dataset.limit=40", "epochs=1", "evaluation.probes=[knn]"),
     ],
     "scatsimclr.evaluate": ["evaluation.probe_epochs=2", "evaluation.seeds=2"],
@@ -108,3 +111,13 @@ def run_commands(block: Block, small: dict[str, Sequence[str]]) -> list[str]:
         assert status == 0, f"{block}: {module} {arguments}"
         ran.append(module)
     return ran
+
+
+def small_fit(
+    *arguments: Any, settings: Mapping[str, Any], fit: Callable[..., Any] = runs.fit, **options: Any
+) -> Any:
+    """`scatsimclr.runs.fit`, which all of the Python interface calls, at the commands' small settings."""
+    small = dict(setting.split("=", 1) for setting in SMALL["scatsimclr.train"])
+    kept = {name: value for name, value in settings.items() if name not in {"minutes", *small}}
+    chosen = {**kept, **{name: yaml.safe_load(value) for name, value in small.items()}}
+    return fit(*arguments, settings=chosen, **options)

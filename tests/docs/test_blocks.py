@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from scatsimclr import cli, train
-from tests.docs.pages import PAGES, SMALL, blocks, run_commands, run_python
+from scatsimclr import cli, runs, train
+from tests.docs.pages import PAGES, SMALL, blocks, run_commands, run_python, small_fit
 from tests.training.conftest import write_images
 
 # Blocks that do not run, with the reason that stands beside them.
@@ -33,6 +34,7 @@ def names_on(page: str) -> dict[str, object]:
         "README.md": {"images": torch.rand(2, 96, 96), **two_views},
         "docs/export.md": {"images": torch.rand(2, 3, 16, 16)},
         "docs/loss.md": {"device": "cpu", "batch_size": 8, "temperature": torch.tensor(0.5), **two_views},
+        "docs/python.md": {"X": np.random.default_rng(0).random((20, 64)), "y": np.arange(20) % 2},
         "docs/scattering.md": {
             "images": torch.rand(2, 96, 96),
             "rgb": torch.rand(2, 3, 96, 96),
@@ -57,6 +59,7 @@ def workplace(tmp_path_factory):
     assert cli.run(train.command, [*folders, *SMALL["scatsimclr.train"]]) == 0
     for name in ("ONE", "OTHER"):
         shutil.copytree(run, run.with_name(name))
+    shutil.copytree(images, folder / "other" / "images")
     return folder
 
 
@@ -64,6 +67,7 @@ def workplace(tmp_path_factory):
 def test_the_blocks_of_a_page_run_in_order(page, workplace, tmp_path, monkeypatch):
     shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs, "fit", small_fit)
     names = names_on(page)
     for block in blocks(page):
         if block.not_run or (block.needs and importlib.util.find_spec(block.needs) is None):
