@@ -45,6 +45,11 @@ def dali_missing() -> str | None:
     return None
 
 
+def _upright(device: torch.device) -> bool:
+    """Whether a device's pipelines take images as they are, rows as rows, and give results on a stream."""
+    return device.type == "cuda"
+
+
 @dataclass(frozen=True)
 class _Pipeline:
     """A built DALI pipeline. columns: whether its images are fed with their columns as rows."""
@@ -114,7 +119,7 @@ class DaliAugment(Augment):
         with self._pipeline(images.device, crop, affine) as pipeline:
 
             def run(images: torch.Tensor, params: Params) -> torch.Tensor:
-                return pipeline(images, self._inputs(params, images.is_cuda, crop, affine))
+                return pipeline(images, self._inputs(params, _upright(images.device), crop, affine))
 
             if len(images) <= BATCH:
                 levels = run(images, params)
@@ -141,15 +146,15 @@ class DaliAugment(Augment):
             pipeline
         )  # skipped where the block raised: DALI refuses to run a pipeline that has failed
 
-    def _inputs(self, params: Params, gpu: bool, crop: bool, affine: bool) -> dict[str, npt.NDArray[Any]]:
+    def _inputs(self, params: Params, upright: bool, crop: bool, affine: bool) -> dict[str, npt.NDArray[Any]]:
         """The pipeline's inputs besides the images, each (B, …)."""
         inputs: dict[str, npt.NDArray[Any]] = {}
         if crop:
             box = params.box.numpy()
-            order = [0, 1] if gpu else [1, 0]
+            order = [0, 1] if upright else [1, 0]
             inputs["start"] = box[:, :2][:, order].astype(np.int32)
             inputs["shape"] = box[:, 2:][:, order].astype(np.int32)
-        if crop and not gpu:
+        if crop and not upright:
             wide, tall = inputs["shape"].astype(np.float32).T
             inputs["end_x"] = np.stack((wide, np.full_like(wide, self.spec.channels + _HAIR)), 1)
             inputs["end_y"] = np.stack((tall, np.full_like(tall, self.spec.size[1] + _HAIR)), 1)
@@ -176,14 +181,15 @@ def _build(spec: AugmentSpec, device: torch.device, crop: bool, affine: bool, th
     types = dali.types
     size, channels = spec.size, spec.channels
     height, width = size
-    gpu = device.type == "cuda"
+    gpu, upright = device.type == "cuda", _upright(device)
     filters = {"mag_filter": types.INTERP_LANCZOS3, "min_filter": types.INTERP_NN, "antialias": False}
     pipeline = dali.Pipeline(
         BATCH,
         threads,
         device.index or 0 if gpu else None,
         prefetch_queue_depth=1,
-        exec_dynamic=False,
+        # Only this execution model gives results on a stream of ours, instead of waiting for the GPU.
+        exec_dynamic=upright,
     )
 
     def given(name: str, **options: Any) -> Any:
@@ -192,8 +198,8 @@ def _build(spec: AugmentSpec, device: torch.device, crop: bool, affine: bool, th
     with pipeline:
         view: Any = given("images", layout="HWC", device="gpu" if gpu else "cpu")
         if crop:
-            view = fn.slice(view, given("start"), given("shape"), axes=[0, 1] if gpu else [0, 2])
-        if crop and gpu:
+            view = fn.slice(view, given("start"), given("shape"), axes=[0, 1] if upright else [0, 2])
+        if crop and upright:
             view = fn.resize(view, size=size, interp_type=types.INTERP_LANCZOS3)
         elif crop:
             # (wide, C, tall) -> (width, C, tall) -> (tall, width, C) -> (height, width, C).
@@ -210,4 +216,4 @@ def _build(spec: AugmentSpec, device: torch.device, crop: bool, affine: bool, th
             )  # fmt: skip
         pipeline.set_outputs(view)
     pipeline.build()
-    return _Pipeline(pipeline, columns=crop and not gpu)
+    return _Pipeline(pipeline, columns=crop and not upright)

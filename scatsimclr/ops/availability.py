@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -42,26 +43,34 @@ CUDA_EXTENSION = _beside_the_package("_cuda*.so")
 HAS_TRITON = find_spec("triton") is not None
 
 
-def reference() -> Availability:
+def reference(device: torch.device | None = None) -> Availability:
     """Plain PyTorch: always available."""
     return AVAILABLE
 
 
-def compiled() -> Availability:
+def compiled(device: torch.device | None = None) -> Availability:
     """Whether the compiled CPU kernels can be used."""
     if EXTENSION is None:
         return Availability(False, "the package was installed without its compiled extension")
     return AVAILABLE
 
 
-def triton() -> Availability:
-    """Whether the Triton kernels can be used."""
+def triton(device: torch.device | None = None) -> Availability:
+    """Whether the Triton kernels can be used, on a GPU or on the current one."""
     if not HAS_TRITON:
         return Availability(False, "triton is not installed")
-    return _on_a_gpu()
+    return AVAILABLE if torch.cuda.is_available() else Availability(True, "this machine has no CUDA device")
 
 
-def cuda() -> Availability:
+def products(device: torch.device | None = None) -> Availability:
+    """Whether the Triton kernels that multiply matrices can be used, on a GPU or on the current one."""
+    found = triton()
+    if not found.usable or not (obstacle := cannot_multiply(device)):
+        return found
+    return Availability(False, obstacle)
+
+
+def cuda(device: torch.device | None = None) -> Availability:
     """Whether the CUDA C++ kernels can be used; they need Triton's beside them."""
     if not HAS_TRITON:
         return triton()
@@ -71,11 +80,30 @@ def cuda() -> Availability:
         )
     if torch.version.cuda is None:
         return Availability(False, "this PyTorch is a build without CUDA")
-    return _on_a_gpu()
+    return products(device)
 
 
-def _on_a_gpu() -> Availability:
-    return AVAILABLE if torch.cuda.is_available() else Availability(True, "this machine has no CUDA device")
+# The first release that compiles our matrix products for tensor cores of the fifth generation. What an older one, 3.6,
+# makes of them is an assertion of the compiler or a kernel that only traps (tried with its ahead-of-time compiler).
+FIFTH_GENERATION, NEEDED = (10, 11), (3, 8)
+
+
+def cannot_multiply(device: torch.device | None = None) -> str:
+    """Why Triton's kernels that multiply matrices cannot be used on a GPU, or on the current one; "" where they can."""
+    return _cannot_multiply(torch.cuda.get_device_capability(device))
+
+
+@lru_cache(maxsize=8)
+def _cannot_multiply(capability: tuple[int, int]) -> str:
+    import triton
+
+    release = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    if capability[0] not in FIFTH_GENERATION or release >= NEEDED:
+        return ""
+    return (
+        f"Triton {triton.__version__} does not compile it for compute capability {capability[0]}.{capability[1]}: "
+        f"{'.'.join(map(str, NEEDED))} or newer does"
+    )
 
 
 def load_extensions() -> None:

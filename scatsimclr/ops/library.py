@@ -33,13 +33,13 @@ class Implementation(Generic[P, R]):
         name: "cpu", "cuda", "triton" or "reference".
         device: the device type it serves, or "any".
         run: computes the operator, with the operator's own signature; not differentiable by itself.
-        availability: whether it can be used on this machine.
+        availability: whether it can be used on this machine: on a device, or on the current one of its type.
     """
 
     name: str
     device: str
     run: Callable[P, R]
-    availability: Callable[[], Availability]
+    availability: Callable[..., Availability]
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +75,10 @@ class Operator(Generic[P, R]):
         if backend == "auto":
             return
         implementation = self.implementations[backend]
-        if obstacle := implementation.availability().obstacle:
+        served = implementation.device in ("any", device.type)
+        if obstacle := implementation.availability(device if served else None).obstacle:
             raise ValueError(f"backend {backend!r} of {self.name} is not available: {obstacle}")
-        if implementation.device not in ("any", device.type):
+        if not served:
             raise ValueError(
                 f"backend {backend!r} of {self.name} serves {implementation.device} tensors, got one on {device}"
             )
@@ -108,6 +109,7 @@ def register(
     triton: Callable[P, R] | None = None,
     cuda: Callable[P, R] | None = None,
     on_gpu: Callable[P, R] | None = None,
+    products: bool = False,
     part_of: str = "",
 ) -> Operator[P, R]:
     """Defines an operator and registers its implementations.
@@ -121,6 +123,7 @@ def register(
         triton: the Triton kernel.
         cuda: the CUDA C++ kernel.
         on_gpu: what "auto" runs on a GPU where Triton is installed, if not `triton` for every input.
+        products: whether the Triton kernel multiplies matrices; `on_gpu` asks `availability.cannot_multiply`.
         part_of: the operator that this one is the gradient or a helper of.
 
     Returns:
@@ -138,7 +141,8 @@ def register(
     if cuda is not None:
         table.append(Implementation("cuda", "cuda", cuda, availability.cuda))
     if triton is not None:
-        table.append(Implementation("triton", "cuda", triton, availability.triton))
+        needs = availability.products if products else availability.triton
+        table.append(Implementation("triton", "cuda", triton, needs))
     table.append(Implementation("reference", "any", reference, availability.reference))
     operator = Operator(op, overload, {entry.name: entry for entry in table}, part_of)
     OPERATORS[op] = operator

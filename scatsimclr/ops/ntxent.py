@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scatsimclr.ops import availability
 from scatsimclr.ops.autograd import Context, called, derive, differentiable, forward_mode, gradients_again
 from scatsimclr.ops.library import late, register
 from scatsimclr.reference import ntxent as reference
@@ -28,11 +29,12 @@ def _triton() -> Any:
 
 
 def _on_gpu(plain: Callable[P, R], kernel: Callable[P, R], rows_at: int) -> Callable[P, R]:
-    """The kernel, or plain PyTorch where argument `rows_at`, the rows, is float64: that has no Triton kernel."""
+    """The kernel, or plain PyTorch where argument `rows_at`, the rows, has no Triton kernel: float64, some GPUs."""
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         rows: Any = args[rows_at]
-        return (plain if rows.dtype == torch.float64 else kernel)(*args, **kwargs)
+        served = rows.dtype != torch.float64 and not availability.cannot_multiply(rows.device)
+        return (kernel if served else plain)(*args, **kwargs)
 
     return run
 
@@ -64,6 +66,7 @@ NTXENT = register(
     cpu=True,
     triton=_triton_forward,
     on_gpu=_on_gpu(reference.ntxent, _triton_forward, 0),
+    products=True,
 )
 NTXENT_BACKWARD = register(
     "ntxent_backward",
@@ -73,6 +76,7 @@ NTXENT_BACKWARD = register(
     cpu=True,
     triton=_triton_backward,
     on_gpu=_on_gpu(reference.ntxent_backward, _triton_backward, 1),
+    products=True,
     part_of="ntxent",
 )
 

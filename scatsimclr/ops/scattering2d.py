@@ -108,7 +108,7 @@ def _cpp_forward(*args: Any, **named: Any) -> Tensor:
 def _forward_on_gpu(
     x: Tensor, filters: Filters, packed: Tensor, J: int, L: int, max_order: int, *settings: Any, **named: Any
 ) -> Tensor:
-    packed, served = _packed_on_gpu(filters, packed, J, L, max_order)
+    packed, served = _packed_on_gpu(x, filters, packed, J, L, max_order)
     kernel = _triton_forward if availability.CUDA_EXTENSION is None else _cpp_forward
     return (kernel if served else _reference_forward)(x, filters, packed, J, L, max_order, *settings)
 
@@ -116,17 +116,21 @@ def _forward_on_gpu(
 def _backward_on_gpu(
     grad: Tensor, x: Tensor, filters: Filters, packed: Tensor, J: int, L: int, max_order: int, pre_pad: bool
 ) -> Tensor:
-    packed, served = _packed_on_gpu(filters, packed, J, L, max_order)
+    packed, served = _packed_on_gpu(x, filters, packed, J, L, max_order)
     return (_triton_backward if served else _reference_backward)(
         grad, x, filters, packed, J, L, max_order, pre_pad
     )
 
 
-def _packed_on_gpu(filters: Filters, packed: Tensor, J: int, L: int, max_order: int) -> tuple[Tensor, bool]:
-    """The pack, made if there is none, and whether the kernels can serve its filters.
+def _packed_on_gpu(
+    x: Tensor, filters: Filters, packed: Tensor, J: int, L: int, max_order: int
+) -> tuple[Tensor, bool]:
+    """The pack, made if there is none, and whether the kernels can serve its filters on the images' device.
 
     A pack of one byte says that they cannot: the filters are float64, or their low-pass is not an outer product.
     """
+    if availability.cannot_multiply(x.device):
+        return packed, False
     if not packed.numel():
         packed = _triton_pack(filters, J, L, max_order)
     return packed, packed.numel() != 1
@@ -146,6 +150,7 @@ SCATTERING2D = register(
     cuda=_cpp_forward,
     triton=_triton_forward,
     on_gpu=_forward_on_gpu,
+    products=True,
 )
 SCATTERING2D_BACKWARD = register(
     "scattering2d_backward",
@@ -156,6 +161,7 @@ SCATTERING2D_BACKWARD = register(
     cuda=_triton_backward,
     triton=_triton_backward,
     on_gpu=_backward_on_gpu,
+    products=True,
     part_of="scattering2d",
 )
 SCATTERING2D_PACK = register(
@@ -165,6 +171,7 @@ SCATTERING2D_PACK = register(
     reference=_reference_pack,
     cpu=True,
     triton=_triton_pack,
+    products=True,  # what it is for
     part_of="scattering2d",
 )
 # One node of the tree in CUDA C++ (csrc/cuda): for `scatsimclr.kernels.scattering2d` alone.

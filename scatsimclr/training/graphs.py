@@ -49,6 +49,7 @@ class GraphedUpdate(Generic[Result]):
     ):
         self.update, self.record = update, record or record_cuda
         self.recordings: dict[tuple[object, ...], _Recording[Result]] = {}
+        self._side: torch.cuda.Stream | None = None
 
     def __call__(self, batch: Batch) -> Result:
         form = tuple((tensor.shape, tensor.dtype) for tensor in _tensors(batch))
@@ -59,11 +60,25 @@ class GraphedUpdate(Generic[Result]):
             own.copy_(new, non_blocking=True)
         recording.runs += 1
         if recording.runs <= WARM_UP:
-            return _on_side_stream(lambda: self.update(recording.batch))
+            return self._on_side_stream(lambda: self.update(recording.batch))
         if recording.recorded is None:
             recording.recorded = self.record(lambda: self.update(recording.batch))
         replay, result = recording.recorded
         replay()
+        return result
+
+    def _on_side_stream(self, call: Callable[[], Result]) -> Result:
+        """Makes a call off the default stream, as the calls before a recording must be.
+
+        Always on the same one: freed memory is kept for the stream that it was used on.
+        """
+        if not torch.cuda.is_available():
+            return call()
+        self._side = side = self._side or torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            result = call()
+        torch.cuda.current_stream().wait_stream(side)
         return result
 
 
@@ -74,18 +89,6 @@ def record_cuda(call: Callable[[], Result]) -> Recorded[Result]:
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = call()
     return graph.replay, result
-
-
-def _on_side_stream(call: Callable[[], Result]) -> Result:
-    """Makes a call off the default stream, as the calls before a recording must be."""
-    if not torch.cuda.is_available():
-        return call()
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        result = call()
-    torch.cuda.current_stream().wait_stream(side)
-    return result
 
 
 def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:

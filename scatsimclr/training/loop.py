@@ -39,7 +39,7 @@ from scatsimclr.training.interruption import Interrupted, Interruption
 from scatsimclr.training.log import RunLog
 from scatsimclr.training.metrics import Sums
 from scatsimclr.training.neighbours import nearest_images
-from scatsimclr.training.profile import StepProfiler
+from scatsimclr.training.profile import WARM_UP, StepProfiler
 from scatsimclr.training.progress import Checkpoints, Progress, check_continuable, restore
 from scatsimclr.training.setup import (
     build_augment,
@@ -126,7 +126,8 @@ class Trainer:
         self.quality = Probe.of(Augment(data.spec, config.seed + 2), data.validation, data.pretrain)
         self.model, self.head = self._networks(config, new=state is None)
         self.update = Update(config, self.model, self.head, self.device)
-        self.profiler = StepProfiler(folder, self.update.part) if profile else None
+        warm_up = WARM_UP + self.update.warm_up
+        self.profiler = StepProfiler(folder, self.update.part, warm_up) if profile else None
         self.validation = Validation(config, data, held_out, self.update)
         self.evaluation: Evaluation | None = None
 

@@ -20,27 +20,32 @@ WARM_UP, STEPS = 3, 10
 class Parts:
     """Marks the parts of a step, and measures them while `recording`.
 
-    On CUDA a part lasts from its first kernel to its last, on the stream: nothing waits for it before `seconds`.
+    On CUDA a part lasts from its first kernel to its last, on the stream: nothing waits for it before `seconds`. The
+    parts of a part are not marked: those of a recorded step would become part of the recording.
 
     Args:
         device: Where the steps run.
     """
 
     def __init__(self, device: torch.device):
-        self.device, self.recording = device, False
+        self.device, self.recording, self._inside = device, False, False
         # Name, begin and end; the latter two as CUDA events, or in seconds.
         self._spans: list[tuple[str, Any, Any]] = []
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Marks the block as a part."""
-        if not self.recording:
+        if not self.recording or self._inside:
             yield
             return
-        with record_function(name):
-            begin = self._now()
-            yield
-            self._spans.append((name, begin, self._now()))
+        self._inside = True
+        try:
+            with record_function(name):
+                begin = self._now()
+                yield
+                self._spans.append((name, begin, self._now()))
+        finally:
+            self._inside = False
 
     def _now(self) -> Any:
         if self.device.type != "cuda":
@@ -73,10 +78,11 @@ class StepProfiler:
     Args:
         folder: The run folder.
         parts: Marks the parts.
+        warm_up: Steps before the first one that is measured.
     """
 
-    def __init__(self, folder: Path, parts: Parts):
-        self.folder, self.parts = folder, parts
+    def __init__(self, folder: Path, parts: Parts, warm_up: int = WARM_UP):
+        self.folder, self.parts, self.warm_up = folder, parts, warm_up
         self.table: list[dict[str, Any]] | None = None
         self._seen = 0
         self._begin = self._wall = 0.0
@@ -88,19 +94,19 @@ class StepProfiler:
     def step(self) -> bool:
         """Counts a step; True if it was the last one to measure, and `table` is there."""
         self._seen += 1
-        if self._seen == WARM_UP:
+        if self._seen == self.warm_up:
             self.parts.wait()
             self._profile.start()
             self.parts.recording = True
             self._begin = time.perf_counter()
-        if self._seen == WARM_UP + STEPS:
+        if self._seen == self.warm_up + STEPS:
             self.finish()
             return True
         return False
 
     def finish(self) -> None:
-        """Ends the measurement early; there is a table if `step` was called more than WARM_UP times."""
-        steps = self._seen - WARM_UP
+        """Ends the measurement early; there is a table if `step` was called more than `warm_up` times."""
+        steps = self._seen - self.warm_up
         if self.table is not None or steps < 1:
             return
         self.parts.wait()
@@ -126,10 +132,10 @@ class StepProfiler:
     def text(self) -> str:
         """The table for a terminal, or why there is none."""
         if self.table is None:
-            return f"no profile: an epoch has too few steps, {self._seen}, of which {WARM_UP} are for warm-up"
+            return f"no profile: an epoch has too few steps, {self._seen}, of which {self.warm_up} are for warm-up"
         rows = [*self.table, {"part": "in all", "seconds": self._wall, "share": 1.0}]
         lines = [
             f"  {row['part']:14}{1e3 * row['seconds']:9.2f} ms {100 * row['share']:6.1f} %" for row in rows
         ]
-        head = f"a step, mean of {self._seen - WARM_UP}:"
+        head = f"a step, mean of {self._seen - self.warm_up}:"
         return "\n".join([head, *lines, f"{self._trace} is its trace"])

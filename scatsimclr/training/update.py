@@ -17,7 +17,7 @@ from scatsimclr.data.loader import Batch
 from scatsimclr.loss import NTXentLoss
 from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.resnet import ResNetSimCLR
-from scatsimclr.training.graphs import GraphedUpdate
+from scatsimclr.training.graphs import WARM_UP, GraphedUpdate
 from scatsimclr.training.profile import Parts
 
 if (
@@ -76,6 +76,8 @@ class Update:
         self.attempts = 0
         self.part = Parts(device)
         self._graphed = GraphedUpdate(self._eager) if graphs else None
+        # Updates before all further ones are replays: the warm-up, and the one that is recorded.
+        self.warm_up = WARM_UP + 1 if graphs else 0
 
     def modules(self) -> nn.ModuleList:
         """Everything that is trained."""

@@ -40,6 +40,23 @@ def pictures(batch, height, width, noise=8.0, seed=0):
     return torch.from_numpy(images.clip(0, 255).astype(np.uint8))
 
 
+@pytest.fixture(params=["columns as rows", "upright"])
+def graph(request, monkeypatch):
+    """The CPU's pipelines, and on the CPU those of a GPU."""
+    upright = request.param == "upright"
+    monkeypatch.setattr(dali, "_upright", lambda device: upright)
+    return request.param
+
+
+def test_gpu_pipelines_give_results_on_a_stream(monkeypatch):
+    """Otherwise DALI refuses every call. Building one needs a GPU."""
+    import nvidia.dali
+
+    monkeypatch.setattr(nvidia.dali.Pipeline, "build", lambda self: None)
+    spec = AugmentSpec((8, 8), affine=True)
+    assert dali._build(spec, torch.device("cuda", 0), True, True, 1).dali.exec_dynamic
+
+
 def both(spec, images, **options):
     """Levels of DALI's views and of the twin's, with the same draws; and the draws."""
     twin, ours = Augment(spec, 4), dali.DaliAugment(spec, 4, **options)
@@ -50,15 +67,17 @@ def both(spec, images, **options):
 # Mean distance in levels (facts of DALI's own single step: 0.25), and the share of values more than 2 apart. DALI's
 # filter is an interpolated table, so magnification is what decides: crops of 8 × 8 are a few pixels.
 CROP = {(32, 32): (0.2, 5e-4), (96, 96): (0.1, 1e-4), (24, 41): (0.2, 5e-4), (8, 8): (0.5, 0.01)}
+# A GPU's pipelines have DALI round where Pillow does not.
+UPRIGHT = {(32, 32): (0.35, 5e-4), (96, 96): (0.3, 1e-4), (24, 41): (0.35, 5e-4), (8, 8): (0.5, 0.01)}
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_crop_agrees_within_levels(size):
+def test_crop_agrees_within_levels(size, graph):
     ours, twin, _ = both(AugmentSpec(size, **{**OFF, "crop": True}), pictures(128, *size, noise=0))
-    distance, (mean, share) = (ours - twin).abs(), CROP[size]
+    distance, (mean, share) = (ours - twin).abs(), (UPRIGHT if graph == "upright" else CROP)[size]
     assert distance.mean() < mean
     assert (distance > 2).double().mean() < share
-    assert distance.max() <= 4
+    assert distance.max() <= (5 if graph == "upright" else 4)
 
 
 def test_crop_of_noise_agrees_on_average():
@@ -87,7 +106,7 @@ def test_everything_but_the_geometry_is_the_twins_bits(step):
 
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_affine_moves_the_same_pixels(size):
+def test_affine_moves_the_same_pixels(size, graph):
     """Up to ties: DALI maps in float32, Pillow in 16.16 fixed point."""
     for flip in (0.0, 1.0):
         spec = AugmentSpec(size, **{**OFF, "affine": True, "flip": flip})
@@ -95,14 +114,14 @@ def test_affine_moves_the_same_pixels(size):
         assert (ours != twin).double().mean() < 0.02
 
 
-def test_flip_and_crop_and_affine_compose_in_the_recipes_order():
+def test_flip_and_crop_and_affine_compose_in_the_recipes_order(graph):
     ours, twin, params = both(AugmentSpec((32, 32), affine=True, **{**OFF, "crop": True, "flip": 0.5}),
                               pictures(64, 32, 32, noise=0))  # fmt: skip
     assert 0 < params.flip.sum() < 64
     assert ((ours - twin).abs() > 3).double().mean() < 0.02
 
 
-def test_whole_views_agree_in_distribution_over_10000_draws():
+def test_whole_views_agree_in_distribution_over_10000_draws(graph):
     """Same draws, so that crops and probabilities are the same numbers; means and variances within rounding."""
     spec, size = AugmentSpec((16, 16)), (16, 16)
     twin, ours = Augment(spec, 9), dali.DaliAugment(spec, 9)
@@ -121,7 +140,7 @@ def test_whole_views_agree_in_distribution_over_10000_draws():
 
 
 @pytest.mark.parametrize("affine", [False, True])
-def test_views_are_bit_equal_whatever_the_batch_and_the_threads(affine, monkeypatch):
+def test_views_are_bit_equal_whatever_the_batch_and_the_threads(affine, monkeypatch, graph):
     spec, images = AugmentSpec((19, 25), affine=affine), pictures(64, 19, 25)
     augment = dali.DaliAugment(spec, 11)
     whole = augment(images, range(64), 1, 0)
@@ -151,7 +170,7 @@ def test_shape_type_and_layout(dtype):
 
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("affine", [False, True])
-def test_a_grey_view_is_the_first_channel_of_the_view_of_three_equal_ones(size, affine):
+def test_a_grey_view_is_the_first_channel_of_the_view_of_three_equal_ones(size, affine, graph):
     images = pictures(64, *size)[..., :1].contiguous()
     grey = AugmentSpec(size, affine=affine, blur_kernel=5, mean=(0.3,), std=(0.4,))
     three = dataclasses.replace(grey, mean=(0.3,) * 3, std=(0.4,) * 3)
@@ -165,7 +184,7 @@ def test_a_grey_view_is_the_first_channel_of_the_view_of_three_equal_ones(size, 
     assert torch.equal(pair[0], one[:16])
 
 
-def test_a_result_outlives_the_next_call():
+def test_a_result_outlives_the_next_call(graph):
     augment = dali.DaliAugment(AugmentSpec((16, 16), **{**OFF, "crop": True}), 0)
     images = pictures(8, 16, 16)
     first = augment(images, range(8), 0, 0)
@@ -179,7 +198,7 @@ def test_everything_off_is_the_centre_view():
     assert torch.equal(dali.DaliAugment(spec, 0)(images, range(4), 0, 0), center_view(images, spec))
 
 
-def test_one_pixel_images():
+def test_one_pixel_images(graph):
     ours, twin, _ = both(AugmentSpec((1, 1)), torch.randint(0, 256, (20, 1, 1, 3), dtype=torch.uint8))
     assert torch.equal(ours, twin)
 
@@ -220,7 +239,7 @@ def test_undoing_the_permutation_of_a_label_gives_the_tiles_in_reading_order(siz
         assert (restored - expected).abs().max() < 5 / 255 / min(spec.std)
 
 
-def test_a_call_that_fails_says_why_and_the_next_one_works():
+def test_a_call_that_fails_says_why_and_the_next_one_works(graph):
     augment = dali.DaliAugment(AugmentSpec((16, 16)), 0)
     images = pictures(4, 16, 16)
     good = augment(images, range(4), 0, 0)
@@ -237,7 +256,7 @@ def ahead_of(augment, images, params):
     return ahead([lambda: augment.apply(images, params)] * 3, 2)
 
 
-def test_several_threads_may_share_one():
+def test_several_threads_may_share_one(graph):
     augment, images = dali.DaliAugment(AugmentSpec((16, 16)), 0), pictures(32, 16, 16)
     expected = [augment(images, range(32), epoch, 0) for epoch in range(4)]
     wrong = []

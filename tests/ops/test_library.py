@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import scatsimclr
-from scatsimclr.ops import availability, gpu_records
+from scatsimclr.ops import availability, gpu_records, ntxent, scattering2d
 from scatsimclr.ops.availability import Availability
 from scatsimclr.ops.library import OPERATORS, backends, listed
 from scatsimclr.ops.ntxent import NTXENT
@@ -49,7 +50,7 @@ def with_availability(operator, **changed):
 
     def pretend(entry):
         found = changed.get(entry.name, Availability())
-        return replace(entry, availability=lambda: found)
+        return replace(entry, availability=lambda device=None: found)
 
     entries = {name: pretend(entry) for name, entry in operator.implementations.items()}
     return replace(operator, implementations=entries)
@@ -84,6 +85,39 @@ def test_a_name_that_cannot_serve_says_why():
     for device in (cpu, gpu):
         NTXENT.check("auto", device)
         NTXENT.check("reference", device)
+
+
+@pytest.mark.skipif(not availability.HAS_TRITON, reason="triton is not installed")
+@pytest.mark.parametrize(
+    ("release", "capability", "served"),
+    [("3.6.0", (9, 0), True), ("3.6.0", (10, 0), False), ("3.6.0", (12, 0), True), ("3.7.1", (10, 3), False),
+     ("3.8.0", (10, 0), True), ("3.10.0", (10, 0), True)],
+)  # fmt: skip
+def test_what_triton_miscompiles_for_a_gpu_is_left_to_the_reference(release, capability, served, monkeypatch):
+    import triton
+
+    monkeypatch.setattr(triton, "__version__", release)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
+    availability._cannot_multiply.cache_clear()
+    try:
+        found = {op: names["cuda"] for op, names in backends().items()}
+        gpu = torch.device("cuda", 1)
+        if not served:
+            assert found == {"ntxent": "reference", "scattering2d": "reference", "photometric": "triton",
+                             "conv3x3": "reference"}  # fmt: skip
+            reason = f"is not available: Triton {release} does not compile it for compute capability 10"
+            with pytest.raises(ValueError, match=reason):
+                NTXENT.check("triton", gpu)
+        else:
+            assert found["ntxent"] == "triton"
+            NTXENT.check("triton", gpu)
+        rows = SimpleNamespace(dtype=torch.float32, device=gpu)
+        assert ntxent._on_gpu(lambda x: False, lambda x: True, 0)(rows) == served
+        packed = torch.empty(2, dtype=torch.uint8)
+        assert scattering2d._packed_on_gpu(rows, [], packed, 2, 8, 2)[1] == served
+    finally:
+        availability._cannot_multiply.cache_clear()
 
 
 def test_records_say_what_has_run_on_a_gpu(tmp_path, monkeypatch):

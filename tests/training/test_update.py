@@ -1,12 +1,13 @@
 """An update of the weights: recorded and replayed, with skipped float16 steps, in parts that are measured."""
 
+import contextlib
 import copy
 import json
 
 import pytest
 import torch
 
-from scatsimclr.config import load_config
+from scatsimclr.config import Config, load_config
 from scatsimclr.cpu import native_bfloat16
 from scatsimclr.data.loader import Batch
 from scatsimclr.errors import UserError
@@ -15,6 +16,7 @@ from scatsimclr.train import command
 from scatsimclr.training.graphs import WARM_UP, GraphedUpdate
 from scatsimclr.training.loop import Trainer
 from scatsimclr.training.profile import STEPS
+from scatsimclr.training.profile import WARM_UP as PROFILE_WARM_UP
 from scatsimclr.training.update import Update
 from tests.training.conftest import TINY
 
@@ -69,6 +71,79 @@ def test_every_form_of_batch_has_its_own_recording():
         graphed(one)
     assert seen == [True, False] * (WARM_UP + 2)
     assert len(graphed.recordings) == 2
+
+
+def test_all_calls_before_a_recording_are_on_one_stream(monkeypatch):
+    """Memory that a stream has freed is kept for it alone: each further stream is another set of activations."""
+    made = []
+
+    class Stream:
+        def __init__(self):
+            made.append(self)
+
+        def wait_stream(self, other):
+            pass
+
+    default = Stream()
+    made.clear()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: default)
+    monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+    graphed = GraphedUpdate(lambda batch: {}, record_on_cpu)
+    for count in (4, 6):
+        for seed in range(WARM_UP + 1):
+            graphed(batch(seed, count))
+    assert len(made) == 1
+
+
+def test_a_profile_marks_nothing_inside_a_recording():
+    """An event with times, recorded while a CUDA graph is captured, is an error."""
+    run, inside = update(), []
+
+    def record(call):
+        def recorded():
+            inside.append(True)
+            result = call()
+            inside.pop()
+            return result
+
+        recorded()
+        return recorded, {}
+
+    marked = run.part._now
+    run.part._now = lambda: pytest.fail("marked inside a recording") if inside else marked()
+    run._graphed = GraphedUpdate(run._eager, record)
+    run.part.recording = True
+    for seed in range(WARM_UP + 2):
+        run(batch(seed))
+    seconds = run.part.seconds()
+    assert list(seconds) == ["recorded step"]
+    assert seconds["recorded step"] > 0
+    run._eager(batch(0))  # and marks parts again
+    assert "backward" in run.part.seconds()
+
+
+def test_a_profile_measures_replays_alone(images, tmp_path, monkeypatch):
+    """Neither the calls before a recording nor the recording itself."""
+    monkeypatch.setattr(Config, "resolved_graphs", lambda self, device: True)
+    when = []
+
+    def record(call):
+        when.append(trainer.update.part.recording)
+        result = call()
+        return lambda: when.append(trainer.update.part.recording), result
+
+    monkeypatch.setattr("scatsimclr.training.graphs.record_cuda", record)
+    config = load_config(None, [*TINY, f"data_dir={images}", "batch_size=2", "epochs=1"])
+    trainer = Trainer(config, tmp_path / "run", profile=True)
+    trainer._train_epoch()
+    table = json.loads((tmp_path / "run" / "profile.json").read_text())
+    assert [row["part"] for row in table] == ["data", "recorded step", "idle"]
+    # The recording, its first replay, and those that are not measured yet.
+    assert when[0] is False
+    assert when.index(True) == PROFILE_WARM_UP + 2
+    assert when.count(True) == len(trainer.loader) - PROFILE_WARM_UP - WARM_UP - 1 > 0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
