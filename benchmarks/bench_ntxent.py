@@ -2,7 +2,8 @@
 
 Competitors take turns in one process (`benchmarks/measure.py` says what is recorded); forward and backward are timed
 separately and together. τ = 0.5; rows are drawn anew for every shape. CPUs run float32, GPUs also bfloat16 and small
-batches as CUDA graphs. Work is 2·M²·D operations forward and 4·M²·D backward, whatever an algorithm saves.
+batches as CUDA graphs. Work is M²·D operations forward and 4·M²·D backward, whatever an algorithm saves
+(`benchmarks/work.py`).
 """
 
 from __future__ import annotations

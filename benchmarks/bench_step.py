@@ -19,24 +19,20 @@ import copy
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
 from torch.testing import assert_close as assert_equal
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import interleaved, peaks, record
-from benchmarks.peers import kymatio_module, original_ntxent, plain_ntxent
+from benchmarks.peers import kymatio_module
+from benchmarks.steps import DECAY, LR, TAU, J, L, OriginalStep, OurStep, PlainEncoder, PlainStep, views
 from scatsimclr.config import load_config
-from scatsimclr.data.loader import Batch
 from scatsimclr.evaluation.features import batch_features
 from scatsimclr.models.convolution import plain_convolutions
 from scatsimclr.models.folding import folded
 from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.training.setup import build_model
-from scatsimclr.training.update import Update
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-J, L, LR, DECAY = 2, 16, 3e-4, 1e-5
 full = pytest.mark.full
 # (blocks, size, batch) of the step against its peers.
 STEPS = (
@@ -52,76 +48,19 @@ GROWTH = [
 ]
 
 
-class KymatioEncoder(nn.Module):
-    """A copy of an encoder in PyTorch's own layers, behind kymatio's scattering, called as in the original code."""
-
-    def __init__(self, encoder, size):
-        super().__init__()
-        self.scattering = kymatio_module(J, (size, size), L).to(DEVICE)
-        encoder = plain_convolutions(encoder)
-        self.adapter, self.l1, self.l2 = encoder._adapter_network, encoder.l1, encoder.l2
-
-    def encode(self, x):
-        coefficients = self.scattering(x.contiguous()).flatten(1, 2)
-        return self.adapter(coefficients).flatten(1)
-
-    def forward(self, x):
-        h = self.encode(x)
-        return h, self.l2(F.relu(self.l1(h)))
+def kymatio(size):
+    return kymatio_module(J, (size, size), L).to(DEVICE)
 
 
-class OriginalStep:
-    """The loss of a pair of views (2, B, C, H, W), then an update of the weights."""
-
-    def __init__(self, encoder, size):
-        self.model = KymatioEncoder(encoder.to(memory_format=torch.contiguous_format), size).train()
-        self.optimizer = torch.optim.Adam(self.model.parameters(), LR, weight_decay=DECAY)
-
-    def loss(self, pair):
-        z_i, z_j = (self.model(view)[1] for view in pair)
-        return original_ntxent(F.normalize(z_i, dim=1), F.normalize(z_j, dim=1))
-
-    def __call__(self, pair):
-        self.optimizer.zero_grad()
-        loss = self.loss(pair)
-        loss.backward()
-        self.optimizer.step()
-        return loss
-
-
-class PlainStep(OriginalStep):
-    def __init__(self, encoder, size):
-        super().__init__(encoder, size)
-        self.model.to(memory_format=torch.channels_last)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), LR, weight_decay=DECAY, fused=True)
-
-    def loss(self, pair):
-        return plain_ntxent(*self.model(pair.flatten(0, 1))[1].chunk(2))
-
-
-class OurStep:
-    def __init__(self, encoder, amp, settings=()):
-        encoder = encoder.to(memory_format=torch.channels_last).train()
-        settings = ["fused=true", f"amp={amp}", f"lr={LR}", f"weight_decay={DECAY}", *settings]
-        self.model, self.update = encoder, Update(load_config(None, settings), encoder, None, DEVICE)
-
-    def loss(self, pair):
-        return self.update.losses(Batch(pair, torch.arange(pair.shape[1]))).total
-
-    def __call__(self, pair):
-        return self.update(Batch(pair, torch.arange(pair.shape[1]))).total
+def our_step(encoder, amp, settings=()):
+    """Our step as `--fused` chooses, but for its precision and `settings`."""
+    given = ["fused=true", f"amp={amp}", f"lr={LR}", f"weight_decay={DECAY}", f"loss.temperature={TAU}"]
+    return OurStep(encoder, load_config(None, [*given, *settings]))
 
 
 def encoder(blocks, size):
     torch.manual_seed(0)
     return ScatSimCLR(J, L, (size, size, 3), blocks, 128).to(DEVICE)
-
-
-def views(size, batch, channels=3):
-    """A pair of views as the loader makes them: (2, batch, channels, size, size), channels-last."""
-    generator = torch.Generator().manual_seed(size)
-    drawn = torch.rand(2 * batch, channels, size, size, generator=generator)
-    return drawn.to(DEVICE, memory_format=torch.channels_last).unflatten(0, (2, batch))
 
 
 def equal_channels(pair, channels):
@@ -141,10 +80,10 @@ def network_operations(model, pair):
 
 
 STEP_KINDS = {
-    "original": OriginalStep,
-    "plain": PlainStep,
-    "ours, float32": lambda encoder, size: OurStep(encoder, "off"),
-    "ours": lambda encoder, size: OurStep(encoder, "auto"),
+    "original": lambda encoder, size: OriginalStep(encoder, kymatio(size)),
+    "plain": lambda encoder, size: PlainStep(encoder, kymatio(size)),
+    "ours, float32": lambda encoder, size: our_step(encoder, "off"),
+    "ours": lambda encoder, size: our_step(encoder, "auto"),
 }
 
 
@@ -155,7 +94,7 @@ def precision(amp):
 
 def memory_case(kind, blocks, size, batch):
     """The first three steps."""
-    step, pair = STEP_KINDS[kind](encoder(blocks, size), size), views(size, batch)
+    step, pair = STEP_KINDS[kind](encoder(blocks, size), size), views(size, batch, DEVICE)
 
     def steps():
         for _ in range(3):
@@ -180,7 +119,7 @@ def assert_close(steps, pair):
 @pytest.mark.parametrize(("blocks", "size", "batch"), STEPS)
 def bench_step(benchmark, blocks, size, batch):
     batch = 2 if benchmark.disabled else batch
-    start, pair = encoder(blocks, size), views(size, batch)
+    start, pair = encoder(blocks, size), views(size, batch, DEVICE)
     steps = {name: make(copy.deepcopy(start), size) for name, make in STEP_KINDS.items()}
     assert_close(steps, pair)
     calls = {name: lambda step=step: step(pair) for name, step in steps.items()}
@@ -210,10 +149,10 @@ def bench_features(benchmark, size, batch):
     The original code computes it in float32, with autograd on.
     """
     batch = 2 if benchmark.disabled else batch
-    start, x = encoder(8, size).eval(), views(size, batch)[0]
+    start, x = encoder(8, size).eval(), views(size, batch, DEVICE)[0]
     ours, theirs = (
         folded(start.to(memory_format=torch.channels_last)),
-        KymatioEncoder(copy.deepcopy(start), size),
+        PlainEncoder(copy.deepcopy(start), kymatio(size)),
     )
     theirs.eval().to(memory_format=torch.contiguous_format)
 
@@ -242,7 +181,7 @@ def bench_features(benchmark, size, batch):
 def bench_growth(benchmark, blocks, size, batch):
     """Throughput and memory by batch size and by image size."""
     batch = 2 if benchmark.disabled else batch
-    step, pair = STEP_KINDS["ours"](encoder(blocks, size), size), views(size, batch)
+    step, pair = STEP_KINDS["ours"](encoder(blocks, size), size), views(size, batch, DEVICE)
     assert torch.isfinite(step(pair))
     times = interleaved(benchmark, {"ours": lambda: step(pair)}, DEVICE)
     record(
@@ -282,8 +221,8 @@ def bench_grey(benchmark, batch):
     for name, settings in GREY_KINDS.items():
         config = load_config(None, [*GREY, *settings])
         torch.manual_seed(0)
-        steps[name] = OurStep(build_model(config).to(DEVICE), "auto", [*GREY, *settings])
-        pairs[name] = equal_channels(views(32, batch, 1), config.dataset.input_shape[2])
+        steps[name] = our_step(build_model(config).to(DEVICE), "auto", [*GREY, *settings])
+        pairs[name] = equal_channels(views(32, batch, DEVICE, 1), config.dataset.input_shape[2])
     for name, step in steps.items():
         own = step.model.scatter(pairs[name][0]).unflatten(1, (pairs[name].shape[2], -1))
         assert_equal(own, steps["ours"].model.scatter(pairs["ours"][0]).unsqueeze(1).expand_as(own))

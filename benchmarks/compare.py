@@ -20,8 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.measure import OURS, described
-from benchmarks.records import load, seconds, title
+from benchmarks.records import OURS, described, load, seconds, title
 from benchmarks.summary import table
 
 WIDTH, FLOOR = 3.0, 1.35

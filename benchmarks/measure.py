@@ -36,9 +36,10 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.records import OURS, described
+
 ROOT = Path(__file__).parents[1]
 THREADS = min(2, os.cpu_count() or 1)
-OURS = "ours"
 # For each competitor of a group: seconds, and bounds for the number of rounds; the second of each is for --quick.
 SECONDS, LEAST, MOST = (2.0, 0.4), (7, 3), (200, 40)
 SLOW, SLOWEST = 1.0, 8.0  # seconds beyond which a call is timed three times, and once
@@ -202,13 +203,6 @@ def record(
     )  # fmt: skip
 
 
-def described(case: dict) -> str:
-    """The sizes of a case as text: `16×3×96×96, J=2, L=16`."""
-    return ", ".join(
-        "×".join(map(str, value)) if key == "shape" else f"{key}={value}" for key, value in case.items()
-    )
-
-
 def best_seconds(call: Callable, device: str, times: int = 9) -> float:
     """The fastest of several calls, after one to warm up."""
     call()
@@ -216,14 +210,20 @@ def best_seconds(call: Callable, device: str, times: int = 9) -> float:
 
 
 @cache
-def limits(device: str) -> dict[str, float]:
+def limits(device: str, n: int | None = None, count: int | None = None) -> dict[str, float]:
     """The machine's rates, measured once per session.
 
+    Args:
+        device: Whose.
+        n: Rows and columns of the matrices; by default 2048, or 8192 on a GPU.
+        count: Numbers copied; by default 2^25, or 2^29 on a GPU: 256 MB and 4 GB are read and written.
+
     Returns:
-        Operations per second of float32 and bfloat16 matrix products (2048², or 8192² on a GPU), and bytes per second,
-        read and written, of a copy in memory that was used before (256 MB, or 4 GB on a GPU).
+        Operations per second of float32 and bfloat16 matrix products, and bytes per second, read and written, of a copy
+        in memory that was used before.
     """
-    n, count = (2048, 1 << 25) if device == "cpu" else (8192, 1 << 29)
+    n = n or (2048 if device == "cpu" else 8192)
+    count = count or (1 << 25 if device == "cpu" else 1 << 29)
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     found = {}

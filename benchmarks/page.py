@@ -16,11 +16,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import accuracy
-from benchmarks.measure import OURS, ROOT, described
+from benchmarks.gpu import tables as gpu_tables
+from benchmarks.measure import ROOT
 from benchmarks.plots import PALETTE, draw, write
-from benchmarks.records import largest_share, load, losses, missing_peers, seconds, times, title, two_figures
+from benchmarks.records import (
+    OURS,
+    described,
+    largest_share,
+    load,
+    losses,
+    missing_peers,
+    seconds,
+    times,
+    title,
+    two_figures,
+)
 
 RESULTS = ROOT / "benchmarks" / "results"
+GPU_RECORDS = ROOT / "scatsimclr" / "ops" / "records"
 COMMITTED = [
     RESULTS / f"{name}-cpu.json"
     for name in ("filters", "scattering2d", "ntxent", "conv3x3", "augment", "step")
@@ -64,8 +77,9 @@ Written by `make performance` (`python -m benchmarks.page`) from the results fil
 turns in one process; times are medians. A ratio is a competitor's time over ours: above 1, ours is faster. Memory is
 what a call takes beyond its input and output. "Share of the limit" is the largest share of the machine's measured rates
 (matrix products in our precision, copy) that our time amounts to, with the operations and bytes of
-`benchmarks/work.py`: transforms for the scattering, convolutions for a training step, and for NT-Xent three full
-products of similarities. It can exceed 100 %: our NT-Xent skips the similarities that symmetry gives, and our 3×3
+`benchmarks/work.py`: transforms for the scattering, convolutions for a training step, and for NT-Xent 5·M²·D: the
+similarity of each pair once, for the gradient all of them again and their product with the rows. It can exceed 100 %:
+on CPUs our NT-Xent takes each pair once for the gradient as well, which makes 4·M²·D, and our 3×3
 convolutions need 4/9 of the operations in their definition (Winograd's F(2×2, 3×3)). Peers that allocate large
 temporaries in each call vary with what their process has freed before: the last two runs in the history of
 `benchmarks/results/scattering2d-cpu.json` have 711 ms and 1.11 s for kymatio's 16×3×96×96 with L=16, and 34 and 33 ms
@@ -167,6 +181,7 @@ def page(
     figures: Sequence[str],
     folder: str,
     trained: dict | None = None,
+    gpus: Sequence[str] = (),
 ) -> str:
     """The page's text.
 
@@ -175,6 +190,7 @@ def page(
         figures: Names of the figures in the folder.
         folder: The folder of the figures, relative to the page.
         trained: `bench_accuracy`'s results; None leaves their section out.
+        gpus: The sections of GPUs that have been measured.
     """
     records = [record for _, found in files.values() for record in found]
     parts = [
@@ -189,6 +205,7 @@ def page(
     parts.append("## All groups")
     for op in dict.fromkeys(record["op"] for record in records):
         parts += [f"### {op}", op_table([record for record in records if record["op"] == op])]
+    parts += gpus
     parts += [worth(trained, folder)] if trained else []
     parts += [
         "## Not compared with",
@@ -242,14 +259,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limits = next(iter(files.values()))[0]["machine_info"]["limits"]
     folder = options.output.with_suffix("")
     figures = draw(records, limits, folder)
-    trained = None
+    trained, gpus = None, []
     if not options.files:
+        gpus = gpu_tables.sections(GPU_RECORDS, markdown)
         trained = json.loads(ACCURACY.read_text(encoding="utf-8"))
         write(lambda: accuracy.plot(trained, PALETTE), folder / "accuracy.svg", trained)
         tables = blocks(records, trained)
         for path in MARKED:
             path.write_text(inserted(path.read_text(encoding="utf-8"), tables), encoding="utf-8")
-    options.output.write_text(page(files, figures, folder.name, trained), encoding="utf-8")
+    options.output.write_text(page(files, figures, folder.name, trained, gpus), encoding="utf-8")
     print(f"page: {options.output}, {len(figures) + (trained is not None)} plots in {folder}")
     return 0
 

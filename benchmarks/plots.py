@@ -12,8 +12,7 @@ import matplotlib
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-from benchmarks.measure import OURS
-from benchmarks.records import title
+from benchmarks.records import OURS, title
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart; ours is black.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -6,7 +6,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.measure import OURS, described
+OURS = "ours"
+
+
+def described(case: dict) -> str:
+    """The sizes of a case as text: `16×3×96×96, J=2, L=16`."""
+    return ", ".join(
+        "×".join(map(str, value)) if key == "shape" else f"{key}={value}" for key, value in case.items()
+    )
 
 
 def load(path: Path) -> tuple[dict, list[dict]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.measure import OURS
-from benchmarks.records import largest_share, losses, missing_peers, seconds, times, title, two_figures
+from benchmarks.records import OURS, largest_share, losses, missing_peers, seconds, times, title, two_figures
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

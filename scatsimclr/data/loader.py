@@ -6,15 +6,20 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from scatsimclr.data.augment import Augment
 from scatsimclr.data.prefetch import ahead
-from scatsimclr.data.pretext import Task
 from scatsimclr.data.randomness import uniforms
 from scatsimclr.errors import UserError
+
+if (
+    TYPE_CHECKING
+):  # a training step needs batches, not the settings that make them, nor the packages that check those
+    from scatsimclr.data.augment import Augment
+    from scatsimclr.data.pretext import Task
 
 VIEWS = 2
 PARTNERS = 0.5  # the share of second views that are a neighbour's, where there are neighbours

@@ -1,4 +1,7 @@
-"""Records of runs on GPUs: `records/gpu-<device>.json`, written by benchmarks/gpu_check.py and shipped."""
+"""Records of runs on GPUs: `records/gpu-<device>.json`, written by benchmarks/gpu_check.py and shipped.
+
+Their format is described in benchmarks/gpu/results.py. A dry run verifies nothing.
+"""
 
 from __future__ import annotations
 

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scatsimclr.config import Config
 from scatsimclr.data.loader import Batch
 from scatsimclr.loss import NTXentLoss
 from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.resnet import ResNetSimCLR
 from scatsimclr.training.graphs import GraphedUpdate
 from scatsimclr.training.profile import Parts
+
+if (
+    TYPE_CHECKING
+):  # an update only reads settings: it needs neither their types nor the package that checks them
+    from scatsimclr.config import Config
 
 
 @dataclass(frozen=True)

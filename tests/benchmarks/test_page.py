@@ -6,6 +6,7 @@ import re
 import pytest
 
 from benchmarks import page
+from benchmarks.gpu import tables as gpu_tables
 from benchmarks.plots import FIGURES, digest, draw
 from benchmarks.records import load
 from tests.benchmarks.records import record
@@ -34,7 +35,8 @@ def test_the_page_is_what_the_committed_results_say(committed):
     text = page.PAGE.read_text(encoding="utf-8")
     figures = re.findall(r"\(performance/(\w+)\.svg\)", text)
     assert figures == [*FIGURES, "accuracy"]
-    assert text == page.page(committed, list(FIGURES), "performance", trained())
+    gpus = gpu_tables.sections(page.GPU_RECORDS, page.markdown)
+    assert text == page.page(committed, list(FIGURES), "performance", trained(), gpus)
 
 
 def test_the_marked_tables_are_what_the_committed_results_say(committed):
