@@ -93,6 +93,11 @@ def default_path(machine: dict[str, Any], dry: bool) -> Path:
     return CACHE / "dry-run.json" if dry else RECORDS / f"gpu-{device}.json"
 
 
+def extensions() -> list[str]:
+    """The compiled extensions that are there."""
+    return sorted(path.name.split(".")[0] for path in (ROOT / "scatsimclr").glob("_*.so"))
+
+
 def planned(dry: bool, drills: dict[str, str]) -> list[Step]:
     """The steps with their limits."""
     if not dry:
@@ -141,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 results.not_started(step, reason)
             continue
         say(f"{step.name} ({time.monotonic() - start:.0f} s)")
-        results.started(step, description["absent"])
+        results.started(step, description["absent"], extensions())
         supervisor.StepRun(
             step, results, context, until, options.dry_run, side_by_side, say, drills.get(step.name, "")
         ).run()

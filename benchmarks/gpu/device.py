@@ -62,9 +62,10 @@ class Device:
         return torch.randn(*shape, device=self.type)
 
     def runs(self, op: str, name: str) -> bool:
-        """Whether the operator's implementation can run, in a dry run in the interpreter."""
+        """Whether the operator's implementation can run; in a dry run in the interpreter, where tiny sizes go through
+        Triton's kernels alone."""
         if self.dry:
-            return name == "triton" and HAS_TRITON
+            return name in ("triton", "cuda") and HAS_TRITON
         return OPERATORS[op].implementations[name].availability().usable
 
     def require(self, op: str, name: str) -> None:
@@ -73,12 +74,12 @@ class Device:
             obstacle = OPERATORS[op].implementations[name].availability().obstacle
             raise NotRun(f"{name} of {op}: {obstacle}")
 
-    def backends(self, op: str, names: tuple[str, ...] = ("triton", "cuda")) -> list[str]:
-        """What to time as ours: backends to name. A dry run times the CPU's default."""
+    def backends(self, op: str) -> list[str]:
+        """What to time as ours: the backends for GPUs. A dry run times the CPU's default."""
         if self.dry:
             return ["auto"]
-        table = OPERATORS[op].implementations
-        return [name for name in names if name in table and self.runs(op, name)]
+        entries = OPERATORS[op].implementations.values()
+        return [entry.name for entry in entries if entry.device == "cuda" and entry.availability().usable]
 
     def synchronize(self) -> None:
         """Waits until all work is done; raises what went wrong in it."""

@@ -52,8 +52,10 @@ def _run(test: str) -> Data:
     import pytest
 
     outcomes = _Outcomes()
+    # Plugins that take a second to load and nothing to do here.
+    without = [option for plugin in ("xdist", "hypothesispytest") for option in ("-p", f"no:{plugin}")]
     status = pytest.main(
-        ["-q", "--no-header", "--tb=short", "--rootdir", str(ROOT), str(ROOT / test)], [outcomes]
+        [*without, "-q", "--no-header", "--tb=short", "--rootdir", str(ROOT), str(ROOT / test)], [outcomes]
     )
     if status not in (0, 1):
         raise RuntimeError(f"pytest could not run {test}: exit status {int(status)}")

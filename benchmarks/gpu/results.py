@@ -4,7 +4,7 @@
     dry_run     whether it is of a dry run
     machine     device and versions; results of another machine are not continued
     verified    operator -> implementations all of whose agreement cases ran here and agreed
-    steps       name -> status, why, digest of its files, date, seconds, processes, absent packages, and
+    steps       name -> status, why, digest of its files, date, seconds, processes, absent packages, extensions, and
                 cases: name -> status, seconds, and what the case found
 
 A case is "done" (then `agreed`, where it compares, says how it ended), "failed", "timed out", "crashed" or "not run". A
@@ -173,11 +173,15 @@ class Results:
         self._summarise(step)
         self.save()
 
-    def started(self, step: Step, absent: list[str]) -> None:
-        """Records that a step is run, and without which packages."""
+    def started(self, step: Step, absent: list[str], extensions: list[str]) -> None:
+        """Records that a step is run, without which packages and with which compiled extensions."""
         self.step(step).pop("failed", None)
         self.step(step).update(
-            digest=step.digest(), date=datetime.date.today().isoformat(), absent=absent, why=""
+            digest=step.digest(),
+            date=datetime.date.today().isoformat(),
+            absent=absent,
+            extensions=extensions,
+            why="",
         )
 
     def planned(self, step: Step, names: Sequence[str]) -> list[str]:

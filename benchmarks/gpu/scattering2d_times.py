@@ -34,39 +34,21 @@ TINY = [((1, 1, 8, 8), 2, 2, torch.float32, True)]
 
 
 def times(device: Device) -> Cases:
-    """Triton's kernels beside peers."""
-    return _cases(device, ("triton",))
-
-
-def times_of_cpp(device: Device) -> Cases:
-    """CUDA C++ and Triton's kernels beside peers."""
-    device.require("scattering2d", "cuda")
-    return _cases(device, ("cuda", "triton"))
-
-
-def _cases(device: Device, backends: tuple[str, ...]) -> Cases:
+    """Our kernels beside peers."""
     found: Cases = {}
     for shape, J, L, dtype, backward in device.pick(SHAPES, TINY):
         name = f"{'x'.join(map(str, shape))}, J={J}, L={L}, {named(dtype)}"
-        found[name] = partial(timed, device, backends, shape, J, L, dtype, False)
+        found[name] = partial(timed, device, shape, J, L, dtype, False)
         if backward:
-            found[f"{name}, backward"] = partial(timed, device, backends, shape, J, L, dtype, True)
+            found[f"{name}, backward"] = partial(timed, device, shape, J, L, dtype, True)
     return found
 
 
-def timed(
-    device: Device,
-    backends: tuple[str, ...],
-    shape: Shape,
-    J: int,
-    L: int,
-    dtype: torch.dtype,
-    backward: bool,
-) -> Data:
+def timed(device: Device, shape: Shape, J: int, L: int, dtype: torch.dtype, backward: bool) -> Data:
     """The transform, or its gradient alone, of all on one shape."""
     x, turns, extra = device.rand(*shape), Turns(device), {}
     leaf = x.clone().requires_grad_()
-    ours = device.backends("scattering2d", backends)
+    ours = device.backends("scattering2d")
     for name in (*ours, "kymatio", "reference"):
         make = cache(partial(_module, device, name, J, L, shape[2:]))
         if backward:

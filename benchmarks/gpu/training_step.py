@@ -37,9 +37,8 @@ class Subject:
 
     def __init__(self, device: Device):
         self.device = device
-        self.blocks, self.size, self.batch = device.pick((30, 96, 256), (8, 8, 2))
+        self.blocks, self.size, self.batch = device.pick((30, 96, 256), (4, 8, 2))
         self.amp = device.pick(torch.bfloat16, None)
-        # Built anew for each use on the CPU: with L=16 a copy of the filters takes longer than making them.
         self.angles = device.pick(L, 2)
         torch.manual_seed(0)
         size = (self.size, self.size, 3)

@@ -77,7 +77,7 @@ def ntxent(device: Device) -> Cases:
         "128 columns": {"columns": 128},
         "32 columns": {"columns": 32},
     }
-    chosen = device.pick(list(changes), ["4 warps"])
+    chosen = device.pick(list(changes), [])
     found: Cases = {name: partial(_tiles, device, changes[name]) for name in chosen}
     for groups in device.pick((16, 64), ()):
         found[f"{groups} groups"] = partial(_ntxent, device, 8192, {"GROUPS": groups})

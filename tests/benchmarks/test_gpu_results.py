@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import json
 import math
@@ -14,7 +15,7 @@ import torch
 from benchmarks import page
 from benchmarks.gpu import command, machine, ntxent, plan, results, tables, training_step
 from benchmarks.gpu.device import Device, NotRun, Turns, verdict
-from benchmarks.gpu.errors import described, explained, readable
+from benchmarks.gpu.errors import described, explained, kind, readable
 from benchmarks.gpu.plan import STEPS, Step
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.supervisor import summary
@@ -36,10 +37,10 @@ def opened(path, machine=MACHINE, dry=False, steps=(ONE, OTHER)):
 def filled(path):
     """One step done, the other with a case that failed and one that has not run."""
     found = opened(path)
-    found.started(ONE, [])
+    found.started(ONE, [], [])
     found.planned(ONE, ["a"])
     found.case(ONE, "a", "done", 1.0, {"agreed": True, "errors": {"x": 1.0}, "bounds": {"x": 2.0}})
-    found.started(OTHER, ["kymatio"])
+    found.started(OTHER, ["kymatio"], ["_C"])
     assert found.planned(OTHER, ["b", "c"]) == ["b", "c"]
     found.case(OTHER, "b", "failed", 1.0, {"error": "why"})
     return found
@@ -165,7 +166,7 @@ def test_verified_is_what_agreed_in_everything(tmp_path, monkeypatch, step, case
 
 def test_a_dry_run_verifies_nothing(tmp_path):
     found = opened(tmp_path / "dry.json", dry=True)
-    found.started(ONE, [])
+    found.started(ONE, [], [])
     found.planned(ONE, ["a"])
     found.case(ONE, "a", "done", 1.0, {"agreed": True})
     assert json.loads((tmp_path / "dry.json").read_text())["verified"] == {}
@@ -223,6 +224,15 @@ def test_errors_are_data_without_the_machines_folders():
     assert found["where"][-1].endswith("test_errors_are_data_without_the_machines_folders")
     assert line == "OutOfResources: kernels/x.py, …/y.py: | shared memory"
     assert readable("x" * 100, 25) == "x" * 10 + " ... " + "x" * 10
+
+
+def test_tritons_errors_are_told_apart():
+    errors = pytest.importorskip("triton.runtime.errors", reason="triton is not installed")
+    compiler = pytest.importorskip("triton.compiler.errors")
+    assert kind(errors.OutOfResources(300000, 232448, "shared memory")) == "out of resources"
+    assert kind(compiler.CompilationError("x = 1", ast.parse("x = 1").body[0], "why")) == "compilation"
+    assert kind(torch.OutOfMemoryError("why")) == "out of memory"
+    assert kind(RuntimeError("why")) == "error"
 
 
 def test_nan_never_agrees():
