@@ -11,7 +11,8 @@ continues the file: it leaves out what has run on the same device from the same 
 
 The records are shipped with the package: `python -m scatsimclr.info` reads from them which implementations have run on
 hardware. `--dry-run` goes through every step on the CPU, with tiny sizes and Triton's interpreter. The exit status is 0
-where all that ran agrees, 1 where something failed or disagrees, 2 where there is no GPU or FILE cannot be written.
+where all that ran agrees, 1 where something failed or disagrees, or nothing ran, 2 where there is no GPU or FILE cannot
+be written.
 """
 
 import sys

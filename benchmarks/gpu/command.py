@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.gpu import supervisor, tables
 from benchmarks.gpu.plan import MACHINE, ROOT, STEPS, Step
-from benchmarks.gpu.results import Results
+from benchmarks.gpu.results import Results, failures, left_out
 from benchmarks.gpu.worker import DRILLS
 
 NOT_ASKED = "not asked for"
@@ -150,11 +150,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         supervisor.StepRun(
             step, results, context, until, options.dry_run, side_by_side, say, drills.get(step.name, "")
         ).run()
-    failures, left_out = results.failures(), results.left_out()
-    shown = [line for line in left_out if not line.endswith(NOT_ASKED)]
-    say("\n".join(tables.lines(results.found, failures, shown)))
-    verdict = f"{len(failures)} FAILED OR DISAGREE" if failures else "all that ran agrees"
-    say(
-        f"gpu_check: {verdict}, {len(left_out)} not run or in part; {results.path}, {time.monotonic() - start:.0f} s"
+    return conclude(results, time.monotonic() - start)
+
+
+def conclude(results: Results, seconds: float) -> int:
+    """Prints what has been found; returns the exit status."""
+    found = results.found
+    failed, waiting = len(failures(found)), len(left_out(found))
+    ran = any(entry["status"] != "not run" for entry in found["steps"].values())
+    verdict = (
+        f"{failed} FAILED OR DISAGREE" if failed else "all that ran agrees" if ran else "NOTHING HAS RUN"
     )
-    return 1 if failures else 0
+    say("\n".join(tables.lines(found, NOT_ASKED)))
+    say(f"gpu_check: {verdict}, {waiting} not run or in part; {results.path}, {seconds:.0f} s")
+    return 0 if ran and not failed else 1

@@ -217,32 +217,32 @@ class Results:
         else:
             entry["status"] = "incomplete"
 
-    def failures(self) -> list[str]:
-        """A line for each case that failed or disagreed, and each step that could not start."""
-        lines = []
-        for name, entry in self.found["steps"].items():
-            if entry.get("failed"):
-                lines.append(f"{name}: {entry['why']}")
-            for case, data in entry["cases"].items():
-                if data.get("agreed") is False:
-                    lines.append(f"{name}, {case}: disagrees, {data.get('errors')}")
-                elif data["status"] not in ("done", "not run"):
-                    lines.append(f"{name}, {case}: {data['status']}, {data.get('error', '')}"[:300])
-                broken = set(data.get("ours", ())) & set(data.get("missing", ()))
-                lines += [
-                    f"{name}, {case}: {one} did not run, {data['missing'][one]}" for one in sorted(broken)
-                ]
-        return lines
 
-    def left_out(self) -> list[str]:
-        """A line for each step of which something has not been run."""
-        lines = []
-        for name, entry in self.found["steps"].items():
-            waiting = [case for case, data in entry["cases"].items() if data["status"] == "not run"]
-            if waiting or entry["status"] == "not run":
-                some = f" ({len(waiting)} of {len(entry['cases'])} cases)" if waiting else ""
-                lines.append(f"{name}{some}: {entry['why'] or entry['cases'][waiting[0]]['why']}")
-        return lines
+def failures(found: dict[str, Any]) -> list[str]:
+    """A line for each case that failed or disagreed, and each step that could not start."""
+    lines = []
+    for name, entry in found["steps"].items():
+        if entry.get("failed"):
+            lines.append(f"{name}: {entry['why']}")
+        for case, data in entry["cases"].items():
+            if data.get("agreed") is False:
+                lines.append(f"{name}, {case}: disagrees, {data.get('errors')}")
+            elif data["status"] not in ("done", "not run"):
+                lines.append(f"{name}, {case}: {data['status']}, {data.get('error', '')}"[:300])
+            broken = set(data.get("ours", ())) & set(data.get("missing", ()))
+            lines += [f"{name}, {case}: {one} did not run, {data['missing'][one]}" for one in sorted(broken)]
+    return lines
+
+
+def left_out(found: dict[str, Any]) -> list[str]:
+    """A line for each step of which something has not been run."""
+    lines = []
+    for name, entry in found["steps"].items():
+        waiting = [case for case, data in entry["cases"].items() if data["status"] == "not run"]
+        if waiting or entry["status"] == "not run":
+            some = f" ({len(waiting)} of {len(entry['cases'])} cases)" if waiting else ""
+            lines.append(f"{name}{some}: {entry['why'] or entry['cases'][waiting[0]]['why']}")
+    return lines
 
 
 def difference(earlier: dict[str, Any], now: dict[str, Any]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.results import read
+from benchmarks.gpu.results import failures, left_out, read
 from benchmarks.records import seconds, times, two_figures
 from benchmarks.summary import table
 
@@ -106,20 +105,24 @@ def console(found: Found) -> list[str]:
 
 def section(name: str, found: Found, markdown: Any) -> str:
     """A section of the performance page, of one file; `markdown` makes a table of rows."""
-    machine, steps = found["machine"], found["steps"].values()
+    machine, steps, limits = found["machine"], found["steps"].values(), rates(found)
     dates = sorted({entry["date"] for entry in steps if entry.get("date")})
     versions = ", ".join(f"{part} {machine[part]}" for part in ("torch", "triton", "cuda", "python"))
-    bodies = [
-        markdown([head, *body])
-        for head, body in zip(HEADS, (agreement(found), rows(found)), strict=True)
-        if body
-    ]
-    counted = json.dumps(found["verified"]) if found["verified"] else "none"
+    agreed = "; ".join(f"{op}: {', '.join(names)}" for op, names in found["verified"].items())
     text = (
         f"## On {machine['device']}\n\n`scatsimclr/ops/records/{name}` (`python benchmarks/gpu_check.py`), "
-        f"{', '.join(dates)}; {versions}. Implementations that agreed in everything: {counted}."
+        f"{', '.join(dates)}; {versions}. Implementations that agreed in everything: {agreed or 'none'}."
     )
-    return "\n\n".join([text, *bodies])
+    if limits:
+        text += (
+            f" Limits: float32 products {limits['float32_flop_per_s'] / 1e12:.1f} TFLOP/s, bfloat16 products "
+            f"{limits['bfloat16_flop_per_s'] / 1e12:.0f} TFLOP/s, copy {limits['copy_bytes_per_s'] / 1e9:.0f} GB/s."
+        )
+    tables = zip(HEADS, (agreement(found), rows(found)), strict=True)
+    parts = [text, *(markdown([head, *body]) for head, body in tables if body)]
+    for title, lines in (("Failed or disagreed", failures(found)), ("Not run", left_out(found))):
+        parts += [f"{title}:\n\n" + "\n".join(f"- {line}" for line in lines)] if lines else []
+    return "\n\n".join(parts)
 
 
 def sections(folder: Path, markdown: Any) -> list[str]:
@@ -127,10 +130,8 @@ def sections(folder: Path, markdown: Any) -> list[str]:
     return [section(name, found, markdown) for name, found in load(folder).items()]
 
 
-def lines(found: Found, failures: Sequence[str], left_out: Sequence[str]) -> list[str]:
-    """What the command prints in the end."""
-    return [
-        "", *console(found),
-        *(f"FAILED {line}" for line in failures),
-        *(f"not run: {line}" for line in left_out),
-    ]  # fmt: skip
+def lines(found: Found, unless: str) -> list[str]:
+    """What the command prints in the end; what is not run for the reason `unless` is left out."""
+    waiting = [line for line in left_out(found) if not line.endswith(unless)]
+    failed = [f"FAILED {line}" for line in failures(found)]
+    return ["", *console(found), *failed, *(f"not run: {line}" for line in waiting)]

@@ -11,6 +11,7 @@ import sys
 import time
 import warnings
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -65,6 +66,11 @@ def main(connection: Connection, assignment: Assignment) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     os.chdir(ROOT)
+    with suppress(EOFError, ConnectionError):  # the supervisor has ended
+        _serve(connection, assignment)
+
+
+def _serve(connection: Connection, assignment: Assignment) -> None:
     try:
         cases, device = _listed(assignment)
     except Exception as error:  # reported: nothing of this step can run

@@ -262,7 +262,7 @@ def test_one_of_ours_that_does_not_run_is_a_failure(tmp_path):
     found.case(
         OTHER, "b", "done", 1.0, {"ours": ["triton"], "missing": {"triton": "OutOfResources", "plain": "x"}}
     )
-    assert found.failures() == ["other, b: triton did not run, OutOfResources"]
+    assert results.failures(found.found) == ["other, b: triton did not run, OutOfResources"]
 
 
 @pytest.mark.parametrize(("M", "rows"), [(2, 1), (26, 7), (64, 64)])
@@ -311,7 +311,8 @@ def test_the_page_has_a_section_of_each_gpu(tmp_path):
     (text,) = tables.sections(tmp_path, page.markdown)
     assert text.startswith("## On A GPU\n")
     assert "`scatsimclr/ops/records/gpu-a-gpu.json`" in text
-    assert '{"ntxent": ["triton"]}' in text
+    assert "agreed in everything: ntxent: triton." in text
+    assert "Not run:\n\n- other (1 of 2 cases): not reached" in text
     assert "| one | 1 of 1 | 50 % |" in text
     assert "| other | b | 1 ms (triton) | plain 4.0 | – |" in text
     assert text in page.page({}, [], "performance", None, [text])
