@@ -32,7 +32,7 @@ __all__ = ["ScatSimCLREncoder", "Scattering2D", "ScatteringTransformer"]
 Array = npt.NDArray[Any]
 
 
-class _Images(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+class _Images(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]  # no types
     """What takes images: as rows, of `shape`, or as arrays."""
 
     shape: Any

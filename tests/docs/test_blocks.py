@@ -7,6 +7,8 @@ import shutil
 
 import numpy as np
 import pytest
+import sklearn.datasets
+import sklearn.utils
 import torch
 from PIL import Image
 
@@ -68,6 +70,9 @@ def test_the_blocks_of_a_page_run_in_order(page, workplace, tmp_path, monkeypatc
     shutil.copytree(workplace, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runs, "fit", small_fit)
+    digits = sklearn.datasets.load_digits()
+    few = sklearn.utils.Bunch(images=digits.images[:300], target=digits.target[:300])
+    monkeypatch.setattr(sklearn.datasets, "load_digits", lambda: few)
     names = names_on(page)
     for block in blocks(page):
         if block.not_run or (block.needs and importlib.util.find_spec(block.needs) is None):

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from scatsimclr import ScatSimCLR
 from scatsimclr.errors import UserError
+from scatsimclr.evaluation.classifier import Classifier
 from scatsimclr.evaluation.recommendation import Recommendation
 from scatsimclr.training import checkpoint
 from scatsimclr.training.metrics import read_metrics
@@ -97,12 +98,18 @@ class Run:
             "recommendation.json",
             "model.safetensors",
             "features.safetensors",
+            "classifier.json",
+            "classifier.safetensors",
         )
         self.files = {name: (source / name).read_bytes() for name in self.names}
         self.weights = load_file(source / "model.safetensors")
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        # Where there are checkpoints, these are read: what is shared needs a folder of its own.
+        self.shared = folder / "shared"
+        for place in (folder / "checkpoints", self.shared):
+            place.mkdir(parents=True, exist_ok=True)
         for name in self.names:
             (folder / name).write_bytes(self.files[name])
+            (self.shared / name).write_bytes(self.files[name])
 
     def checkpoint(self, rng: random.Random) -> Callable[[], object]:
         path = self.folder / "checkpoints" / "last.pt"
@@ -118,7 +125,7 @@ class Run:
 
     def pretrained(self, rng: random.Random) -> Callable[[], object]:
         name = rng.choice(("config.json", "model.safetensors"))
-        path = self.folder / name
+        path = self.shared / name
         if rng.random() < 0.5 or name == "model.safetensors":
             path.write_bytes(spoiled_bytes(rng, self.files[name]))
         else:
@@ -126,20 +133,20 @@ class Run:
 
         def read() -> None:
             try:
-                ScatSimCLR.from_pretrained(self.folder)
+                ScatSimCLR.from_pretrained(self.shared)
             finally:
                 path.write_bytes(self.files[name])
 
         return read
 
     def other_weights(self, rng: random.Random) -> Callable[[], object]:
-        path = self.folder / "other.safetensors"
+        path = self.shared / "other.safetensors"
         changed = spoiled(rng, self.weights)
         tensors = {
             k: v for k, v in changed.items() if isinstance(v, torch.Tensor) and v.layout == torch.strided
         }
         save_file({name: value.contiguous() for name, value in tensors.items()}, path)
-        model = ScatSimCLR.from_pretrained(self.folder)
+        model = ScatSimCLR.from_pretrained(self.shared)
         return lambda: checkpoint.load_weights(path, model)
 
     def recommendation(self, rng: random.Random) -> Callable[[], object]:
@@ -152,6 +159,22 @@ class Run:
                 found = Recommendation.load(self.folder, torch.device("cpu"))
                 if found is not None:
                     found.standard(found.features)
+            finally:
+                path.write_bytes(self.files[name])
+
+        return read
+
+    def classifier(self, rng: random.Random) -> Callable[[], object]:
+        name = rng.choice(("classifier.json", "classifier.safetensors"))
+        path = self.folder / name
+        if name == "classifier.json" and rng.random() < 0.5:
+            path.write_text(json.dumps(spoiled(rng, json.loads(self.files[name]))))
+        else:
+            path.write_bytes(spoiled_bytes(rng, self.files[name]))
+
+        def read() -> None:
+            try:
+                Classifier.load(self.folder, torch.device("cpu"))
             finally:
                 path.write_bytes(self.files[name])
 
@@ -188,6 +211,7 @@ def case(number: int, run: Run) -> str:
         run.pretrained,
         run.other_weights,
         run.recommendation,
+        run.classifier,
         run.metrics,
     )
     kind = rng.choice(kinds)
