@@ -9,7 +9,7 @@ CSRC := $(shell find csrc -type f)
 JOBS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: train test bench performance setup lint format sanitize sanitized clang fuzz faults clean
+.PHONY: train test bench performance setup lint format sanitize sanitized clang fuzz faults processes clean
 
 train: setup
 	$(BIN)/python -m scatsimclr.train --fused
@@ -65,6 +65,11 @@ fuzz: sanitized
 # cores. Mounting a small disk needs root; without it those cases say so.
 faults: setup
 	$(ONE_THREAD) $(BIN)/python -m tests.faults
+
+# Runs of one, two and four processes, which must be the same run; one of them killed, stopped or failing: 40 minutes on
+# two cores.
+processes: setup
+	$(ONE_THREAD) $(BIN)/python -m tests.distributed
 
 sanitized: setup
 	CFLAGS="$(SANITIZERS)" LDFLAGS="$(SANITIZERS)" \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from scatsimclr.models import parameter_count
 from scatsimclr.ops.library import OPERATORS
 from scatsimclr.reporting.results import scores, verdict
 from scatsimclr.training import checkpoint
+from scatsimclr.training.distributed import World, joined, remember, remembered
 from scatsimclr.training.interruption import Interrupted, Interruption
 from scatsimclr.training.loop import Trainer
 from scatsimclr.training.ownership import owned
@@ -87,32 +89,28 @@ def command(argv: list[str]) -> int:
     stop = Interruption()
     with stop.watched():
         try:
-            return train(options, stop)
+            with joined(stop) as world:
+                return train(options, world)
         except Interrupted:
-            print(f"\nstopped {stop.where}", file=sys.stderr)
+            if stop.reports:
+                print(f"\nstopped {stop.where}", file=sys.stderr)
             return stop.status
 
 
-def train(options: argparse.Namespace, stop: Interruption) -> int:
-    """Makes or continues the run that the options ask for, unless `stop` ends it; returns the exit status."""
+def train(options: argparse.Namespace, world: World) -> int:
+    """Makes or continues the run that the options ask for, unless `world.stop` ends it; returns the exit status."""
+    stop = world.stop
     with stop.anywhere():
-        folder, source = find_resume(options.resume, options.run_dir)
-        state = None if source is None else checkpoint.load(source)
-        config = resumed_config(state, options) if state else load_config(options.config, overrides(options))
-    folder = folder or new_folder(config)
-    with owned(folder):
-        if state is None and checkpoint.exists(folder):
-            raise UserError(
-                f"{folder} already holds a run; give --resume auto to continue it, or another --run-dir"
-            )
+        folder, source, config = world.from_main(lambda: planned(options))
+    with owned(folder) if world.main else nullcontext():
         keep_freed_memory()
         with stop.anywhere():
-            if source is not None:  # again: another process may have gone on until it let the folder go
-                state = checkpoint.load(source)
+            state = world.from_main(lambda: begun(folder, source))
             trainer = Trainer(
-                config, folder, state, profile=options.profile, stop=stop, anyway=options.resume_anyway
+                config, folder, state, profile=options.profile, world=world, anyway=options.resume_anyway
             )
-            describe(trainer)
+            if world.main:
+                describe(trainer)
         try:
             results = trainer.fit()
         except Interrupted:
@@ -120,12 +118,48 @@ def train(options: argparse.Namespace, stop: Interruption) -> int:
             epoch = min(progress.epoch + 1, trainer.config.epochs)
             if checkpoint.exists(folder):
                 stop.where = (
-                    f"after step {progress.step}, epoch {epoch}; continue with: "
-                    f"python -m scatsimclr.train --resume {shlex.quote(str(folder))}"
+                    f"after step {progress.step}, epoch {epoch}; continue with: {command_line(world, folder)}"
                 )
             raise
-        print_results(trainer, results)
+        if world.main:
+            print_results(trainer, results)
     return 0
+
+
+def planned(options: argparse.Namespace) -> tuple[Path, Path | None, Config]:
+    """The run folder, the run or checkpoint to continue from, None for a new run, and the settings."""
+    if (folder := remembered()) and checkpoint.exists(folder):
+        # torchrun has restarted the processes of this run, by the same command.
+        return folder, folder, load_config(base=checkpoint.load(folder)["config"])
+    named, source = find_resume(options.resume, options.run_dir)
+    if source is not None:
+        config = resumed_config(checkpoint.load(source), options)
+    else:
+        config = load_config(options.config, overrides(options))
+    return folder or named or new_folder(config), source, config
+
+
+def begun(folder: Path, source: Path | None) -> dict[str, Any] | None:
+    """The state to continue from, None for a new run, in a folder that this process owns.
+
+    Raises:
+        UserError: The folder holds a run that is not to be continued.
+    """
+    if source is None and checkpoint.exists(folder):
+        raise UserError(
+            f"{folder} already holds a run; give --resume auto to continue it, or another --run-dir"
+        )
+    # Only now: another process may have gone on until it let the folder go.
+    state = None if source is None else checkpoint.load(source)
+    remember(folder)
+    return state
+
+
+def command_line(world: World, folder: Path) -> str:
+    """The command that continues a run, with as many processes; any other number does as well."""
+    machines = world.size // world.local_size
+    several = f"torchrun --nproc-per-node={world.local_size}" if machines == 1 else "torchrun …"
+    return f"{several if world.shared else 'python'} -m scatsimclr.train --resume {shlex.quote(str(folder))}"
 
 
 def find_resume(resume: str | None, run_dir: str | None) -> tuple[Path | None, Path | None]:
@@ -195,9 +229,14 @@ def describe(trainer: Trainer) -> None:
     if trainer.head is not None and config.pretext is not None:
         print(f"pretext    {config.task}, λ={config.pretext.lambda_:g} from epoch {config.pretext.start_epoch} on, "
               f"{parameter_count(trainer.head):,} parameters in its head")  # fmt: skip
-    graphs = ", CUDA graphs" if config.resolved_graphs(trainer.device.type) else ""
+    graphs = (
+        ", CUDA graphs"
+        if config.resolved_graphs(trainer.device.type, distributed=bool(trainer.world.steps))
+        else ""
+    )
+    many = f"{trainer.world.size} processes, " if trainer.world.shared else ""
     print(
-        f"machine    {trainer.device}, amp {amp}{graphs}; {operators}; augmentation {augmentation(trainer)}"
+        f"machine    {many}{trainer.device}, amp {amp}{graphs}; {operators}; augmentation {augmentation(trainer)}"
     )
     if config.minutes is not None:
         print(f"time       {config.epochs} epochs, about {config.minutes:g} minutes by the speed of the first steps"

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from scatsimclr.config import Config
 from scatsimclr.evaluation.table import Figures
-from scatsimclr.training.metrics import Metrics, read_metrics
+from scatsimclr.training.metrics import METRICS, Metrics, read_metrics
 from scatsimclr.training.progress import Progress
 
 
@@ -22,24 +22,36 @@ class RunLog:
         progress: How far it has come.
         steps: Per epoch.
         resumed: Whether the run continues from a checkpoint; else the folder's earlier records are removed.
+        writes: Whether this process is the one that writes and prints; the others' logs do nothing.
     """
 
-    def __init__(self, folder: Path, config: Config, progress: Progress, steps: int, *, resumed: bool):
-        self.config, self.progress = config, progress
+    def __init__(
+        self,
+        folder: Path,
+        config: Config,
+        progress: Progress,
+        steps: int,
+        *,
+        resumed: bool,
+        writes: bool = True,
+    ):
+        self.config, self.progress, self.folder = config, progress, folder
         self.images = steps * config.batch_size
-        self.metrics = Metrics(folder, resume_step=progress.step if resumed else None)
+        self.metrics = Metrics(folder, resume_step=progress.step if resumed else None) if writes else None
 
     def write(self, event: str, **figures: float | str) -> None:
         """Appends a record."""
-        self.metrics.write(event, self.progress.epoch, self.progress.step, **figures)
+        if self.metrics is not None:
+            self.metrics.write(event, self.progress.epoch, self.progress.step, **figures)
 
     def records(self) -> list[dict[str, Any]]:
         """Everything recorded so far, as in metrics.jsonl."""
-        return read_metrics(self.metrics.path)
+        return read_metrics(self.folder / METRICS)
 
     def close(self) -> None:
         """Ends the log."""
-        self.metrics.close()
+        if self.metrics is not None:
+            self.metrics.close()
 
     def bar(self, done: int) -> tqdm[NoReturn]:
         """A progress bar of the images of the current epoch, `done` of which were seen before."""
@@ -48,7 +60,8 @@ class RunLog:
             total=self.images,
             desc=f"epoch {self.progress.epoch + 1}/{self.config.epochs}",
             unit="img",
-            disable=None,  # silent where the output is not a terminal; the epoch's line is printed all the same
+            # None: silent where the output is not a terminal; the epoch's line is printed all the same.
+            disable=None if self.metrics is not None else True,
             leave=False,
         )
 
@@ -84,4 +97,5 @@ class RunLog:
 
     def line(self, text: str) -> None:
         """Prints a line above the progress bar."""
-        tqdm.write(text)
+        if self.metrics is not None:
+            tqdm.write(text)
