@@ -9,8 +9,8 @@ CSRC := $(shell find csrc -type f)
 JOBS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: train test bench performance setup lint format sanitize sanitized clang fuzz faults docs wheel repair-wheel \
-  wheel-check clean
+.PHONY: train test bench performance setup lint format sanitize sanitized clang fuzz faults processes docs wheel \
+  repair-wheel wheel-check clean
 
 train: setup
 	$(BIN)/python -m scatsimclr.train --fused
@@ -105,6 +105,11 @@ $(CHECK)/torch-%:
 	$(PYTHON) -m venv $@
 	grep -vE '^(torch|triton)==' constraints.txt > $@/constraints.txt
 	$@/bin/pip install --quiet -c $@/constraints.txt torch==$* numpy scipy safetensors pytest hypothesis kymatio==0.3.0
+
+# Runs of one, two and four processes, which must be the same run; one of them killed, stopped or failing: 40 minutes on
+# two cores.
+processes: setup
+	$(ONE_THREAD) $(BIN)/python -m tests.distributed
 
 sanitized: setup
 	CFLAGS="$(SANITIZERS)" LDFLAGS="$(SANITIZERS)" \

@@ -11,13 +11,14 @@ stores the matrix. With `gather_distributed`, differentiable once: a second time
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from scatsimclr.ops import ntxent as ops
-from scatsimclr.ops.ntxent_distributed import ntxent_loss_distributed
+from scatsimclr.ops.ntxent_distributed import Group, Rows, ntxent_loss_distributed
 
 __all__ = ["NTXentLoss", "SupConLoss", "nt_xent_loss", "sup_con_loss"]
 
@@ -84,22 +85,42 @@ def sup_con_loss(
         TypeError: an argument is of a kind that cannot be used.
         ValueError: an argument has a shape or a value that cannot be used.
     """
-    if isinstance(z, Tensor) and z.dim() == 2:
-        x = ops.single_view(z, "z")
-    else:
-        x, views = ops.stack_views(z, None, views_dim)
-        labels = ops.repeat_labels(labels, views, len(x) // views)
+    x, _, labels = _labelled(z, labels, views_dim)
     return ops.ntxent_loss(x, temperature=temperature, normalize=normalize, labels=labels, backend=backend)
 
 
+def _labelled(
+    z: Tensor | Sequence[Tensor], labels: Tensor, views_dim: int | None
+) -> tuple[Tensor, int, Tensor]:
+    """Rows (M, D), 1 view of each, and their labels."""
+    if isinstance(z, Tensor) and z.dim() == 2:
+        return ops.single_view(z, "z"), 1, labels
+    x, views = ops.stack_views(z, None, views_dim)
+    return x, 1, ops.repeat_labels(labels, views, len(x) // views)
+
+
 class _ContrastiveLoss(nn.Module):
-    """Keeps the temperature: a number, a learnt parameter, or a tensor that moves with the module."""
+    """Keeps the temperature (a number, a learnt parameter, or a tensor that moves with the module) and the group."""
 
     def __init__(
-        self, temperature: float | Tensor, normalize: bool, views_dim: int | None, backend: str
+        self,
+        temperature: float | Tensor,
+        normalize: bool,
+        views_dim: int | None,
+        backend: str,
+        gather_distributed: bool,
+        group: Group,
+        gather: str,
     ) -> None:
         super().__init__()
         ops.check_temperature(temperature)
+        if gather not in ("all", "ring"):
+            raise ValueError(f"gather must be 'all' or 'ring', got {gather!r}")
+        if group is not None and not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
+            raise TypeError(f"group must be a ProcessGroup or None, got {type(group).__name__}")
+        if gather == "ring" and backend not in ("auto", "reference"):
+            raise ValueError(f"backend must be 'auto' or 'reference' with gather='ring', got {backend!r}")
+        self.gather_distributed, self.group, self.gather = bool(gather_distributed), group, gather
         if not isinstance(temperature, Tensor):
             temperature = float(temperature)
         self.views_dim = views_dim
@@ -109,6 +130,18 @@ class _ContrastiveLoss(nn.Module):
             self.temperature = temperature
         self.normalize = bool(normalize)
         self.backend = backend
+
+    def over_processes(self, rows: Callable[[], Rows], device: torch.device) -> Tensor:
+        """The loss (0-d) of the rows of all processes."""
+        return ntxent_loss_distributed(
+            rows,
+            device=device,
+            temperature=self.temperature,
+            normalize=self.normalize,
+            backend=self.backend,
+            group=self.group,
+            gather=self.gather,
+        )
 
     def extra_repr(self) -> str:
         return f"temperature={self.temperature}, normalize={self.normalize}, backend={self.backend!r}"
@@ -127,9 +160,12 @@ class NTXentLoss(_ContrastiveLoss):
         temperature: as for `nt_xent_loss`, 0.5 by default.
         use_cosine_similarity: `normalize` of `nt_xent_loss`.
         memory_bank_size: must be 0: negatives come from the batch alone.
-        gather_distributed: takes negatives from all processes of torch.distributed's default group, which may have
-            different N. Every process then gets the loss of the whole batch, and gradients that, averaged over the
-            processes as DistributedDataParallel does, are those of one process with the whole batch.
+        gather_distributed: takes negatives from all processes of a torch.distributed group, which may have different N.
+            Every process then gets the loss of the whole batch, and gradients that, averaged over the processes as
+            DistributedDataParallel does, are those of one process with the whole batch.
+        group: the group; None for the default one.
+        gather: "all", each process gets all rows; or "ring", none holds more than three times its own, and twice as
+            much is sent: for batches whose rows do not fit in a process's memory. The ring is plain PyTorch.
         views_dim: as for `nt_xent_loss`.
         backend: as for `nt_xent_loss`.
 
@@ -147,6 +183,8 @@ class NTXentLoss(_ContrastiveLoss):
         *,
         memory_bank_size: int | Sequence[int] = 0,
         gather_distributed: bool = False,
+        group: Group = None,
+        gather: str = "all",
         views_dim: int | None = None,
         backend: str = "auto",
     ) -> None:
@@ -180,19 +218,15 @@ class NTXentLoss(_ContrastiveLoss):
                 "of any size fit in memory"
             )
         temperature = 0.5 if temperature is None else temperature
-        super().__init__(temperature, use_cosine_similarity, views_dim, backend)
-        self.gather_distributed = bool(gather_distributed)
+        super().__init__(
+            temperature, use_cosine_similarity, views_dim, backend, gather_distributed, group, gather
+        )
 
     def forward(self, z_i: Tensor | Sequence[Tensor], z_j: Tensor | None = None) -> Tensor:
         """The loss (0-d) of two views, or of all views in z_i."""
         if self.gather_distributed:
-            return ntxent_loss_distributed(
-                z_i,
-                z_j,
-                temperature=self.temperature,
-                normalize=self.normalize,
-                views_dim=self.views_dim,
-                backend=self.backend,
+            return self.over_processes(
+                lambda: (*ops.stack_views(z_i, z_j, self.views_dim), None), _device_of(z_i)
             )
         return nt_xent_loss(
             z_i,
@@ -205,20 +239,30 @@ class NTXentLoss(_ContrastiveLoss):
 
 
 class SupConLoss(_ContrastiveLoss):
-    """`sup_con_loss` as a module: `SupConLoss(temperature=0.5)(z, labels)` gives a 0-d tensor."""
+    """`sup_con_loss` as a module: `SupConLoss(temperature=0.5)(z, labels)` gives a 0-d tensor.
+
+    Args:
+        temperature, normalize, views_dim, backend: as for `sup_con_loss`.
+        gather_distributed, group, gather: as for `NTXentLoss`; labels are gathered too.
+    """
 
     def __init__(
         self,
         temperature: float | Tensor = 0.5,
         *,
         normalize: bool = True,
+        gather_distributed: bool = False,
+        group: Group = None,
+        gather: str = "all",
         views_dim: int | None = None,
         backend: str = "auto",
     ) -> None:
-        super().__init__(temperature, normalize, views_dim, backend)
+        super().__init__(temperature, normalize, views_dim, backend, gather_distributed, group, gather)
 
     def forward(self, z: Tensor | Sequence[Tensor], labels: Tensor) -> Tensor:
         """The loss (0-d) of rows or views with labels."""
+        if self.gather_distributed:
+            return self.over_processes(lambda: _labelled(z, labels, self.views_dim), _device_of(z))
         return sup_con_loss(
             z,
             labels,
@@ -227,3 +271,9 @@ class SupConLoss(_ContrastiveLoss):
             views_dim=self.views_dim,
             backend=self.backend,
         )
+
+
+def _device_of(z: object) -> torch.device:
+    """Where the rows are, or would be if they could be used."""
+    first = z[0] if isinstance(z, Sequence) and z else z
+    return first.device if isinstance(first, Tensor) else torch.get_default_device()

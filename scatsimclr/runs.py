@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -18,7 +19,8 @@ from scatsimclr.encoder import Encoder
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.table import Figures
 from scatsimclr.training import checkpoint
-from scatsimclr.training.interruption import Interrupted, Interruption
+from scatsimclr.training.distributed import World, remember
+from scatsimclr.training.interruption import Interrupted
 from scatsimclr.training.loop import Trainer
 from scatsimclr.training.metrics import read_metrics
 from scatsimclr.training.ownership import owned
@@ -110,7 +112,7 @@ def make_run(
     source: Path | None = None,
     given: Given | None = None,
     profile: bool = False,
-    stop: Interruption | None = None,
+    world: World | None = None,
     anyway: bool = False,
     verbose: bool = True,
     report: bool = True,
@@ -123,37 +125,32 @@ def make_run(
         source: The run or checkpoint to continue from.
         given: Images that are passed instead of the data set of the settings.
         profile: Whether to measure some steps.
-        stop: Asked after each step whether to stop; says then how the run is continued.
+        world: The processes that train together, of which this is one; its `stop` says how a stopped run is continued.
         anyway: Whether to continue with other images, or another version of this package.
         verbose: Whether to tell on the terminal how it goes.
         report: Whether to write the report in the end.
 
     Raises:
         UserError: The folder holds a run that is not to be continued, or the settings cannot be met.
-        Interrupted: `stop` was asked to.
+        Interrupted: One of the processes was asked to stop.
     """
-    folder, stop = folder or new_folder(config), stop or Interruption()
-    with owned(folder):
-        if source is None and checkpoint.exists(folder):
-            raise UserError(
-                f"{folder} already holds a run; --resume auto (in Python resume=True) continues it, or choose another "
-                "folder"
-            )
+    folder, world = folder or new_folder(config), world or World()
+    stop = world.stop
+    with owned(folder) if world.main else nullcontext():
         with stop.anywhere():
-            # Now that the folder is owned: another process may have gone on until it let it go.
-            state = None if source is None else checkpoint.load(source)
+            state = world.from_main(lambda: begun(folder, source))
             trainer = Trainer(
                 config,
                 folder,
                 state,
                 given=given,
                 profile=profile,
-                stop=stop,
+                world=world,
                 anyway=anyway,
                 verbose=verbose,
                 report=report,
             )
-            if verbose:
+            if verbose and world.main:
                 describe(trainer)
         try:
             results = trainer.fit()
@@ -162,13 +159,36 @@ def make_run(
             epoch = min(progress.epoch + 1, trainer.config.epochs)
             if checkpoint.exists(folder):
                 stop.where = (
-                    f"after step {progress.step}, epoch {epoch}; continue with: "
-                    f"python -m scatsimclr.train --resume {shlex.quote(str(folder))}"
+                    f"after step {progress.step}, epoch {epoch}; continue with: {command_line(world, folder)}"
                 )
             raise
-        if verbose:
+        if verbose and world.main:
             print_results(trainer, results)
     return Run(folder, results["before"], results["after"])
+
+
+def begun(folder: Path, source: Path | None) -> dict[str, Any] | None:
+    """The state to continue from, None for a new run, in a folder that this process owns.
+
+    Raises:
+        UserError: The folder holds a run that is not to be continued.
+    """
+    if source is None and checkpoint.exists(folder):
+        raise UserError(
+            f"{folder} already holds a run; --resume auto (in Python resume=True) continues it, or choose another "
+            "folder"
+        )
+    # Only now: another process may have gone on until it let the folder go.
+    state = None if source is None else checkpoint.load(source)
+    remember(folder)
+    return state
+
+
+def command_line(world: World, folder: Path) -> str:
+    """The command that continues a run, with as many processes; any other number does as well."""
+    machines = world.size // world.local_size
+    several = f"torchrun --nproc-per-node={world.local_size}" if machines == 1 else "torchrun …"
+    return f"{several if world.shared else 'python'} -m scatsimclr.train --resume {shlex.quote(str(folder))}"
 
 
 def continued(state: dict[str, Any], changed: Callable[[dict[str, Any]], Config]) -> Config:

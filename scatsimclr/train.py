@@ -14,8 +14,9 @@ from typing import Any
 
 from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.config import Config, load_config
-from scatsimclr.runs import continued, make_run
+from scatsimclr.runs import continued, make_run, new_folder
 from scatsimclr.training import checkpoint
+from scatsimclr.training.distributed import World, joined, remembered
 from scatsimclr.training.interruption import Interrupted, Interruption
 
 
@@ -80,23 +81,36 @@ def command(argv: list[str]) -> int:
     stop = Interruption()
     with stop.watched():
         try:
-            return train(options, stop)
+            with joined(stop) as world:
+                return train(options, world)
         except Interrupted:
-            print(f"\nstopped {stop.where}", file=sys.stderr)
+            if stop.reports:
+                print(f"\nstopped {stop.where}", file=sys.stderr)
             return stop.status
 
 
-def train(options: argparse.Namespace, stop: Interruption) -> int:
-    """Makes or continues the run that the options ask for, unless `stop` ends it; returns the exit status."""
-    with stop.anywhere():
-        folder, source = find_resume(options.resume, options.run_dir)
-        if source is None:
-            config = load_config(options.config, overrides(options))
-        else:
-            config = continued(checkpoint.load(source), lambda base: changed(base, options))
+def train(options: argparse.Namespace, world: World) -> int:
+    """Makes or continues the run that the options ask for, unless `world.stop` ends it; returns the exit status."""
+    with world.stop.anywhere():
+        folder, source, config = world.from_main(lambda: planned(options))
     keep_freed_memory()
-    make_run(config, folder, source=source, profile=options.profile, stop=stop, anyway=options.resume_anyway)
+    make_run(
+        config, folder, source=source, profile=options.profile, world=world, anyway=options.resume_anyway
+    )
     return 0
+
+
+def planned(options: argparse.Namespace) -> tuple[Path, Path | None, Config]:
+    """The run folder, the run or checkpoint to continue from, None for a new run, and the settings."""
+    if (folder := remembered()) and checkpoint.exists(folder):
+        # torchrun has restarted the processes of this run, by the same command.
+        return folder, folder, load_config(base=checkpoint.load(folder)["config"])
+    named, source = find_resume(options.resume, options.run_dir)
+    if source is None:
+        config = load_config(options.config, overrides(options))
+    else:
+        config = continued(checkpoint.load(source), lambda base: changed(base, options))
+    return folder or named or new_folder(config), source, config
 
 
 def changed(base: dict[str, Any], options: argparse.Namespace) -> Config:

@@ -35,7 +35,7 @@ class Config(sections.Settings):
         epochs: How long to train.
         minutes: Instead of epochs, about how long to train: the epochs that fit by the speed of the first steps, of
             which no more than a quarter keep the rate flat.
-        batch_size: Images per step.
+        batch_size: Images per step, in all processes together.
         accumulate: Steps per update of the weights.
         neighbours: How many images nearest to each image by whitened scattering have views that are positives too
             (`scatsimclr.training.neighbours`).
@@ -178,8 +178,12 @@ class Config(sections.Settings):
             amp = "bf16" if self.fused and (device_type == "cuda" or native_bfloat16()) else "off"
         return {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
 
-    def resolved_graphs(self, device_type: str) -> bool:
+    def resolved_graphs(self, device_type: str, *, distributed: bool = False) -> bool:
         """Whether whole updates are recorded as CUDA graphs; "auto" is yes with `fused`, wherever it is possible.
+
+        Args:
+            device_type: "cuda" or "cpu".
+            distributed: Whether torchrun has started the process.
 
         Raises:
             UserError: The settings require them and they cannot be recorded.
@@ -191,6 +195,8 @@ class Config(sections.Settings):
             reason = "float16's loss scaling decides on the host; amp=bf16 works"
         elif self.accumulate > 1:
             reason = "accumulate=1 is needed"
+        elif distributed:
+            reason = "they cannot be recorded in processes of torchrun"
         if self.graphs is True and reason:
             raise UserError(f"graphs=true: {reason}")
         return reason is None and (self.fused if self.graphs == "auto" else self.graphs)

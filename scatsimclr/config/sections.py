@@ -35,6 +35,7 @@ class ModelSettings(Settings):
         front: What ScatSimCLR's adapter sees of the coefficients: paper, as they are; log, their standardised
             logarithms, with whitened features beside h (`scatsimclr.models.front`).
         head: The projection head: paper; or normalised, with a BatchNorm after each layer.
+        sync_bn: Whether several processes normalise by the moments of the whole batch, as one process would.
     """
 
     base_model: Literal[
@@ -55,6 +56,7 @@ class ModelSettings(Settings):
     cifar_stem: bool = False
     front: Literal["paper", "log"] = "paper"
     head: Literal["paper", "normalised"] = "paper"
+    sync_bn: bool = True
 
     @property
     def scattering(self) -> bool:
@@ -116,10 +118,18 @@ class DataSettings(Settings):
 
 
 class LossSettings(Settings):
-    """NT-Xent."""
+    """NT-Xent.
+
+    Attributes:
+        temperature: τ.
+        use_cosine_similarity: Whether rows are normalised.
+        gather: How several processes see each other's rows: all, each gets them all; or ring, none holds more than
+            three times its own, and twice as much is sent.
+    """
 
     temperature: PositiveFloat = 0.5
     use_cosine_similarity: bool = True
+    gather: Literal["all", "ring"] = "all"
 
 
 class PretextSettings(Settings):

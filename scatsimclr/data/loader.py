@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,21 @@ _PARTNER = 2**31  # the use of a sample's random numbers for its partner, beside
 
 
 @dataclass(frozen=True)
+class Share:
+    """The images first … first + count − 1 of a step's `total`: those of one process."""
+
+    first: int
+    count: int
+    total: int
+
+    @classmethod
+    def of(cls, total: int, rank: int, world_size: int) -> Share:
+        """One of `world_size` shares whose sizes differ by one at most."""
+        first, end = (r * total // world_size for r in (rank, rank + 1))
+        return cls(first, end - first, total)
+
+
+@dataclass(frozen=True)
 class Batch:
     """The data of one step.
 
@@ -35,11 +50,13 @@ class Batch:
             `views.flatten(0, 1)`, which copies nothing.
         indices: int64 (B,), the images' positions in the data set.
         pretext: The pretext task's pictures and labels (see `scatsimclr.data.pretext`); None where it is not active.
+        share: Which images of the step's these are; None for all of them.
     """
 
     views: Tensor
     indices: Tensor
     pretext: tuple[Tensor, Tensor] | None = None
+    share: Share | None = None
 
 
 class PairLoader:
@@ -52,7 +69,7 @@ class PairLoader:
     Args:
         images: uint8 (n, H, W, C), already on the device that trains.
         augment: Makes the views.
-        batch_size: Images in a batch of one process.
+        batch_size: Images of a step, in all processes.
         seed: Of the order.
         pretext: Makes the pretext task's pictures.
         neighbours: int64 (n, k), images similar to each image; with probability `PARTNERS` the second view is
@@ -61,11 +78,10 @@ class PairLoader:
         threads: Shared by all threads that make batches; None for as many as torch has in the caller. On two cores,
             two batches by one thread each take less time than one after the other by both threads.
         rank: Which of `world_size` processes this is.
-        world_size: Processes with `batch_size` images each; together they see what one process with
-            `world_size * batch_size` would.
+        world_size: Processes that share every batch, in consecutive parts of equal size, give or take one image.
 
     Raises:
-        UserError: There are fewer images than one batch needs.
+        UserError: There are fewer images than one batch needs, or fewer in a batch than processes.
         ValueError: `rank` is out of range.
     """
 
@@ -83,11 +99,14 @@ class PairLoader:
         rank: int = 0,
         world_size: int = 1,
     ):
-        if batch_size * world_size > len(images):
-            each = f", {world_size} processes with that many each" if world_size > 1 else ""
+        if batch_size > len(images):
             raise UserError(
-                f"batch_size={batch_size} is larger than the {len(images)} images to train on{each}; "
-                f"batch_size={len(images) // world_size} or less works"
+                f"batch_size={batch_size} is larger than the {len(images)} images to train on; "
+                f"batch_size={len(images)} or less works"
+            )
+        if batch_size < world_size:
+            raise UserError(
+                f"batch_size must be at least the number of processes, {world_size}, got {batch_size}"
             )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in 0..{world_size - 1}, got {rank}")
@@ -97,7 +116,7 @@ class PairLoader:
         self.prefetch, self.threads, self.rank, self.world_size = prefetch, threads, rank, world_size
 
     def __len__(self) -> int:
-        return len(self.images) // (self.batch_size * self.world_size)
+        return len(self.images) // self.batch_size
 
     def order(self, epoch: int) -> Tensor:
         """The epoch's permutation of the images, int64 (n,)."""
@@ -115,11 +134,12 @@ class PairLoader:
         Yields:
             One batch per step.
         """
-        order = self.order(epoch)
+        order, share = self.order(epoch), Share.of(self.batch_size, self.rank, self.world_size)
 
         def made(step: int) -> Batch:
-            first = (step * self.world_size + self.rank) * self.batch_size
-            return self.batch(order[first : first + self.batch_size], epoch, pretext=pretext)
+            first = step * self.batch_size + share.first
+            batch = self.batch(order[first : first + share.count], epoch, pretext=pretext)
+            return batch if self.world_size == 1 else replace(batch, share=share)
 
         steps = range(start, len(self))
         if self.images.is_cuda and self.prefetch:

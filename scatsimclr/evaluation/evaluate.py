@@ -13,7 +13,7 @@ from scatsimclr.config import EvaluationSettings
 from scatsimclr.data.augment import AugmentSpec
 from scatsimclr.data.datasets import ImageSet
 from scatsimclr.evaluation.classifier import Classifier, representative
-from scatsimclr.evaluation.features import FEATURES, extract
+from scatsimclr.evaluation.features import FEATURES, Extract, extract
 from scatsimclr.evaluation.fine_tune import fine_tune_predict
 from scatsimclr.evaluation.knn import knn_predict
 from scatsimclr.evaluation.logistic import LogisticFit, logistic_fit
@@ -55,6 +55,7 @@ class Evaluation:
         amp: torch.dtype | None = None,
         scattering: Scattering2D | None = None,
         joint: bool = True,
+        extract: Extract = extract,
     ):
         """Sets up the probes; they run when their results are asked for.
 
@@ -68,10 +69,12 @@ class Evaluation:
             amp: Precision of the network, see `extract`.
             scattering: The transform to compare the network with; None for no comparison.
             joint: Whether features other than h may be recommended, as suits a network on this transform.
+            extract: Makes the features.
         """
         self.model, self.train, self.test = model, train, test
         self.spec, self.settings, self.folds, self.amp = spec, settings, folds, amp
         self.scattering, self.joint = scattering, joint and scattering is not None
+        self.extract = extract
         self.shown = "h" if settings.features == "auto" else settings.features
         self._parts: dict[str, tuple[Tensor, Tensor]] = {}
         self._standards: dict[str, Standard] = {}
@@ -85,7 +88,7 @@ class Evaluation:
         return self._parts[name]
 
     def _extracted(self, images: ImageSet, part: str) -> Tensor:
-        return extract(
+        return self.extract(
             self.model,
             images.images,
             self.spec,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -36,6 +37,22 @@ WORDS = {
     "both": "h and scattering", "both_pooled": "h and pooled scattering", "whitened": "whitened scattering",
     "h_whitened": "h and whitened scattering",
 }  # fmt: skip
+
+
+class Extract(Protocol):
+    """`extract`, or what does the same by several processes."""
+
+    def __call__(
+        self,
+        model: Encoder,
+        images: Tensor,
+        spec: AugmentSpec,
+        *,
+        batch_size: int = 256,
+        features: str = "h",
+        amp: torch.dtype | None = None,
+        scattering: Scattering2D | None = None,
+    ) -> Tensor: ...
 
 
 @torch.inference_mode()

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from scatsimclr.data.augment import Augment, AugmentSpec, center_view
 from scatsimclr.models.encoder import Encoder
+from scatsimclr.models.processes import share_moments
 
 
 def fine_tune_predict(
@@ -47,6 +48,7 @@ def fine_tune_predict(
     device = next(model.parameters()).device
     augment = Augment(replace(spec, jitter=0.0, grayscale=0.0, blur=0.0), seed)
     network = copy.deepcopy(model)
+    share_moments(network, "")  # this process trains it alone
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         layer = nn.Linear(model.h_dim, int(labels.max()) + 1).to(device)

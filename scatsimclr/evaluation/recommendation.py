@@ -15,7 +15,7 @@ from torch import Tensor
 
 from scatsimclr.data.augment import AugmentSpec
 from scatsimclr.errors import UserError
-from scatsimclr.evaluation.features import FEATURES, WORDS, extract
+from scatsimclr.evaluation.features import FEATURES, WORDS, Extract, extract
 from scatsimclr.evaluation.logistic import LogisticFit
 from scatsimclr.evaluation.standard import Standard
 from scatsimclr.files import replacing, write_text
@@ -134,6 +134,7 @@ def without_labels(
     joint: bool,
     batch_size: int = 256,
     amp: torch.dtype | None = None,
+    extract: Extract = extract,
 ) -> Recommendation:
     """The recommendation where there are no labels to compare features with.
 
@@ -146,6 +147,7 @@ def without_labels(
             alone suits a network without a scattering front end.
         batch_size: Images at a time.
         amp: Precision of the network, see `extract`.
+        extract: Makes the features.
     """
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:POOL].sort().values
     images = images[chosen]

@@ -10,9 +10,11 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from scatsimclr.models.processes import Dropout
+
 
 def _layer(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(before, after), nn.ReLU(inplace=True), nn.Dropout(0.5))
+    return nn.Sequential(nn.Linear(before, after), nn.ReLU(inplace=True), Dropout(0.5))
 
 
 class RotationHead(nn.Module):

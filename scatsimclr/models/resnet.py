@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from scatsimclr.models.checkpointing import run_checkpointed
 from scatsimclr.models.convolution import Conv3x3, StridedConv3x3
+from scatsimclr.models.processes import BatchNorm2d
 
 # name -> (bottleneck blocks?, blocks of each stage)
 DEPTHS = {"resnet18": (False, (2, 2, 2, 2)), "resnet50": (True, (3, 4, 6, 3))}
@@ -40,10 +41,10 @@ class Block(nn.Module):
         self.count = len(shapes)
         for index, (a, b, size, step) in enumerate(shapes, start=1):
             setattr(self, f"conv{index}", _conv(a, b, size, step, backend))
-            setattr(self, f"bn{index}", nn.BatchNorm2d(b))
+            setattr(self, f"bn{index}", BatchNorm2d(b))
         self.downsample = None
         if stride != 1 or before != after:
-            self.downsample = nn.Sequential(_conv(before, after, 1, stride), nn.BatchNorm2d(after))
+            self.downsample = nn.Sequential(_conv(before, after, 1, stride), BatchNorm2d(after))
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -101,7 +102,7 @@ class ResNetSimCLR(nn.Module):
         self.out_dim, self.h_dim = out_dim, before
         self.activation_checkpointing = False
         self._features = nn.Sequential(
-            stem, nn.BatchNorm2d(64), nn.ReLU(inplace=True), pool, *stages, nn.AdaptiveAvgPool2d(1)
+            stem, BatchNorm2d(64), nn.ReLU(inplace=True), pool, *stages, nn.AdaptiveAvgPool2d(1)
         )
         self._l1 = nn.Linear(before, before)
         self._l2 = nn.Linear(before, out_dim)

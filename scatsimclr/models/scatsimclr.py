@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from scatsimclr.models.checkpointing import run_checkpointed
 from scatsimclr.models.convolution import Conv3x3
 from scatsimclr.models.front import LogFront
+from scatsimclr.models.processes import BatchNorm1d, BatchNorm2d
 from scatsimclr.models.stored import file_of, settings_of, weights_of
 from scatsimclr.reference.scattering2d import channels
 from scatsimclr.scattering import Scattering2D
@@ -43,13 +44,13 @@ class ResBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, backend: str = "auto"):
         super().__init__()
         self.conv1 = Conv3x3(in_channels, out_channels, backend=backend)
-        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.bn1 = BatchNorm2d(out_channels)
         self.conv2 = Conv3x3(out_channels, out_channels, backend=backend)
-        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.bn2 = BatchNorm2d(out_channels)
         self.downsample = None
         if in_channels != out_channels:
             self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.BatchNorm2d(out_channels)
+                nn.Conv2d(in_channels, out_channels, 1, bias=False), BatchNorm2d(out_channels)
             )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,13 +121,13 @@ class ScatSimCLR(nn.Module):
         coefficients = colours * channels(self._scatnet.J, self._scatnet.L, 2)
         # The original constructs this normalisation and never calls it. It is kept, frozen, so that state dicts load
         # strictly in both directions; DistributedDataParallel leaves frozen parameters alone.
-        self._scatnet_bn = nn.BatchNorm2d(coefficients).requires_grad_(False)
+        self._scatnet_bn = BatchNorm2d(coefficients).requires_grad_(False)
         grid = (height >> J, width >> J)
         self.front = LogFront(colours, self._scatnet.channels, grid) if front == "log" else None
         convolution = "auto" if backend == "auto" else "reference"
         adapter: list[nn.Module] = [
             Conv3x3(coefficients, stem, backend=convolution),
-            nn.BatchNorm2d(stem),
+            BatchNorm2d(stem),
             nn.ReLU(inplace=True),
         ]
         before = stem
@@ -139,8 +140,8 @@ class ScatSimCLR(nn.Module):
         normalised = head == "normalised"
         self.l1 = nn.Linear(self.h_dim, self.h_dim, bias=not normalised)
         self.l2 = nn.Linear(self.h_dim, out_dim, bias=not normalised)
-        self.bn1 = nn.BatchNorm1d(self.h_dim) if normalised else nn.Identity()
-        self.bn2 = nn.BatchNorm1d(out_dim) if normalised else nn.Identity()
+        self.bn1 = BatchNorm1d(self.h_dim) if normalised else nn.Identity()
+        self.bn2 = BatchNorm1d(out_dim) if normalised else nn.Identity()
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, backend: str = "auto") -> ScatSimCLR:

@@ -294,7 +294,8 @@ def check_temperature(temperature: float | Tensor, device: torch.device | None =
         raise ValueError(f"temperature must be positive and finite, got {value}")
 
 
-def _check_labels(labels: Tensor, x: Tensor) -> None:
+def check_labels(labels: Tensor, x: Tensor) -> None:
+    """Checks for integers (M,) on the device of the rows x (M, D); raises TypeError or ValueError."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
@@ -344,7 +345,7 @@ def ntxent_loss(
     """
     tensor, tau = resolve(temperature, x, backend)
     if labels is not None:
-        _check_labels(labels, x)
+        check_labels(labels, x)
         labels = labels.to(torch.int64)
     args = (x, labels, tensor, tau, bool(normalize), views, 0, x.shape[0])
     if forward_mode(x, tensor):

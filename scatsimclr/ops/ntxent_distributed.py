@@ -1,9 +1,9 @@
-"""NT-Xent over the rows of all processes of a torch.distributed group."""
+"""NT-Xent and its supervised form over the rows of all processes of a torch.distributed group."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -11,19 +11,39 @@ from torch import Tensor
 
 from scatsimclr.ops import ntxent as ops
 from scatsimclr.ops.autograd import Context, forward_mode
+from scatsimclr.ops.ntxent_ring import ring_loss
+
+Group: TypeAlias = "dist.ProcessGroup | None"
+# Rows with their views per image and, for the supervised loss, their labels.
+Rows = tuple[Tensor, int, Tensor | None]
 
 
-def _gathered(t: Tensor, counts: Sequence[int]) -> Tensor:
+def _gather(everyone: Tensor, own: Tensor, group: Group) -> None:
+    # The name that replaces all_gather_into_tensor from torch 2.13 on.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(everyone, own, group=group)
+
+
+def _gathered(t: Tensor, counts: Sequence[int], group: Group) -> Tensor:
     """The rows (n, …) of all processes, one process's after the other's; `counts` says how many each has."""
     most = max(counts)
     own = t.contiguous()
-    if len(t) < most:  # all_gather wants the same shape everywhere
+    if len(t) < most:  # all processes must send the same shape
         own = torch.cat((own, own.new_zeros((most - len(t), *t.shape[1:]))))
     everyone = t.new_empty((len(counts) * most, *t.shape[1:]))
-    dist.all_gather_into_tensor(everyone, own)
+    _gather(everyone, own, group)
     if min(counts) == most:
         return everyone
     return torch.cat([part[:count] for part, count in zip(everyone.split(most), counts, strict=True)])
+
+
+def image_labels(counts: Sequence[int], views: int, device: torch.device) -> list[Tensor]:
+    """For each process, the number of the image of each of its rows, int64, counted over all processes."""
+    offsets = [sum(counts[:rank]) // views for rank in range(len(counts))]
+    return [
+        torch.arange(count // views, device=device).repeat(views) + offset
+        for count, offset in zip(counts, offsets, strict=True)
+    ]
 
 
 class _Context(Context, Protocol):
@@ -43,24 +63,26 @@ class _Distributed(torch.autograd.Function):
     def forward(
         ctx: _Context,
         x: Tensor,
+        labels: Tensor | None,
         temperature: Tensor | None,
         tau: float,
         normalize: bool,
         views: int,
         counts: list[int],
         backend: str,
+        group: Group,
     ) -> Tensor:
-        rank, size = dist.get_rank(), len(counts)
-        everyone, labels = _gathered(x, counts), None
-        if len(set(counts)) > 1:  # blocks of different sizes: images are numbered across them
-            blocks = [torch.arange(n // views, device=x.device).repeat(views) for n in counts]
-            offsets = [sum(counts[:i]) // views for i in range(size)]
-            labels = torch.cat([block + offset for block, offset in zip(blocks, offsets, strict=True)])
+        rank = dist.get_rank(group)
+        everyone = _gathered(x, counts, group)
+        if labels is not None:
+            labels = _gathered(labels, counts, group)
+        elif len(set(counts)) > 1:  # blocks of different sizes: images are numbered across them
+            labels = torch.cat(image_labels(counts, views, x.device))
         settings = (tau, normalize, views, sum(counts[:rank]), len(x))
         loss, stats = ops.NTXENT.by(backend)(everyone, labels, temperature, *settings)
-        stats = _gathered(stats.T, counts).T.contiguous()
-        dist.all_reduce(loss)
-        ctx.settings, ctx.backend, ctx.size = settings, backend, size
+        stats = _gathered(stats.T, counts, group).T.contiguous()
+        dist.all_reduce(loss, group=group)
+        ctx.settings, ctx.backend, ctx.size = settings, backend, len(counts)
         ctx.save_for_backward(everyone, stats, labels, temperature)
         return loss
 
@@ -73,79 +95,96 @@ class _Distributed(torch.autograd.Function):
         dx, dtau = backward(grad * ctx.size, everyone, stats, labels, temperature, *ctx.settings)
         _, normalize, _, first, rows = ctx.settings
         dx = ops.of_dead_rows(dx, everyone[first : first + rows], normalize)
-        return dx, ops.like(dtau, temperature), *[None] * 5
+        return dx, None, ops.like(dtau, temperature), *[None] * 6
 
 
 _distributed: Callable[..., Tensor] = _Distributed.apply
 
 
-def _agreed(x: Tensor | None, views: int, device: torch.device) -> list[int]:
+def _agreed(rows: Rows | None, device: torch.device, group: Group) -> list[int]:
     """How many rows each process has.
 
     Args:
-        x: this process's rows, or None where it has none that can be used.
-        views: its views of an image.
+        rows: of this process, or None where it has none that can be used.
         device: where to exchange.
+        group: of the processes.
 
     Raises:
         ValueError: on every process, if their rows do not fit together or one process has none.
     """
-    size = dist.get_world_size()
-    own = [0] * 4 if x is None else [len(x), x.shape[1], views, ops.FLOATING.index(x.dtype)]
-    told = torch.empty(size * 4, dtype=torch.int64, device=device)
-    dist.all_gather_into_tensor(told, torch.tensor(own, device=device))
-    shapes = told.view(size, 4).tolist()
+    size = dist.get_world_size(group)
+    own = [0] * 5
+    if rows is not None:
+        x, views, labels = rows
+        own = [len(x), x.shape[1], views, ops.FLOATING.index(x.dtype), int(labels is not None)]
+    told = torch.empty(size * len(own), dtype=torch.int64, device=device)
+    _gather(told, torch.tensor(own, device=device), group)
+    shapes = told.view(size, -1).tolist()
     refused = [rank for rank, shape in enumerate(shapes) if shape[0] == 0]
-    if refused and x is not None:
+    if refused and rows is not None:
         raise ValueError(f"rank {refused[0]} cannot take its rows: see the error raised there")
-    if x is not None and any(shape[1:] != shapes[0][1:] for shape in shapes):
+    if rows is not None and any(shape[1:] != shapes[0][1:] for shape in shapes):
         each = "; ".join(
-            f"rank {rank}: {rows // v} × {v} × {columns}, {ops.FLOATING[dtype]}"
-            for rank, (rows, columns, v, dtype) in enumerate(shapes)
+            f"rank {rank}: {count // v} × {v} × {columns}, {ops.FLOATING[dtype]}{' with labels' * labelled}"
+            for rank, (count, columns, v, dtype, labelled) in enumerate(shapes)
         )
         raise ValueError(
             f"ranks must agree in views, columns and dtype, got images × views × columns: {each}"
         )
-    return [rows for rows, *_ in shapes]
+    return [count for count, *_ in shapes]
 
 
 def ntxent_loss_distributed(
-    z_i: Tensor | Sequence[Tensor],
-    z_j: Tensor | None,
+    rows: Callable[[], Rows],
     *,
+    device: torch.device,
     temperature: float | Tensor,
     normalize: bool,
-    views_dim: int | None,
     backend: str = "auto",
+    group: Group = None,
+    gather: str = "all",
 ) -> Tensor:
-    """The loss of the views of all processes of the default group; without an initialised group, `ntxent_loss`.
+    """The loss of the rows of all processes of a group; without torch.distributed, `ntxent_loss`.
 
-    Processes may have different numbers of images. Gradients of the views and of the temperature, averaged over
-    processes once they have reached the parameters, are those of a single process with all rows; the incoming gradient
-    must be the same everywhere.
+    Processes may have different numbers of rows. Gradients of the rows and of the temperature, averaged over processes
+    once they have reached the parameters, are those of a single process with all rows; the incoming gradient must be
+    the same everywhere.
 
     Args:
-        z_i, z_j, views_dim: this process's views, as for `stack_views`.
+        rows: makes this process's rows, views per image and labels, or raises what is wrong with them.
+        device: of the rows, where they can be made.
         temperature, normalize, backend: as for `ntxent_loss`.
+        group: None for the default one.
+        gather: "all", every process gets all rows; or "ring", rows go round from process to process, and no process
+            holds more than three times its own: see `scatsimclr.ops.ntxent_ring`.
 
     Returns:
         The loss of the whole batch (0-d), on every process.
 
     Raises:
-        ValueError, TypeError: on every process, if the views of one cannot be used, or if they differ in number,
-            columns or dtype.
+        ValueError, TypeError: on every process, if the rows of one cannot be used, or if they differ in columns, views,
+            dtype, or whether they have labels.
     """
     alone = not (dist.is_available() and dist.is_initialized())
     try:
-        x, views = ops.stack_views(z_i, z_j, views_dim)
+        x, views, labels = found = rows()
+        if labels is not None:
+            ops.check_labels(labels, x)
         tensor, tau = ops.resolve(temperature, x, backend)
     except (TypeError, ValueError):
         if not alone:  # the others are waiting for this process
-            _agreed(None, 0, z_i.device if isinstance(z_i, Tensor) else torch.get_default_device())
+            _agreed(None, device, group)
         raise
     if alone:
-        return ops.ntxent_loss(x, temperature=temperature, normalize=normalize, views=views, backend=backend)
-    counts = _agreed(x, views, x.device)
+        return ops.ntxent_loss(
+            x, temperature=temperature, normalize=normalize, views=views, labels=labels, backend=backend
+        )
+    counts = _agreed(found, x.device, group)
     if forward_mode(x, tensor):
-        raise NotImplementedError("NTXentLoss(gather_distributed=True) has no forward-mode derivative")
-    return _distributed(x, tensor, tau, bool(normalize), views, counts, backend)
+        raise NotImplementedError("a loss with gather_distributed=True has no forward-mode derivative")
+    if labels is not None:
+        labels = labels.to(torch.int64)
+    if gather == "ring":
+        own = labels if labels is not None else image_labels(counts, views, x.device)[dist.get_rank(group)]
+        return ring_loss(x, own, tensor, tau, bool(normalize), counts, group)
+    return _distributed(x, labels, tensor, tau, bool(normalize), views, counts, backend, group)

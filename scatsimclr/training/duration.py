@@ -11,6 +11,7 @@ from torch import nn
 from scatsimclr.config import Config
 from scatsimclr.data.loader import PairLoader
 from scatsimclr.models.encoder import Encoder
+from scatsimclr.training.distributed import World
 from scatsimclr.training.update import Update
 
 WARM_UP = 3  # steps that are not counted: first calls allocate, and batches made ahead cost nothing
@@ -18,15 +19,21 @@ SECONDS = 8.0  # of steps that are counted
 
 
 def seconds_per_epoch(
-    config: Config, model: Encoder, head: nn.Module | None, loader: PairLoader, device: torch.device
+    config: Config,
+    model: Encoder,
+    head: nn.Module | None,
+    loader: PairLoader,
+    device: torch.device,
+    world: World | None = None,
 ) -> float:
     """The seconds that an epoch's steps take, measured on copies of the model and the head.
 
     The originals and the random generators stay as they are. Batches are those of the training; an epoch that is
-    shorter than SECONDS is measured whole.
+    shorter than SECONDS is measured whole. All processes stop when the first one's time is over.
     """
+    world = world or World()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        update = Update(config, copy.deepcopy(model), copy.deepcopy(head), device)
+        update = Update(config, copy.deepcopy(model), copy.deepcopy(head), device, world)
         update.modules().train()
         ignored, counted, start = min(WARM_UP, len(loader) - 1), 0, 0.0
         for index, batch in enumerate(loader.epoch(0)):
@@ -34,7 +41,7 @@ def seconds_per_epoch(
                 start = time.perf_counter()
             update(batch).total.item()
             counted += index >= ignored
-            if counted and time.perf_counter() - start > SECONDS:
+            if counted and world.broadcast(time.perf_counter() - start > SECONDS):
                 break
     return (time.perf_counter() - start) / counted * len(loader)
 
@@ -58,9 +65,11 @@ def timed(
     loader: PairLoader,
     device: torch.device,
     held_out: float,
+    world: World,
 ) -> Config:
     """The settings with as many epochs as `minutes` allows, and no more than a quarter of them flat."""
     if config.minutes is None:
         return config
-    epochs = epochs_in(config.minutes, seconds_per_epoch(config, model, head, loader, device), held_out)
+    seconds = world.broadcast(seconds_per_epoch(config, model, head, loader, device, world))
+    epochs = epochs_in(config.minutes, seconds, held_out)
     return config.model_copy(update={"epochs": epochs, "flat_epochs": min(config.flat_epochs, epochs // 4)})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 from scatsimclr.data.imageset import ImageSet
+from scatsimclr.errors import UserError
 
 SAMPLED = 4096  # images whose pixels are looked at
 
@@ -32,6 +34,17 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if not found:
         found += [f"other {name}" for name in ("labels", "pixels") if before.get(name) != now[name]]
     return found
+
+
+def check_same_images(seen: Sequence[dict[str, Any]]) -> None:
+    """Compares the fingerprints of several processes, by their ranks.
+
+    Raises:
+        UserError: One differs from the first; in every process.
+    """
+    for rank, other in enumerate(seen):
+        if found := differences(seen[0], other):
+            raise UserError(f"rank {rank} has other images than rank 0: {'; '.join(found)}")
 
 
 def _shown(value: object, other: object) -> object:

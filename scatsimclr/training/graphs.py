@@ -6,7 +6,7 @@ Source: PyTorch's notes on CUDA graphs, "Whole-network capture".
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -96,7 +96,10 @@ def _map(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Batch):
-        return Batch(*(_map(function, getattr(value, field.name)) for field in fields(value)))
+        views, indices, pretext = (
+            _map(function, part) for part in (value.views, value.indices, value.pretext)
+        )
+        return replace(value, views=views, indices=indices, pretext=pretext)
     return None if value is None else tuple(_map(function, part) for part in value)
 
 

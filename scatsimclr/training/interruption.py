@@ -1,7 +1,7 @@
 """Signals that ask a run to stop, answered between two steps, where a checkpoint is the same as without them.
 
 Schedulers announce preemption by SIGTERM, SIGUSR1 (Slurm's `--signal`) or SIGHUP (a terminal that closes), people by
-SIGINT (Ctrl-C).
+SIGINT (Ctrl-C). Of several processes that train together, one is enough to stop all: the others hear of it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -16,24 +17,46 @@ from types import FrameType
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
 )
+# What a thread wakes the main thread with; nobody else uses it.
+WAKE = getattr(signal, "SIGRTMAX", None)
+# A launcher passes on a signal that its processes may have had already: for so many seconds it is the same one.
+RELAYED = 5.0
 
 
 class Interrupted(BaseException):
     """A signal came in a part of a run that may be stopped anywhere. No handler of errors takes it: BaseException."""
 
 
+class FailedElsewhere(BaseException):
+    """Another process of the run has failed, and said why: this one ends without a word.
+
+    Attributes:
+        status: The exit status.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
 class Interruption:
     """Notes the first signal; the second ends the process at once.
 
     Attributes:
-        number: The signal that came, None before.
+        number: The signal that came, here or in another process; None before.
+        received: When it came to this process itself, by `time.monotonic`; None where it did not.
         where: How far the run had come, in words, and how it is continued.
+        relayed: Whether a launcher passes signals on, see RELAYED.
+        reports: Whether this process, of those of the run, says that it was stopped.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.received: float | None = None
         self.where = "before the first checkpoint: the same command starts again"
+        self.relayed, self.reports = False, True
         self._anywhere = False
+        self._failure: int | None = None
 
     @property
     def status(self) -> int:
@@ -51,6 +74,8 @@ class Interruption:
         before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
         for number in before:
             signal.signal(number, self._handle)
+        if WAKE is not None:
+            before[WAKE] = signal.signal(WAKE, self._woken)
         try:
             yield
         finally:
@@ -64,19 +89,60 @@ class Interruption:
         Raises:
             Interrupted: A signal came, before or in the block.
         """
-        self._anywhere = True
+        with self._stoppable(True):
+            yield
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """A part of a block of `anywhere` that is not stopped until its end."""
+        allowed = self._anywhere
+        with self._stoppable(False):
+            yield
+        if allowed and self.number is not None:
+            raise Interrupted
+
+    @contextmanager
+    def _stoppable(self, anywhere: bool) -> Iterator[None]:
+        before, self._anywhere = self._anywhere, anywhere
         try:
-            if self.number is not None:
+            if anywhere and self.number is not None:
                 raise Interrupted
             yield
         finally:
-            self._anywhere = False
+            self._anywhere = before
+
+    def hear(self, number: int) -> None:
+        """Called by another thread: another process of the run was asked to stop."""
+        if self.number is None:
+            self.number = number
+            self._wake()
+
+    def fail(self, status: int) -> None:
+        """Called by another thread: another process of the run has failed, and this one is to end."""
+        self._failure = status
+        self._wake()
+
+    def _wake(self) -> None:
+        thread = threading.main_thread().ident
+        if WAKE is not None and thread is not None:
+            signal.pthread_kill(thread, WAKE)
+
+    def _woken(self, number: int, frame: FrameType | None) -> None:
+        if self._failure is not None:
+            raise FailedElsewhere(self._failure)
+        if self._anywhere and self.number is not None:
+            raise Interrupted
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
+        now = time.monotonic()
+        if self.received is not None:
+            if self.relayed and now - self.received < RELAYED:
+                return
             # Python's own way out waits for threads and data loaders; whoever asks twice does not want to.
             os.write(2, b"\nstopped at once\n")
             os._exit(128 + number)
-        self.number = number
+        self.received = now
+        if self.number is None:
+            self.number = number
         if self._anywhere:
             raise Interrupted

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from scatsimclr.config import Config
 from scatsimclr.evaluation.table import Figures, titles
-from scatsimclr.training.metrics import Metrics, read_metrics
+from scatsimclr.training.metrics import METRICS, Metrics, read_metrics
 from scatsimclr.training.progress import Progress
 
 TIMED = 5  # steps after the first that are timed to tell how long training will take
@@ -27,6 +27,7 @@ class RunLog:
         steps: Per epoch.
         resumed: Whether the run continues from a checkpoint; else the folder's earlier records are removed.
         verbose: Whether to print anything.
+        writes: Whether this process is the one that writes and prints; the others' logs do nothing.
     """
 
     def __init__(
@@ -38,23 +39,27 @@ class RunLog:
         *,
         resumed: bool,
         verbose: bool = True,
+        writes: bool = True,
     ):
-        self.config, self.progress, self.verbose = config, progress, verbose
+        self.config, self.progress, self.folder = config, progress, folder
+        self.verbose = verbose and writes
         self.steps, self.images = steps, steps * config.batch_size
         self._times: list[float] | None = []
-        self.metrics = Metrics(folder, resume_step=progress.step if resumed else None)
+        self.metrics = Metrics(folder, resume_step=progress.step if resumed else None) if writes else None
 
     def write(self, event: str, **figures: float | str) -> None:
         """Appends a record."""
-        self.metrics.write(event, self.progress.epoch, self.progress.step, **figures)
+        if self.metrics is not None:
+            self.metrics.write(event, self.progress.epoch, self.progress.step, **figures)
 
     def records(self) -> list[dict[str, Any]]:
         """Everything recorded so far, as in metrics.jsonl."""
-        return read_metrics(self.metrics.path)
+        return read_metrics(self.folder / METRICS)
 
     def close(self) -> None:
         """Ends the log."""
-        self.metrics.close()
+        if self.metrics is not None:
+            self.metrics.close()
 
     def bar(self, done: int) -> tqdm[NoReturn]:
         """A progress bar of the whole training's images; of the current epoch, `done` were seen before."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scatsimclr.config import Config
 from scatsimclr.data.augment import Augment
@@ -33,9 +33,11 @@ from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.reporting.page import write_report
 from scatsimclr.reporting.subject import Subject
 from scatsimclr.training import checkpoint
+from scatsimclr.training.distributed import World
 from scatsimclr.training.duration import timed
-from scatsimclr.training.fingerprint import fingerprint
-from scatsimclr.training.interruption import Interrupted, Interruption
+from scatsimclr.training.fingerprint import check_same_images, fingerprint
+from scatsimclr.training.interruption import Interrupted
+from scatsimclr.training.leading import Lead
 from scatsimclr.training.log import RunLog
 from scatsimclr.training.metrics import Sums
 from scatsimclr.training.neighbours import nearest_images
@@ -57,6 +59,7 @@ from scatsimclr.training.setup import (
 from scatsimclr.training.update import Update
 from scatsimclr.training.validation import Validation, validation_loader
 
+NO_FIGURES: tuple[Figures, dict[str, float]] = ({}, {})  # of the processes that do not evaluate
 # First epochs after which quality is measured, whatever `eval_every_n_epochs`: a collapse comes early.
 WATCHED = 3
 
@@ -77,7 +80,7 @@ class Trainer:
         state: Of the checkpoint to continue from, as from `checkpoint.load`; None for a new run.
         profile: Whether to measure some steps.
         given: Images that are passed instead of the data set of the settings.
-        stop: Asked after each step whether to stop.
+        world: The processes that train together, of which this is one; the first one alone writes and prints.
         anyway: Whether to continue from a checkpoint of other images, or of another version of this package.
         verbose: Whether to tell on the terminal how it goes.
         report: Whether to write the report of the finished run.
@@ -107,50 +110,71 @@ class Trainer:
         *,
         given: Given | None = None,
         profile: bool = False,
-        stop: Interruption | None = None,
+        world: World | None = None,
         anyway: bool = False,
         verbose: bool = True,
         report: bool = True,
     ):
-        config = with_shape(config, given)
-        self.folder, self.device, self.stop = folder, pick_device(config), stop or Interruption()
-        self.data = data = load_data(config, given)
+        self.world = world = world or World()
+        self.folder, self.stop = folder, world.stop
+        self.device = pick_device(config, world.local_rank, world.size)
+        with world.one_first():
+            config = with_shape(config, given)
+            self.data = data = load_data(config, given, labelled=world.main)
         if config.dataset.normalization == "images":
             config = config.with_normalization(data.spec.mean, data.spec.std)
         config = with_batch(config, len(data.pretrain))
         seen = fingerprint(data.pretrain)
+        check_same_images(world.gathered(seen))
         if state is not None:
             check_continuable(state, config, seen, anyway=anyway)
-        self.loader = build_loader(config, data.pretrain, config.batch_size, config.seed, self.device)
-        held_out = validation_loader(config, data, self.device)
+        self.loader = build_loader(config, data.pretrain, config.batch_size, config.seed, self.device, world)
+        held_out = validation_loader(config, data, self.device, world)
         self.quality = Probe.of(Augment(data.spec, config.seed + 2), data.validation, data.pretrain)
         self.model, self.head = self._networks(config, new=state is None)
-        self.update = Update(config, self.model, self.head, self.device)
+        self.update = Update(config, self.model, self.head, self.device, world)
         warm_up = WARM_UP + self.update.warm_up
-        self.profiler = StepProfiler(folder, self.update.part, warm_up) if profile else None
-        self.validation = Validation(config, data, held_out, self.update)
+        self.profiler = StepProfiler(folder, self.update.part, warm_up) if profile and world.main else None
+        self.lead = Lead(world, config, self.model)
+        self.validation = Validation(config, data, held_out, self.update, self.lead)
         self.evaluation: Evaluation | None = None
 
         pipeline = self.loader.augment.name
         self.progress = Progress() if state is None else restore(state, self.update, pipeline)
-        if config.neighbours and isinstance(self.model, ScatSimCLR) and len(data.pretrain) > 1:
-            count = min(config.neighbours, len(data.pretrain) - 1)
-            self.loader.neighbours = nearest_images(self.model, data.pretrain.images, data.spec, count)
+        self.loader.neighbours = self._neighbours(config)
         if state is None and config.minutes is not None:
             share = len(data.validation) / len(data.pretrain)
-            config = timed(config, self.model, self.head, self.loader, self.device, share)
+            config = timed(config, self.model, self.head, self.loader, self.device, share, world)
         self.config = config
 
-        folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "config.yaml", config.to_yaml())
-        write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
+        if world.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / "config.yaml", config.to_yaml())
+            write_text(folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
         self.checkpoints = Checkpoints(folder, config, self.update, pipeline, seen)
         if state is not None:
             self.checkpoints.adopt(state)
         self.report = report
         self.log = RunLog(
-            folder, config, self.progress, len(self.loader), resumed=state is not None, verbose=verbose
+            folder,
+            config,
+            self.progress,
+            len(self.loader),
+            resumed=state is not None,
+            verbose=verbose,
+            writes=world.main,
         )
+
+    def _neighbours(self, config: Config) -> Tensor | None:
+        """The neighbours of each image, where the settings want them."""
+        model, images = self.model, self.data.pretrain.images
+        count = min(config.neighbours, len(images) - 1)
+        if count < 1 or not isinstance(model, ScatSimCLR):
+            return None
+        found = self.lead(
+            lambda: nearest_images(model, images, self.data.spec, count, self.lead.extract), None
+        )
+        return self.world.broadcast(found)
 
     def _networks(self, config: Config, *, new: bool) -> tuple[Encoder, nn.Module | None]:
         """The encoder and the pretext task's head, on the device; `new` says that no checkpoint will fill them."""
@@ -160,11 +184,13 @@ class Trainer:
         if config.fine_tune_from:
             checkpoint.load_weights(config.fine_tune_from, model)
         model = placed(model, self.device)
-        if isinstance(model, ScatSimCLR) and new and not config.fine_tune_from:
+        if isinstance(model, ScatSimCLR) and new and not config.fine_tune_from and self.world.main:
             fit_front(model, self.data.pretrain.images, build_augment(config, config.seed + 3))
         # After the encoder, whose weights then are those of a run without a pretext task.
         head = build_head(config, model.h_dim)
-        return model, None if head is None else head.to(self.device)
+        head = None if head is None else head.to(self.device)
+        self.world.copy_from_main(model, head)
+        return model, head
 
     def pretext_in(self, epoch: int) -> bool:
         """Whether the pretext task is part of the loss in an epoch."""
@@ -177,7 +203,8 @@ class Trainer:
         """Trains to the last epoch.
 
         Returns:
-            {"before": …, "after": …}, each as from `Evaluation.figures`, or empty where there are no labels.
+            {"before": …, "after": …}, each as from `Evaluation.figures`, or empty where there are no labels, and in all
+            processes but the first.
 
         Raises:
             UserError: The loss is not finite.
@@ -185,8 +212,7 @@ class Trainer:
         try:
             figures = self._train()
             self.checkpoints.wait()
-            with self.stop.anywhere():
-                self._finish()
+            self.lead(self._finish, None)
         finally:
             self.log.close()
             self.checkpoints.close()  # last: it raises what could not be written
@@ -195,8 +221,9 @@ class Trainer:
     def _train(self) -> dict[str, Figures]:
         config, progress = self.config, self.progress
         if progress.before is None:
-            with self.stop.anywhere():
-                before, watched = self._evaluate(recommend=False), self._watched()
+            before, watched = self.lead(
+                lambda: (self._evaluate(recommend=False), self._watched()), NO_FIGURES
+            )
             progress.before = before
             self.log.write("evaluation", **before)
             self._log_watched(watched)
@@ -204,10 +231,10 @@ class Trainer:
         after = None
         while progress.epoch < config.epochs:
             sums, seconds = self._train_epoch()
-            after = self._end_epoch(sums, seconds) or after
+            if (figures := self._end_epoch(sums, seconds)) is not None:
+                after = figures
         if after is None:  # a finished run was resumed for its result
-            with self.stop.anywhere():
-                after = self._evaluate()
+            after = self.lead(self._evaluate, Figures())
         return {"before": progress.before, "after": after}
 
     def _end_epoch(self, sums: Sums, seconds: float) -> Figures | None:
@@ -221,10 +248,16 @@ class Trainer:
         random = torch.get_rng_state()
         progress.epoch += 1
         try:
-            with self.stop.anywhere():
+            with self.world.together():
                 validation = self._validate()
-                evaluation = self._evaluate(quick=not last) if due else Figures()
-                watched = self._watched() if due or progress.epoch <= WATCHED else {}
+
+            def measured() -> tuple[Figures, dict[str, float]]:
+                return (
+                    self._evaluate(quick=not last) if due else Figures(),
+                    self._watched() if due or progress.epoch <= WATCHED else {},
+                )
+
+            evaluation, watched = self.lead(measured, NO_FIGURES)
         except Interrupted:
             progress.epoch -= 1
             torch.set_rng_state(random)
@@ -246,7 +279,9 @@ class Trainer:
     def _finish(self) -> None:
         """Writes what a finished run has beside its checkpoints."""
         checkpoint.save_pretrained(self.folder, self.model, shared_settings(self.config))
-        recommendation(self.config, self.model, self.data.pretrain, self.evaluation).save(self.folder)
+        recommendation(self.config, self.model, self.data.pretrain, self.evaluation, self.lead.extract).save(
+            self.folder
+        )
         if self.evaluation is not None:
             self.evaluation.classifier().save(self.folder)
         if self.report:
@@ -272,6 +307,8 @@ class Trainer:
             for index, batch in enumerate(self._batches(sums.count), sums.count):
                 together = min(config.accumulate, steps - (index - index % config.accumulate))
                 last = (index + 1) % config.accumulate == 0 or index + 1 == steps
+                # The last step's checkpoint is the epoch's; gradients that are still being accumulated are not saved.
+                asked = self.world.ask(self._wishes) if last and index + 1 < steps else None
                 losses = self.update(batch, share=1 / together, last=last)
                 sums.add(losses)
                 progress.step += 1
@@ -284,14 +321,14 @@ class Trainer:
                     bar.set_postfix(loss=f"{value:.4f}")
                     parts = {name: part.item() for name, part in losses.parts.items()}
                     self.log.write("train", loss=value, **parts)
-                # The last step's checkpoint is the epoch's; gradients that are still being accumulated are not saved.
-                if not last or index + 1 == steps:
+                if asked is None:
                     continue
-                stopping = self.stop.number is not None
-                if stopping or (every and progress.step % every == 0) or self._minutes_are_over():
+                number, due = asked()
+                if number or due or (every and progress.step % every == 0):
                     self._finite(losses.total.item())
                     self.checkpoints.save_partial(progress, sums, time.perf_counter() - start)
-                if stopping:
+                if number:
+                    self.stop.number = number
                     raise Interrupted
         if self.profiler:  # the epoch was shorter than what is measured
             self.profiler.finish()
@@ -299,10 +336,12 @@ class Trainer:
         self._finite(sums.means()["loss"])
         return sums, time.perf_counter() - start
 
-    def _minutes_are_over(self) -> bool:
-        """Whether `checkpoint_every_minutes` have passed since the last checkpoint."""
+    def _wishes(self) -> tuple[int, int]:
+        """The signal that came, or 0; and whether `checkpoint_every_minutes` have passed since the last checkpoint."""
         minutes = self.config.checkpoint_every_minutes
-        return minutes is not None and time.monotonic() - self.checkpoints.saved >= 60 * minutes
+        # The first process's clock is everybody's.
+        due = minutes is not None and time.monotonic() - self.checkpoints.saved >= 60 * minutes
+        return self.stop.number or 0, int(due and self.world.main)
 
     def _batches(self, done: int) -> Iterator[Batch]:
         """The batches of the epoch after the first `done`; waiting for them is the part "data" of a step."""
@@ -348,7 +387,9 @@ class Trainer:
     def _evaluate(self, *, quick: bool = False, recommend: bool = True) -> Figures:
         if self.data.train is None or self.data.test is None:
             return {}
-        evaluation = build_evaluation(self.config, self.model, self.data.train, self.data.test)
+        evaluation = build_evaluation(
+            self.config, self.model, self.data.train, self.data.test, self.lead.extract
+        )
         if self.progress.epoch == self.config.epochs:
             self.evaluation = evaluation
         return evaluation.figures(quick=quick, recommend=recommend)

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from scatsimclr.files import write_text
 from scatsimclr.training.update import Losses
 
+METRICS = "metrics.jsonl"
 # What every record has.
 _FIELDS = {"event": str, "epoch": int, "step": int}
 
@@ -31,7 +32,7 @@ class Metrics:
     """
 
     def __init__(self, folder: Path, *, resume_step: int | None = None):
-        self.path = folder / "metrics.jsonl"
+        self.path = folder / METRICS
         # Without a checkpoint an interrupted run starts anew.
         self._drop_after(-1 if resume_step is None else resume_step)
         self._file = self.path.open("a", buffering=1)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from scatsimclr.data.augment import AugmentSpec
 from scatsimclr.errors import UserError
-from scatsimclr.evaluation.features import extract
+from scatsimclr.evaluation.features import Extract, extract
 from scatsimclr.evaluation.standard import Standard
 from scatsimclr.models.scatsimclr import ScatSimCLR
 
@@ -22,7 +22,9 @@ ROWS = 1024  # images whose similarities to all others are computed at once
 
 
 @torch.inference_mode()
-def nearest_images(model: ScatSimCLR, images: Tensor, spec: AugmentSpec, count: int) -> Tensor:
+def nearest_images(
+    model: ScatSimCLR, images: Tensor, spec: AugmentSpec, count: int, extract: Extract = extract
+) -> Tensor:
     """The images nearest to each image by the cosine of whitened scattering.
 
     Takes n² F products, with F the width of the features.
@@ -32,6 +34,7 @@ def nearest_images(model: ScatSimCLR, images: Tensor, spec: AugmentSpec, count: 
         images: uint8 (n, H, W, C), n > count.
         spec: Normalises them.
         count: Neighbours per image.
+        extract: Makes the features.
 
     Returns:
         int64 (n, count), on the CPU.

@@ -54,6 +54,8 @@ class Checkpoints:
     The views of a step depend on its number alone: of the loader nothing is saved but who makes the views. Files are
     written by a thread, from a copy of the state, while training goes on; an error of its is raised by the next call.
 
+    Of several processes, whose states are the same, the first one writes.
+
     Args:
         folder: The run folder.
         config: The settings of the run.
@@ -80,6 +82,8 @@ class Checkpoints:
         What a crash left undone is done: best.pt is the file that its last.pt says it is, and a last.pt that is damaged
         is replaced by the one before it.
         """
+        if not self.update.world.main:
+            return
         previous = self.folder / PREVIOUS
         if previous.is_file() and (not self.last.is_file() or intact(self.last) is False):
             link(previous, self.last)
@@ -89,11 +93,11 @@ class Checkpoints:
 
     def save(self, progress: Progress, *, best: bool) -> None:
         """Writes the checkpoint at the end of an epoch; `best` says that it is also the best one."""
-        self._write({**self._state(progress), "is_best": best})
+        self._write(progress, {"is_best": best})
 
     def save_partial(self, progress: Progress, sums: Sums, seconds: float) -> None:
         """Writes a checkpoint in the middle of an epoch, `seconds` after its start."""
-        self._write({**self._state(progress), "partial": {**sums.state(), "seconds": seconds}})
+        self._write(progress, {"partial": {**sums.state(), "seconds": seconds}})
 
     def wait(self) -> None:
         """Waits until the last checkpoint is on the disk.
@@ -112,10 +116,12 @@ class Checkpoints:
         finally:
             self._writer.shutdown()
 
-    def _write(self, state: dict[str, Any]) -> None:
+    def _write(self, progress: Progress, more: dict[str, Any]) -> None:
+        if not self.update.world.main:
+            return
         self.wait()
         self.saved = time.monotonic()
-        self._pending = self._writer.submit(self._write_files, copied(state))
+        self._pending = self._writer.submit(self._write_files, copied({**self._state(progress), **more}))
 
     def _write_files(self, state: dict[str, Any]) -> None:
         save(self.last, state, keep=self.folder / PREVIOUS)

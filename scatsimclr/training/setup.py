@@ -20,6 +20,7 @@ from scatsimclr.data.pretext import TASKS
 from scatsimclr.data.shape import with_shape
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
+from scatsimclr.evaluation.features import Extract, extract
 from scatsimclr.evaluation.recommendation import Recommendation, without_labels
 from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.pretext import HEADS
@@ -27,6 +28,7 @@ from scatsimclr.models.resnet import ResNetSimCLR
 from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.scattering import Scattering2D
 from scatsimclr.training import checkpoint
+from scatsimclr.training.distributed import World
 
 
 @dataclass(frozen=True)
@@ -73,19 +75,20 @@ def load_split(config: Config, split: str, given: Given | None = None) -> ImageS
     )
 
 
-def load_data(config: Config, given: Given | None = None) -> Data:
+def load_data(config: Config, given: Given | None = None, *, labelled: bool = True) -> Data:
     """All images of a run; the validation images are a seeded random part of the pre-training images.
 
     Args:
         config: The settings, with a normalisation that may be to be measured: that of `spec` then is.
         given: Images that are passed instead of the data set of the settings.
+        labelled: Whether the images for the probes are read too.
     """
     images = load_split(config, "pretrain", given)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
     order = order[: config.dataset.limit]
     # Two images remain to be trained on, however few there are.
     held_out = max(0, min(round(config.dataset.valid_size * len(order)), len(order) - 2))
-    train, test = load_labelled(config, images, given)
+    train, test = load_labelled(config, images, given) if labelled else (None, None)
     pretrain = images.subset(order[held_out:].sort().values)
     if config.dataset.normalization == "images":
         config = config.with_normalization(*channel_statistics(pretrain.images))
@@ -148,20 +151,29 @@ def build_augment(config: Config, seed: int) -> Augment:
     )
 
 
-def data_threads(config: Config, device: torch.device) -> int:
-    """Threads that make batches.
+def data_threads(config: Config, device: torch.device, processes: int = 1) -> int:
+    """Threads that make batches, of each of so many processes of this machine.
 
     Where the CPU trains, its cores are needed for the model, whose threads wait for each other: on two cores, one data
     thread gives 304 images/s of 32×32, two give 281 (EPYC Zen 4, bfloat16, 2026-11-25).
     """
-    cores = os.cpu_count() or 1
+    cores = max(1, (os.cpu_count() or 1) // processes)
     return config.data.threads or (min(4, cores) if device.type == "cuda" else min(4, max(1, cores // 8)))
 
 
 def build_loader(
-    config: Config, images: ImageSet, batch_size: int, seed: int, device: torch.device
+    config: Config,
+    images: ImageSet,
+    batch_size: int,
+    seed: int,
+    device: torch.device,
+    world: World | None = None,
 ) -> PairLoader:
-    """Batches of `images`, resident on the device; `seed` is the augmentation's, the order has the run's."""
+    """Batches of `images`, resident on the device; `seed` is the augmentation's, the order has the run's.
+
+    The processes of `world` share each batch; without it, this one has them whole.
+    """
+    world = world or World()
     augment = build_augment(config, seed)
     return PairLoader(
         images.images.to(device),
@@ -170,7 +182,9 @@ def build_loader(
         config.seed,
         TASKS[config.task](augment) if config.task else None,
         prefetch=config.data.prefetch,
-        threads=data_threads(config, device),
+        threads=data_threads(config, device, world.local_size),
+        rank=world.rank,
+        world_size=world.size,
     )
 
 
@@ -244,8 +258,10 @@ def restore(
     return config, placed(model, pick_device(config)).eval(), origin
 
 
-def build_evaluation(config: Config, model: Encoder, train: ImageSet, test: ImageSet) -> Evaluation:
-    """The probes of the settings, ready to run."""
+def build_evaluation(
+    config: Config, model: Encoder, train: ImageSet, test: ImageSet, extract: Extract = extract
+) -> Evaluation:
+    """The probes of the settings, ready to run on features that `extract` makes."""
     subsets: tuple[Tensor, ...] = ()
     if "folds" in config.evaluation.probes:
         subsets = folds(config.dataset.dataset, data_dir=config.data_dir, download=config.dataset.download)
@@ -259,6 +275,7 @@ def build_evaluation(config: Config, model: Encoder, train: ImageSet, test: Imag
         _amp(config, model),
         scattering=front_end(config, model),
         joint=config.model.scattering,
+        extract=extract,
     )
 
 
@@ -274,7 +291,11 @@ def front_end(config: Config, model: Encoder) -> Scattering2D:
 
 
 def recommendation(
-    config: Config, model: Encoder, images: ImageSet, evaluation: Evaluation | None
+    config: Config,
+    model: Encoder,
+    images: ImageSet,
+    evaluation: Evaluation | None,
+    extract: Extract = extract,
 ) -> Recommendation:
     """Which features of a trained encoder to use: chosen by `evaluation`, or by rule where there is none."""
     if evaluation is not None:
@@ -287,6 +308,7 @@ def recommendation(
         joint=config.model.scattering,
         batch_size=config.evaluation.batch_size,
         amp=_amp(config, model),
+        extract=extract,
     )
 
 
@@ -294,10 +316,27 @@ def _amp(config: Config, model: Encoder) -> torch.dtype | None:
     return config.resolved_amp(next(model.parameters()).device.type)
 
 
-def pick_device(config: Config) -> torch.device:
-    """The device of the settings; UserError where there is no such device."""
+def pick_device(config: Config, local_rank: int = 0, processes: int = 1) -> torch.device:
+    """The device of the settings, of each of the processes of this machine its own.
+
+    Args:
+        config: The settings.
+        local_rank: Of this process among those of its machine.
+        processes: That train together.
+
+    Raises:
+        UserError: There is no such device.
+    """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda was requested, but torch sees no CUDA device")
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(config.device)
+    if config.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if processes == 1:
+        return torch.device("cuda")
+    if local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"a process needs a CUDA device of its own: {torch.cuda.device_count()} are here, and this is process "
+            f"{local_rank + 1} of this machine; device=cpu trains without"
+        )
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)

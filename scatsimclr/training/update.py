@@ -16,7 +16,11 @@ from torch.nn import functional as F
 from scatsimclr.data.loader import Batch
 from scatsimclr.loss import NTXentLoss
 from scatsimclr.models.encoder import Encoder
+from scatsimclr.models.processes import set_images, share_moments
 from scatsimclr.models.resnet import ResNetSimCLR
+from scatsimclr.ops.collectives import sum_of_all
+from scatsimclr.training.distributed import World
+from scatsimclr.training.gradients import GradientSum
 from scatsimclr.training.graphs import WARM_UP, GraphedUpdate
 from scatsimclr.training.profile import Parts
 
@@ -49,22 +53,36 @@ class Update:
         model: The encoder, on the device.
         head: The pretext task's head, on the device; None without a task.
         device: Where the weights are.
+        world: The processes that share each batch. Gradients are summed over them; moments too, with model.sync_bn.
 
     Raises:
         UserError: CUDA graphs are required by the settings and cannot be recorded.
     """
 
-    def __init__(self, config: Config, model: Encoder, head: nn.Module | None, device: torch.device):
+    def __init__(
+        self,
+        config: Config,
+        model: Encoder,
+        head: nn.Module | None,
+        device: torch.device,
+        world: World | None = None,
+    ):
         self.config, self.model, self.head, self.device = config, model, head, device
-        self.criterion = NTXentLoss(
-            temperature=config.loss.temperature,
-            use_cosine_similarity=config.loss.use_cosine_similarity,
-            views_dim=0,
-            backend="auto" if config.fused else "reference",
+        self.world = world or World()
+        self.criterion, self.shared_criterion = (
+            NTXentLoss(
+                temperature=config.loss.temperature,
+                use_cosine_similarity=config.loss.use_cosine_similarity,
+                gather_distributed=shared,
+                gather=config.loss.gather,
+                views_dim=0,
+                backend="auto" if config.fused else "reference",
+            )
+            for shared in (False, True)
         )
         self.amp = config.resolved_amp(device.type)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp == torch.float16)
-        graphs = config.resolved_graphs(device.type)
+        graphs = config.resolved_graphs(device.type, distributed=bool(self.world.steps))
         self.optimizer = torch.optim.Adam(
             [parameter for parameter in self.modules().parameters() if parameter.requires_grad],
             # A recorded update reads the rate from the device: a number would become part of the recording.
@@ -73,6 +91,10 @@ class Update:
             fused=True,
             capturable=graphs,
         )
+        self.gradients: GradientSum | None = None
+        if self.world.gradients is not None:
+            self.gradients = GradientSum(self.modules().parameters(), self.world.gradients)
+        share_moments(model, self.world.steps if config.model.sync_bn else "")
         self.attempts = 0
         self.part = Parts(device)
         self._graphed = GraphedUpdate(self._eager) if graphs else None
@@ -122,8 +144,12 @@ class Update:
     def _eager(self, batch: Batch, share: float = 1.0, last: bool = True) -> Losses:
         losses = self.losses(batch)
         with self.part("backward"):
-            scaled: Tensor = self.scaler.scale(losses.total * share)
+            scaled: Tensor = self.scaler.scale(losses.total * (share / self.world.size))
+            if self.gradients is not None and last:
+                self.gradients.begin()
             torch.autograd.backward(scaled)
+            if self.gradients is not None and last:
+                self.gradients.finish()
         if last:
             with self.part("optimizer"):
                 self.scaler.step(self.optimizer)
@@ -132,22 +158,31 @@ class Update:
         return losses
 
     def losses(self, batch: Batch) -> Losses:
-        """The figures of a batch, with the pretext task's where the batch has its pictures."""
+        """The figures of a batch, with the pretext task's where the batch has its pictures.
+
+        Of a share of a batch, the figures of the whole batch; the gradients of the total, averaged over the processes,
+        are those of one process with the whole batch.
+        """
         contrastive = self.contrastive(batch)
         if batch.pretext is None:
             return Losses(contrastive, {})
         if self.head is None or self.config.pretext is None:
             raise ValueError("batch.pretext must be None without a pretext task, got pictures")
         pictures, labels = batch.pretext
+        share = batch.share
+        set_images(self.head, None if share is None else (share.first, share.count, share.total))
         with self._autocast():
             h = self._encode(pictures)
             with self.part("loss"):
                 logits = self.head(h)
-        pretext = F.cross_entropy(logits.float(), labels)
+        pretext, right = F.cross_entropy(_wide(logits), labels), (logits.argmax(1) == labels).double().mean()
+        if share is not None:
+            weight = share.count / share.total
+            pretext, right = sum_of_all(weight * pretext), sum_of_all(weight * right)
         parts = {
             "contrastive_loss": contrastive.detach(),
             "pretext_loss": pretext.detach(),
-            "pretext_accuracy": (logits.argmax(1) == labels).double().mean(),
+            "pretext_accuracy": right,
         }
         return Losses(contrastive + self.config.pretext.lambda_ * pretext, parts)
 
@@ -159,10 +194,9 @@ class Update:
             with self.part("loss"):
                 z = [self.model.project(part) for part in h]
         with self.part("loss"):
-            rows = [part.float() for part in z]
-            loss: Tensor = self.criterion(
-                torch.unflatten(rows[0], 0, batch.views.shape[:2]) if together else rows
-            )
+            rows = [_wide(part) for part in z]
+            criterion = self.criterion if batch.share is None else self.shared_criterion
+            loss: Tensor = criterion(torch.unflatten(rows[0], 0, batch.views.shape[:2]) if together else rows)
         return loss
 
     def _encode(self, x: Tensor) -> Tensor:
@@ -194,3 +228,8 @@ class Update:
             group.update(own)
         self.scaler.load_state_dict(state["scaler"])
         self.attempts = state["attempts"]
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Values in which losses are computed: float32, or float64 as they are."""
+    return values if values.dtype == torch.float64 else values.float()

@@ -34,9 +34,14 @@ def describe(trainer: Trainer) -> None:
     if trainer.head is not None and config.pretext is not None:
         print(f"pretext    {config.task}, λ={config.pretext.lambda_:g} from epoch {config.pretext.start_epoch} on, "
               f"{parameter_count(trainer.head):,} parameters in its head")  # fmt: skip
-    graphs = ", CUDA graphs" if config.resolved_graphs(trainer.device.type) else ""
+    graphs = (
+        ", CUDA graphs"
+        if config.resolved_graphs(trainer.device.type, distributed=bool(trainer.world.steps))
+        else ""
+    )
+    many = f"{trainer.world.size} processes, " if trainer.world.shared else ""
     print(
-        f"machine    {trainer.device}, amp {amp}{graphs}; {operators}; augmentation {augmentation(trainer)}"
+        f"machine    {many}{trainer.device}, amp {amp}{graphs}; {operators}; augmentation {augmentation(trainer)}"
     )
     if config.minutes is not None:
         epochs = f"{config.epochs} epoch{'s' * (config.epochs > 1)}"

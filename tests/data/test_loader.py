@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scatsimclr.data.augment import Augment, AugmentSpec
-from scatsimclr.data.loader import PairLoader
+from scatsimclr.data.loader import PairLoader, Share
 from scatsimclr.data.prefetch import ahead
 from scatsimclr.errors import UserError
 
@@ -57,20 +57,27 @@ def test_batches_do_not_depend_on_prefetch_and_an_epoch_can_begin_anywhere(prefe
     assert all(map(same, whole[4:], rest))
 
 
-def test_processes_share_what_one_would_see():
+@pytest.mark.parametrize(("size", "counts"), [(3, (4, 4, 4)), (5, (2, 2, 3, 2, 3)), (12, (1,) * 12)])
+def test_processes_share_what_one_would_see(size, counts):
     whole = list(loader(50, 12).epoch(1))
-    shares = [list(loader(50, 4, rank=rank, world_size=3).epoch(1)) for rank in range(3)]
-    assert [len(share) for share in shares] == [4, 4, 4]
+    shares = [list(loader(50, 12, rank=rank, world_size=size).epoch(1)) for rank in range(size)]
+    assert [len(share) for share in shares] == [4] * size
     for step, batch in enumerate(whole):
         parts = [share[step] for share in shares]
+        assert batch.share is None
+        assert tuple(len(part.indices) for part in parts) == counts
+        for rank, part in enumerate(parts):
+            assert part.share == Share(sum(counts[:rank]), counts[rank], 12)
         assert torch.equal(torch.cat([part.indices for part in parts]), batch.indices)
         for view in (0, 1):
             assert torch.equal(torch.cat([part.views[view] for part in parts]), batch.views[view])
 
 
 def test_too_few_images_for_all_processes_are_refused():
-    with pytest.raises(UserError, match="batch_size=16 or less works"):
-        loader(50, 20, world_size=3)
+    with pytest.raises(UserError, match="batch_size=50 or less works"):
+        loader(50, 51, world_size=3)
+    with pytest.raises(UserError, match="batch_size must be at least the number of processes, 3, got 2"):
+        loader(50, 2, world_size=3)
     with pytest.raises(ValueError, match="rank"):
         loader(rank=1)
 

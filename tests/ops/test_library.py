@@ -41,7 +41,7 @@ def test_a_gradient_has_the_implementations_of_its_operator():
 
 def test_backends_lists_operators_without_their_parts():
     assert scatsimclr.backends is backends
-    assert set(backends()) == {"conv3x3", "ntxent", "photometric", "scattering2d"}
+    assert set(backends()) == {"batch_norm", "conv3x3", "ntxent", "photometric", "scattering2d"}
     assert [operator.name for operator in listed()] == list(backends())
 
 
