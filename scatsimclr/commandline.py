@@ -53,12 +53,12 @@ def run(command: Callable[[list[str]], int | None], argv: list[str] | None = Non
         return 130
 
 
-def command_parser(name: str, description: str, examples: Sequence[str]) -> argparse.ArgumentParser:
+def command_parser(name: str, description: str, examples: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The parser of `python -m scatsimclr.NAME`; `examples` are argument lists."""
     return argparse.ArgumentParser(
         prog=f"python -m scatsimclr.{name}",
         description=description,
-        epilog=f"Examples: {' | '.join(examples)}",
+        epilog=f"Examples: {' | '.join(examples)}" if examples else None,
     )
 
 
@@ -69,7 +69,12 @@ def add_checkpoint(parser: argparse.ArgumentParser) -> None:
         help="checkpoint file, or run folder (its last checkpoint); with --config also bare weights: "
         ".safetensors, or a .pth file of the original code",
     )
-    parser.add_argument("-c", "--config", metavar="FILE", help="settings file, for bare weights")
+    add_config(parser, "settings file, for bare weights")
+
+
+def add_config(parser: argparse.ArgumentParser, text: str) -> None:
+    """Adds -c/--config."""
+    parser.add_argument("-c", "--config", metavar="FILE", help=text)
 
 
 def add_settings(parser: argparse.ArgumentParser, example: str = "device=cpu") -> None:

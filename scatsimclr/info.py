@@ -7,22 +7,22 @@ if __name__ == "__main__":
 
     start("info")
 
-import argparse
 import os
 import platform
 
 import torch
 
 import scatsimclr
+from scatsimclr.commandline import command_parser
 from scatsimclr.environment import PACKAGES, cpu_kernels, gpus, implementation, version
 from scatsimclr.ops.library import listed
 
 
 def command(argv: list[str]) -> int:
     """Prints versions, devices and a table of the operators."""
-    argparse.ArgumentParser(
-        prog="python -m scatsimclr.info", description=__doc__.split(": ", 1)[1]
-    ).parse_args(argv)
+    command_parser("info", "Versions, devices, and which implementation serves which operator.").parse_args(
+        argv
+    )
     print(f"scatsimclr {scatsimclr.__version__}, Python {platform.python_version()}, {platform.platform()}")
     print("  " + ", ".join(f"{package} {version(package)}" for package in PACKAGES))
     threads = torch.get_num_threads()

@@ -90,6 +90,8 @@ def sup_con_loss(
 class _ContrastiveLoss(nn.Module):
     """Keeps the temperature: a number, a learnt parameter, or a tensor that moves with the module."""
 
+    operator_name = ops.NTXENT.name
+
     def __init__(
         self, temperature: float | Tensor, normalize: bool, views_dim: int | None, backend: str
     ) -> None:

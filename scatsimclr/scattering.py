@@ -77,7 +77,10 @@ class Scattering2D(nn.Module):
     Attributes:
         phi, psi: the filter bank's low-pass and wavelets, as in kymatio.
         M_padded, N_padded: the size of the padded images.
+        operator_name: the operator that it runs.
     """
+
+    operator_name = SCATTERING2D.name
 
     def __init__(
         self,

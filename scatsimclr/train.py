@@ -14,6 +14,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from scatsimclr import commandline
 from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.config import Config, load_config
 from scatsimclr.data.dali import dali_missing
@@ -21,7 +24,7 @@ from scatsimclr.data.imageset import ImageSet
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.table import Figures, accuracy_table
 from scatsimclr.models import parameter_count
-from scatsimclr.ops.library import OPERATORS
+from scatsimclr.ops.library import serving
 from scatsimclr.reporting.results import scores, verdict
 from scatsimclr.training import checkpoint
 from scatsimclr.training.interruption import Interrupted, Interruption
@@ -37,42 +40,39 @@ CHANGEABLE = {
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scatsimclr.train",
-        description="Contrastive training of an encoder: scattering front end, adapter network, NT-Xent loss. "
-        "Without arguments it trains on scikit-learn's digits.",
-        epilog="Examples: --fused | --fused dataset.dataset=cifar20 epochs=100 | "
-        "--fused dataset.dataset=folder --data-dir my/images | --resume auto",
+    parser = commandline.command_parser(
+        "train",
+        "Contrastive training of an encoder: scattering front end, adapter network, NT-Xent loss. Without arguments it "
+        "trains on scikit-learn's digits.",
+        [
+            "--fused",
+            "--fused dataset.dataset=cifar20 epochs=100",
+            "--fused dataset.dataset=folder --data-dir my/images",
+            "--resume auto",
+        ],
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        help="settings file (the original's config.yaml works), or digits, cifar10, stl10, …",
+    add = parser.add_argument
+    commandline.add_config(
+        parser, "settings file (the original's config.yaml works), or digits, cifar10, stl10, …"
     )
-    parser.add_argument("-m", "--mode", choices=["unsupervised", "pretext"], help="training mode")
-    parser.add_argument(
-        "--fused", action="store_true", help="fused kernels, DALI, and AMP where the device has it"
-    )
-    parser.add_argument("--amp", choices=["off", "bf16", "fp16"], help="automatic mixed precision")
-    parser.add_argument(
-        "--graphs", action="store_true", help="whole updates as CUDA graphs (default with --fused on CUDA)"
-    )
-    parser.add_argument(
-        "--profile", action="store_true", help="measure the parts of a step, print them and write a trace"
-    )
-    parser.add_argument("--data-dir", metavar="DIR", help="where the images are, or are downloaded to")
-    parser.add_argument("--run-dir", metavar="DIR", help="run folder (default: a new one under runs/)")
-    parser.add_argument(
+    add("-m", "--mode", choices=["unsupervised", "pretext"], help="training mode")
+    add("--fused", action="store_true", help="fused kernels, DALI, and AMP where the device has it")
+    add("--amp", choices=["off", "bf16", "fp16"], help="automatic mixed precision")
+    add("--graphs", action="store_true", help="whole updates as CUDA graphs (default with --fused on CUDA)")
+    add("--profile", action="store_true", help="measure the parts of a step, print them and write a trace")
+    commandline.add_data_dir(parser, "where the images are, or are downloaded to")
+    add("--run-dir", metavar="DIR", help="run folder (default: a new one under runs/)")
+    add(
         "--resume",
         metavar="auto|PATH",
         help="continue from a checkpoint or run folder; auto: from the newest run",
     )
-    parser.add_argument(
+    add(
         "--resume-anyway",
         action="store_true",
         help="continue although the images, or the version of this package, are others than the checkpoint's",
     )
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="any setting, by its dotted name")
+    commandline.add_settings(parser, "epochs=6")
     return parser
 
 
@@ -181,10 +181,8 @@ def new_folder(config: Config) -> Path:
 def describe(trainer: Trainer) -> None:
     """Prints what is about to run, in a few lines."""
     config, data = trainer.config, trainer.data
-    operators = ", ".join(
-        f"{op} {OPERATORS[op].default(trainer.device.type).name if config.fused else 'reference'}"
-        for op in (("scattering2d", "ntxent") if config.model.scattering else ("ntxent",))
-    )
+    used = serving(nn.ModuleList([trainer.model, trainer.update.criterion]), trainer.device.type)
+    operators = ", ".join(f"{operator} {name}" for operator, name in used.items())
     amp = str(trainer.update.amp).removeprefix("torch.") if trainer.update.amp else "off"
     height, width, channels = config.dataset.input_shape
     kind = "grey images" if channels == 1 else "images"

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import scatsimclr
+from scatsimclr import NTXentLoss, ScatSimCLR
+from scatsimclr.models.resnet import ResNetSimCLR
 from scatsimclr.ops import availability, gpu_records
 from scatsimclr.ops.availability import Availability
-from scatsimclr.ops.library import OPERATORS, backends, listed
+from scatsimclr.ops.library import OPERATORS, backends, listed, serving
 from scatsimclr.ops.ntxent import NTXENT
 from scatsimclr.ops.scattering2d import SCATTERING2D
 
@@ -84,6 +86,18 @@ def test_a_name_that_cannot_serve_says_why():
     for device in (cpu, gpu):
         NTXENT.check("auto", device)
         NTXENT.check("reference", device)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_layers_name_what_serves_them(backend):
+    model = ScatSimCLR(1, 2, (8, 8, 3), 8, 4, backend=backend)
+    loss = NTXentLoss(backend=backend)
+    found = serving(torch.nn.ModuleList([model, loss]), "cpu")
+    expected = {
+        op: backends()[op]["cpu"] if backend == "auto" else backend for op in ("scattering2d", "ntxent")
+    }
+    assert found == expected
+    assert serving(ResNetSimCLR("resnet18", 4), "cpu") == {}
 
 
 def test_records_say_what_has_run_on_a_gpu(tmp_path, monkeypatch):
