@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from benchmarks.measure import THREADS, interleaved, record
+from benchmarks.measure import THREADS, compare
 from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.data.augment import Augment, AugmentSpec
 from scatsimclr.data.dali import DaliAugment, dali_missing
@@ -138,10 +138,9 @@ def bench_two_views(benchmark, size):
         for _ in epochs[name]():
             pass
 
-    times = interleaved(benchmark, {name: lambda name=name: whole_epoch(name) for name in epochs})
-    record(
+    compare(
         benchmark,
-        times,
+        {name: lambda name=name: whole_epoch(name) for name in epochs},
         op="two views",
         case={"size": size, "batch": BATCH},
         peers=["original"],

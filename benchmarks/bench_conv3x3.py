@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.measure import interleaved, peaks, record
+from benchmarks.measure import compare
 from benchmarks.work import conv3x3_work
 from scatsimclr.ops.conv3x3 import conv3x3
 
@@ -87,16 +87,15 @@ def bench_conv3x3(benchmark, N, size, C, O, dtype):  # noqa: E741
     given = {name: arguments(name, batch, size, C, O, dtype) for name in COMPETITORS}
     for got, want in zip(*(gradients(name, *given[name]) for name in ("ours", "plain")), strict=True):
         assert (got.float() - want.float()).abs().max() < TOLERANCE[dtype] * want.float().abs().max()
-    times = interleaved(benchmark, {name: phased(name, *given[name]) for name in COMPETITORS})
     precision = str(dtype).removeprefix("torch.")
-    record(
+    compare(
         benchmark,
-        times,
+        {name: phased(name, *given[name]) for name in COMPETITORS},
         op=f"conv3x3 cpu {precision}",
         case={"N": N, "size": size, "C": C, "O": O},
         peers=["plain"],
         items=N,
         work=conv3x3_work(N, size, C, O, dtype.itemsize, both=C % 2 == 0),
-        peak_mb=peaks(times, __name__, N, size, C, O, precision),
+        memory=(__name__, N, size, C, O, precision),
         precision=precision,
     )

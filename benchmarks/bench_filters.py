@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from kymatio.scattering2d.filter_bank import filter_bank as kymatio_filter_bank
 
-from benchmarks.measure import interleaved, record
+from benchmarks.measure import compare
 from scatsimclr.filters import filter_bank, padded_shape
 
 SHAPES = [((32, 32), 2, 16), pytest.param((96, 96), 2, 16, marks=pytest.mark.full)]
@@ -25,6 +25,6 @@ def bench_construction(benchmark, shape, J, L):
     arguments = (*padded_shape(shape, J), J, L)
     for own, other in zip(ours(*arguments), kymatio(*arguments), strict=True):
         np.testing.assert_array_equal(own, other)
-    times = interleaved(benchmark, {"kymatio": lambda: kymatio(*arguments), "ours": lambda: ours(*arguments)})
+    calls = {"kymatio": lambda: kymatio(*arguments), "ours": lambda: ours(*arguments)}
     case = {"shape": shape, "J": J, "L": L}
-    record(benchmark, times, op="filter bank", case=case, peers=["kymatio"])
+    compare(benchmark, calls, op="filter bank", case=case, peers=["kymatio"])

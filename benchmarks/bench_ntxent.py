@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.measure import THREADS, interleaved, peak_mb, peaks, record
+from benchmarks.measure import compare, compare_threads, peak_mb
 from benchmarks.peers import original_ntxent, plain_ntxent
 from benchmarks.work import ntxent_work
 from scatsimclr.loss import nt_xent_loss
@@ -185,20 +185,19 @@ def bench_ntxent(benchmark, M, D, device, dtype):
         for got, want in zip(gradients(ours, *z), truth, strict=True):
             assert (got - want).abs().max() < TOLERANCE[dtype] * want.abs().max()
     calls = {name: phased(loss, z) for name, loss in losses.items()}
-    times = interleaved(benchmark, calls, device)
     name = str(dtype).removeprefix("torch.")
-    # Compiled in another process, it would only show the memory of the same formula.
-    measured = {n: t for n, t in times.items() if n != "plain, compiled"}
-    record(
+    compare(
         benchmark,
-        times,
+        calls,
         op=f"NT-Xent {device} {name}",
         case={"M": M, "D": D},
         peers=PEERS,
         missing=missing,
         items=M,
         work=ntxent_work(M, D, dtype.itemsize),
-        peak_mb=peaks(measured, __name__, M, D, device, name),
+        memory=(__name__, M, D, device, name),
+        # Compiled in another process, it would only show the memory of the same formula.
+        without_memory=["plain, compiled"],
         precision=name,
         device=device,
     )
@@ -208,24 +207,10 @@ def bench_ntxent(benchmark, M, D, device, dtype):
 def bench_threads(benchmark):
     """Two threads against one."""
     z = rows(64 if benchmark.disabled else 2048, 128)
-
-    def with_threads(n):
-        torch.set_num_threads(n)
-        return gradients(ours, *z)
-
-    def ready(n):
-        with_threads(n)  # wakes the threads
-        return ()
-
-    for one, two in zip(with_threads(1), with_threads(2), strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-7)
-    times = interleaved(
-        benchmark,
-        {"ours, one thread": phased(ours, z), "ours": phased(ours, z)},
-        prepare={"ours, one thread": lambda: ready(1), "ours": lambda: ready(2)},
+    case = {"M": 2048, "D": 128}
+    compare_threads(
+        benchmark, lambda: gradients(ours, *z), phased(ours, z), op="NT-Xent threads", case=case, items=2048
     )
-    torch.set_num_threads(THREADS)
-    record(benchmark, times, op="NT-Xent threads", case={"M": 2048, "D": 128}, items=2048)
 
 
 def graph_of(loss, z):
@@ -276,14 +261,13 @@ def bench_cuda_graph(benchmark, M, dtype):
 
         return run
 
-    times = interleaved(benchmark, {name: replays(name) for name in graphs}, "cuda")
     x = torch.cat(z).detach()
     forward = torch.ops.scatsimclr.ntxent
     loss, stats = forward(x, None, None, TAU, True, 2, 0, M)
     backward = torch.ops.scatsimclr.ntxent_backward
-    record(
+    compare(
         benchmark,
-        times,
+        {name: replays(name) for name in graphs},
         op=f"NT-Xent CUDA graph {str(dtype).removeprefix('torch.')}, {repeats} replays",
         case={"M": M, "D": D},
         peers=["plain"],
@@ -302,16 +286,15 @@ def bench_cuda_1048576_rows(benchmark):
     z = rows(M, D, "cuda", torch.bfloat16)
     extra = peak_mb(__name__, "ours", M, D, "cuda", "bfloat16")
     assert extra <= 3 * M * D * 4 / 1e6
-    times = interleaved(benchmark, {"ours": phased(ours, z)}, "cuda")
-    record(
+    compare(
         benchmark,
-        times,
+        {"ours": phased(ours, z)},
         op="NT-Xent cuda bfloat16",
         case={"M": M, "D": D},
         missing={"plain": f"its similarities alone would take {M * M * 2 / 1e9:.0f} GB"},
         items=M,
         work=ntxent_work(M, D, 2),
         precision="bfloat16",
-        peak_mb={"ours": extra} if times else {},
+        peak_mb={"ours": extra},
         device="cuda",
     )

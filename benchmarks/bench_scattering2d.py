@@ -11,7 +11,7 @@ import os
 import pytest
 import torch
 
-from benchmarks.measure import THREADS, interleaved, peaks, record
+from benchmarks.measure import compare, compare_threads
 from benchmarks.peers import kymatio_module, pytorch_wavelets_layer
 from benchmarks.work import coefficient_bytes, scattering_work
 from scatsimclr import Scattering2D
@@ -81,20 +81,18 @@ def bench_forward(benchmark, shape, J, L):
     if layer:
         calls["pytorch_wavelets"] = lambda: layer(x)
     calls["ours"] = lambda: ours(x)
-    times = interleaved(benchmark, calls)
-    memory = peaks(times, __name__, x.shape, J, L)
-    assert memory.get("ours", 0) <= MEMORY_LIMIT_MB or shape[2] > 96
-    record(
+    memory = compare(
         benchmark,
-        times,
+        calls,
         op="scattering2d forward",
         case={"shape": shape, "J": J, "L": L},
         peers=["kymatio", "pytorch_wavelets"],
         missing={"pytorch_wavelets": missing} if missing else {},
         items=shape[0],
         work=scattering_work(shape, J, L),
-        peak_mb=memory,
+        memory=(__name__, x.shape, J, L),
     )
+    assert memory.get("ours", 0) <= MEMORY_LIMIT_MB or shape[2] > 96
 
 
 @pytest.mark.parametrize(("shape", "J", "L"), BACKWARD)
@@ -114,13 +112,15 @@ def bench_backward(benchmark, shape, J, L):
     expected, found = gradient(*prepared("kymatio")), gradient(*prepared("ours"))
     # A modulus near 0 makes both gradients uncertain, hence their distance is compared, not every pixel.
     assert (found - expected).norm() <= 1e-4 * expected.norm()
-    times = interleaved(
+    compare(
         benchmark,
         dict.fromkeys(modules, gradient),
         prepare={name: lambda name=name: prepared(name) for name in modules},
+        op="scattering2d backward",
+        case={"shape": shape, "J": J, "L": L},
+        peers=["kymatio"],
+        items=shape[0],
     )
-    case = {"shape": shape, "J": J, "L": L}
-    record(benchmark, times, op="scattering2d backward", case=case, peers=["kymatio"], items=shape[0])
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
@@ -128,21 +128,7 @@ def bench_backward(benchmark, shape, J, L):
 def bench_threads(benchmark, images):
     """Two threads against one at 96 × 96, RGB, J=2, L=16."""
     x, ours = torch.rand(1 if benchmark.disabled else images, 3, 96, 96), Scattering2D(2, (96, 96), 16)
-
-    def with_threads(n):
-        torch.set_num_threads(n)
-        return ours(x)
-
-    def ready(n):
-        with_threads(n)  # wakes the threads
-        return ()
-
-    assert torch.equal(with_threads(1), with_threads(2))
-    times = interleaved(
-        benchmark,
-        {"ours, one thread": lambda: ours(x), "ours": lambda: ours(x)},
-        prepare={"ours, one thread": lambda: ready(1), "ours": lambda: ready(2)},
-    )
-    torch.set_num_threads(THREADS)
     case = {"shape": (images, 3, 96, 96), "J": 2, "L": 16}
-    record(benchmark, times, op="scattering2d threads", case=case, items=images)
+    compare_threads(
+        benchmark, lambda: [ours(x)], lambda: ours(x), op="scattering2d threads", case=case, items=images
+    )

@@ -22,7 +22,7 @@ import torch
 from torch.testing import assert_close as assert_equal
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.measure import interleaved, peaks, record
+from benchmarks.measure import compare
 from benchmarks.peers import kymatio_module
 from benchmarks.steps import DECAY, LR, TAU, J, L, OriginalStep, OurStep, PlainEncoder, PlainStep, views
 from scatsimclr.config import load_config
@@ -123,20 +123,19 @@ def bench_step(benchmark, blocks, size, batch):
     steps = {name: make(copy.deepcopy(start), size) for name, make in STEP_KINDS.items()}
     assert_close(steps, pair)
     calls = {name: lambda step=step: step(pair) for name, step in steps.items()}
-    times = interleaved(benchmark, calls, DEVICE)
     work = {}
-    if times:
+    if not benchmark.disabled:
         network = start.to(memory_format=torch.channels_last).train()
         work["flop"] = network_operations(network, pair)
-    record(
+    compare(
         benchmark,
-        times,
+        calls,
         op="training step",
         case={"blocks": blocks, "size": size, "batch": batch},
         peers=["original", "plain"],
         items=batch,
         work=work,
-        peak_mb=peaks(times, __name__, blocks, size, batch),
+        memory=(__name__, blocks, size, batch),
         precision=precision(steps["ours"].update.amp),
         device=DEVICE,
     )
@@ -164,10 +163,9 @@ def bench_features(benchmark, size, batch):
     expected = theirs.encode(x).detach()
     for name, rounding in (("ours, float32", 1e-5), ("ours", 1e-2)):
         assert (features[name]() - expected).norm() <= rounding * expected.norm()
-    times = interleaved(benchmark, {"original": lambda: theirs.encode(x), **features}, DEVICE)
-    record(
+    compare(
         benchmark,
-        times,
+        {"original": lambda: theirs.encode(x), **features},
         op="features",
         case={"blocks": 8, "size": size, "batch": batch},
         peers=["original"],
@@ -183,14 +181,13 @@ def bench_growth(benchmark, blocks, size, batch):
     batch = 2 if benchmark.disabled else batch
     step, pair = STEP_KINDS["ours"](encoder(blocks, size), size), views(size, batch, DEVICE)
     assert torch.isfinite(step(pair))
-    times = interleaved(benchmark, {"ours": lambda: step(pair)}, DEVICE)
-    record(
+    compare(
         benchmark,
-        times,
+        {"ours": lambda: step(pair)},
         op="training step of ours",
         case={"blocks": blocks, "size": size, "batch": batch},
         items=batch,
-        peak_mb=peaks(times, __name__, blocks, size, batch),
+        memory=(__name__, blocks, size, batch),
         device=DEVICE,
     )
 
@@ -228,9 +225,9 @@ def bench_grey(benchmark, batch):
         assert_equal(own, steps["ours"].model.scatter(pairs["ours"][0]).unsqueeze(1).expand_as(own))
         assert torch.isfinite(step(pairs[name]))
     calls = {name: lambda name=name, step=step: step(pairs[name]) for name, step in steps.items()}
-    record(
+    compare(
         benchmark,
-        interleaved(benchmark, calls, DEVICE),
+        calls,
         op="training step of grey images",
         case={"size": 32, "batch": batch},
         items=batch,

@@ -144,6 +144,59 @@ def interleaved(
     return {} if benchmark.disabled else times
 
 
+def compare(
+    benchmark, calls: dict[str, Callable], *, device="cpu", prepare: dict[str, Callable] | None = None,
+    memory: tuple = (), without_memory: Sequence[str] = (), **entry,
+) -> dict[str, float]:  # fmt: skip
+    """Times calls in turns and leaves their record.
+
+    Args:
+        benchmark, calls, device, prepare: As for `interleaved`.
+        memory: Module and arguments for `peaks`, where peak memory is measured too.
+        without_memory: The calls of which it is not.
+        entry: The rest of `record`.
+
+    Returns:
+        Peak memory by name, in MB, where it was measured.
+    """
+    times = interleaved(benchmark, calls, device, prepare)
+    if memory:
+        measured = {name: laps for name, laps in times.items() if name not in without_memory}
+        entry["peak_mb"] = peaks(measured, *memory)
+    record(benchmark, times, device=device, **entry)
+    return entry.get("peak_mb", {})
+
+
+def compare_threads(
+    benchmark, results: Callable[[], Sequence[torch.Tensor]], timed: Callable, **entry
+) -> None:
+    """Times a call on one thread and on two.
+
+    Args:
+        benchmark: The fixture of pytest-benchmark.
+        results: Gives the call's results, which must have the same bits on one thread and on two.
+        timed: The call.
+        entry: The rest of `record`.
+    """
+
+    def on(threads: int) -> Sequence[torch.Tensor]:
+        torch.set_num_threads(threads)
+        return results()
+
+    def awake(threads: int) -> tuple:
+        on(threads)
+        return ()
+
+    assert all(torch.equal(one, two) for one, two in zip(on(1), on(2), strict=True))
+    compare(
+        benchmark,
+        {"ours, one thread": timed, OURS: timed},
+        prepare={"ours, one thread": lambda: awake(1), OURS: lambda: awake(2)},
+        **entry,
+    )
+    torch.set_num_threads(THREADS)
+
+
 def quartiles(values: Sequence[float]) -> list[float]:
     """Lower quartile, median and upper quartile, by the inclusive method, which stays within the measured range."""
     values = list(values)

@@ -100,24 +100,23 @@ def _low(ptr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPLIT: tl.constexpr):
 
 
 @triton.jit
-def _from_left(c, cl, s, sl, re, im, SPLIT: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
-    """(cos + i sin) (re + i im), the matrix on the left."""
-    re_hi, re_lo = _halves(re)
-    im_hi, im_lo = _halves(im)
-    zero = tl.zeros((M, N), tl.float32)
-    out_re = _product(c, cl, re_hi, re_lo, -_product(s, sl, im_hi, im_lo, zero, SPLIT), SPLIT)
-    out_im = _product(s, sl, re_hi, re_lo, _product(c, cl, im_hi, im_lo, zero, SPLIT), SPLIT)
-    return out_re, out_im
+def _beside(x, x_lo, f, f_lo, acc, LEFT: tl.constexpr, SPLIT: tl.constexpr):
+    """acc + f x (LEFT), or acc + x f."""
+    if LEFT:
+        return _product(f, f_lo, x, x_lo, acc, SPLIT)
+    return _product(x, x_lo, f, f_lo, acc, SPLIT)
 
 
 @triton.jit
-def _from_right(re, im, c, cl, s, sl, SPLIT: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
-    """(re + i im) (cos + i sin), the matrix on the right."""
+def _transformed(
+    re, im, c, cl, s, sl, LEFT: tl.constexpr, SPLIT: tl.constexpr, M: tl.constexpr, N: tl.constexpr
+):
+    """(cos + i sin) (re + i im), (M, N), or with the matrix on the right."""
     re_hi, re_lo = _halves(re)
     im_hi, im_lo = _halves(im)
     zero = tl.zeros((M, N), tl.float32)
-    out_re = _product(re_hi, re_lo, c, cl, -_product(im_hi, im_lo, s, sl, zero, SPLIT), SPLIT)
-    out_im = _product(re_hi, re_lo, s, sl, _product(im_hi, im_lo, c, cl, zero, SPLIT), SPLIT)
+    out_re = _beside(re_hi, re_lo, c, cl, -_beside(im_hi, im_lo, s, sl, zero, LEFT, SPLIT), LEFT, SPLIT)
+    out_im = _beside(re_hi, re_lo, s, sl, _beside(im_hi, im_lo, c, cl, zero, LEFT, SPLIT), LEFT, SPLIT)
     return out_re, out_im
 
 
@@ -157,8 +156,8 @@ def _filtered(spectrum, code_ptr, weight_ptr, layers, cy, cyl, sy, syl, cx, cxl,
     """Z times a power of two, real and imaginary part, and that power's inverse."""
     re, im = _folded(spectrum, code_ptr, weight_ptr, layers, PM, PN)
     scale, inverse = _scale(re, im)
-    re, im = _from_left(cy, cyl, sy, syl, re * scale, im * scale, SPLIT, PM, PN)
-    re, im = _from_right(re, im, cx, cxl, sx, sxl, SPLIT, PM, PN)
+    re, im = _transformed(re * scale, im * scale, cy, cyl, sy, syl, True, SPLIT, PM, PN)
+    re, im = _transformed(re, im, cx, cxl, sx, sxl, False, SPLIT, PM, PN)
     return re, im, inverse
 
 
@@ -265,6 +264,6 @@ def path_backward_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_pt
         # ∂/∂Z = ∂/∂U Z/|Z|, and back through the transforms, whose adjoint is F̄.
         re, im = re * shorter * du, im * shorter * du
         scale, inverse = _scale(re, im)
-        re, im = _from_right(re * scale, -im * scale, cx, cxl, sx, sxl, SPLIT, PM, PN)
-        re, im = _from_left(cy, cyl, sy, syl, re, im, SPLIT, PM, PN)
+        re, im = _transformed(re * scale, -im * scale, cx, cxl, sx, sxl, False, SPLIT, PM, PN)
+        re, im = _transformed(re, im, cy, cyl, sy, syl, True, SPLIT, PM, PN)
         tl.store(dy_ptr + at, _as_bits(re * inverse, -im * inverse), mask=inside)

@@ -102,6 +102,8 @@ def _labelled(
 class _ContrastiveLoss(nn.Module):
     """Keeps the temperature (a number, a learnt parameter, or a tensor that moves with the module) and the group."""
 
+    operator_name = ops.NTXENT.name
+
     def __init__(
         self,
         temperature: float | Tensor,

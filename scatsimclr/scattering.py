@@ -79,7 +79,10 @@ class Scattering2D(nn.Module):
         psi: its wavelets, as in kymatio.
         M_padded: the height of the padded images.
         N_padded: their width.
+        operator_name: the operator that it runs.
     """
+
+    operator_name = SCATTERING2D.name
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scatsimclr import commandline
 from scatsimclr.allocator import keep_freed_memory
 from scatsimclr.config import Config, load_config
 from scatsimclr.runs import continued, make_run, new_folder
@@ -22,47 +23,43 @@ from scatsimclr.training.interruption import Interrupted, Interruption
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scatsimclr.train",
-        description="Contrastive training of an encoder: scattering front end, adapter network, NT-Xent loss. "
-        "Without arguments it trains on scikit-learn's digits.",
-        epilog="Examples: --fused | --fused dataset.dataset=cifar20 epochs=100 | "
-        "--fused dataset.dataset=folder --data-dir my/images | --resume auto",
+    parser = commandline.command_parser(
+        "train",
+        "Contrastive training of an encoder: scattering front end, adapter network, NT-Xent loss. Without arguments it "
+        "trains on scikit-learn's digits.",
+        [
+            "--fused",
+            "--fused dataset.dataset=cifar20 epochs=100",
+            "--fused dataset.dataset=folder --data-dir my/images",
+            "--resume auto",
+        ],
     )
-    parser.add_argument(
-        "-c",
-        "--config",
-        help="settings file (the original's config.yaml works), or digits, cifar10, stl10, …",
+    add = parser.add_argument
+    commandline.add_config(
+        parser, "settings file (the original's config.yaml works), or digits, cifar10, stl10, …"
     )
-    parser.add_argument("-m", "--mode", choices=["unsupervised", "pretext"], help="training mode")
-    parser.add_argument(
-        "--fused", action="store_true", help="fused kernels, DALI, and AMP where the device has it"
-    )
-    parser.add_argument("--amp", choices=["off", "bf16", "fp16"], help="automatic mixed precision")
-    parser.add_argument(
-        "--graphs", action="store_true", help="whole updates as CUDA graphs (default with --fused on CUDA)"
-    )
-    parser.add_argument(
-        "--profile", action="store_true", help="measure the parts of a step, print them and write a trace"
-    )
-    parser.add_argument(
-        "--data-dir",
-        metavar="PLACE",
-        help="where the images are, or are downloaded to; with dataset.dataset=folder, a folder, a CSV file of path or "
+    add("-m", "--mode", choices=["unsupervised", "pretext"], help="training mode")
+    add("--fused", action="store_true", help="fused kernels, DALI, and AMP where the device has it")
+    add("--amp", choices=["off", "bf16", "fp16"], help="automatic mixed precision")
+    add("--graphs", action="store_true", help="whole updates as CUDA graphs (default with --fused on CUDA)")
+    add("--profile", action="store_true", help="measure the parts of a step, print them and write a trace")
+    commandline.add_data_dir(
+        parser,
+        "where the images are, or are downloaded to; with dataset.dataset=folder, a folder, a CSV file of path or "
         "path,label, or a .npy file",
     )
-    parser.add_argument("--run-dir", metavar="DIR", help="run folder (default: a new one under runs/)")
-    parser.add_argument(
+    add("--run-dir", metavar="DIR", help="run folder (default: a new one under runs/)")
+    add(
         "--resume",
         metavar="auto|PATH",
         help="continue from a checkpoint or run folder; auto: from the newest run",
     )
-    parser.add_argument(
+    add(
         "--resume-anyway",
         action="store_true",
         help="continue although the images, or the version of this package, are others than the checkpoint's",
     )
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="any setting, by its dotted name")
+    commandline.add_settings(parser, "epochs=6")
     return parser
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, runtime_checkable
 
 import torch
+from torch import nn
 from torch._ops import OpOverload
 
 from scatsimclr.ops import availability
@@ -95,6 +96,10 @@ class Operator(Generic[P, R]):
                     return implementation
         return self.implementations["reference"]
 
+    def serving(self, backend: str, device: str) -> Implementation[P, R]:
+        """The implementation that computes it on a device type, for a backend that `check` accepts."""
+        return self.default(device) if backend == "auto" else self.implementations[backend]
+
 
 OPERATORS: dict[str, Operator[..., Any]] = {}
 
@@ -172,6 +177,28 @@ def _cpu_kernel(overload: OpOverload[P, R]) -> Callable[P, R]:
 def listed() -> list[Operator[..., Any]]:
     """The operators, without those that are part of another one."""
     return [operator for operator in OPERATORS.values() if not operator.part_of]
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """A module whose every call runs an operator.
+
+    Attributes:
+        operator_name: the operator.
+        backend: as it is given to the operator.
+    """
+
+    operator_name: str
+    backend: str
+
+
+def serving(module: nn.Module, device: str) -> dict[str, str]:
+    """{operator: name of the implementation that serves it on a device type} of the layers of a module."""
+    return {
+        layer.operator_name: OPERATORS[layer.operator_name].serving(layer.backend, device).name
+        for layer in module.modules()
+        if isinstance(layer, Layer)
+    }
 
 
 def backends() -> dict[str, dict[str, str]]:

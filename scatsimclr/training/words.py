@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from scatsimclr.data.dali import dali_missing
 from scatsimclr.data.imageset import ImageSet
 from scatsimclr.evaluation.table import Figures, accuracy_table
 from scatsimclr.models import parameter_count
-from scatsimclr.ops.library import OPERATORS
+from scatsimclr.ops.library import serving
 from scatsimclr.reporting.results import scores, verdict
 from scatsimclr.training.loop import Trainer
 
@@ -14,10 +16,8 @@ from scatsimclr.training.loop import Trainer
 def describe(trainer: Trainer) -> None:
     """Prints what is about to run, in a few lines."""
     config, data = trainer.config, trainer.data
-    operators = ", ".join(
-        f"{op} {OPERATORS[op].default(trainer.device.type).name if config.fused else 'reference'}"
-        for op in (("scattering2d", "ntxent") if config.model.scattering else ("ntxent",))
-    )
+    used = serving(nn.ModuleList([trainer.model, trainer.update.criterion]), trainer.device.type)
+    operators = ", ".join(f"{operator} {name}" for operator, name in used.items())
     amp = str(trainer.update.amp).removeprefix("torch.") if trainer.update.amp else "off"
     height, width, channels = config.dataset.input_shape
     kind = {1: "grey images", 3: "images"}.get(channels, f"images in {channels} channels")

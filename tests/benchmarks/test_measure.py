@@ -5,6 +5,7 @@ import time
 import weakref
 
 import pytest
+import torch
 
 from benchmarks import measure
 
@@ -139,6 +140,48 @@ def test_the_record(monkeypatch):
     assert found["competitors"]["ours"]["peak_mb"] == 1.23
     assert found["over_ours"]["peer"] == {"ratio": 3.0, "quartiles": [2.5, 3.5]}
     assert found["share"]["ours"] == {"float32_flop_per_s": 0.5, "copy_bytes_per_s": 0.2}
+
+
+def test_a_comparison_is_timed_measured_and_recorded(monkeypatch, once):
+    monkeypatch.setattr(measure, "rounds_for", lambda seconds: 3)
+    monkeypatch.setattr(measure, "quick", False)
+    monkeypatch.setattr(
+        measure, "peak_mb", lambda module, name, size: {"peer": 7.0, "ours": 5.0}[name] * size
+    )
+    benchmark, prepared = Benchmark(), []
+    found = measure.compare(
+        benchmark,
+        {"twin": int, "peer": int, "ours": abs},
+        prepare={"ours": lambda: prepared.append(0) or (-1,)},
+        op="op",
+        case={"M": 1},
+        peers=["peer"],
+        memory=("module", 2),
+        without_memory=["twin"],
+    )
+    assert found == {"peer": 14.0, "ours": 10.0}
+    competitors = benchmark.extra_info["competitors"]
+    assert {name: entry.get("peak_mb") for name, entry in competitors.items()} == {**found, "twin": None}
+    assert {entry["rounds"] for entry in competitors.values()} == {3}
+    assert len(prepared) == 3 + 2  # each was called twice before
+
+
+def test_threads_are_compared_where_their_number_leaves_no_trace(monkeypatch, once):
+    monkeypatch.setattr(measure, "rounds_for", lambda seconds: 3)
+    seen, before = [], torch.get_num_threads()
+    try:
+        benchmark = Benchmark()
+        timed = lambda: seen.append(torch.get_num_threads())  # noqa: E731
+        measure.compare_threads(benchmark, lambda: [torch.ones(1)], timed, op="op", case={"M": 1})
+        assert set(benchmark.extra_info["competitors"]) == {"ours", "ours, one thread"}
+        assert seen[-6:] == [1, 2] * 3
+        assert torch.get_num_threads() == measure.THREADS
+        with pytest.raises(AssertionError):
+            measure.compare_threads(
+                Benchmark(), lambda: [torch.tensor(torch.get_num_threads())], int, op="op", case={}
+            )
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("quick", [False, True])

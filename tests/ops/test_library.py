@@ -10,9 +10,11 @@ import pytest
 import torch
 
 import scatsimclr
+from scatsimclr import NTXentLoss, ScatSimCLR
+from scatsimclr.models.resnet import ResNetSimCLR
 from scatsimclr.ops import availability, gpu_records, ntxent, scattering2d
 from scatsimclr.ops.availability import Availability
-from scatsimclr.ops.library import OPERATORS, backends, listed
+from scatsimclr.ops.library import OPERATORS, backends, listed, serving
 from scatsimclr.ops.ntxent import NTXENT
 from scatsimclr.ops.scattering2d import SCATTERING2D
 
@@ -118,6 +120,18 @@ def test_what_triton_miscompiles_for_a_gpu_is_left_to_the_reference(release, cap
         assert scattering2d._packed_on_gpu(rows, [], packed, 2, 8, 2)[1] == served
     finally:
         availability._cannot_multiply.cache_clear()
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_layers_name_what_serves_them(backend):
+    model = ScatSimCLR(1, 2, (8, 8, 3), 8, 4, backend=backend)
+    loss = NTXentLoss(backend=backend)
+    found = serving(torch.nn.ModuleList([model, loss]), "cpu")
+    expected = {
+        op: backends()[op]["cpu"] if backend == "auto" else backend for op in ("scattering2d", "ntxent")
+    }
+    assert found == expected
+    assert serving(ResNetSimCLR("resnet18", 4), "cpu") == {}
 
 
 def test_records_say_what_has_run_on_a_gpu(tmp_path, monkeypatch):
