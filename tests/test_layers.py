@@ -51,7 +51,7 @@ LAYERS = {
     "encoder": {"hub", *TRAINING},
     "hub": {"encoder", "errors", "extras"},
     "runs": API,
-    "sklearn": {"scattering", *API},
+    "sklearn": {"scattering", "filters", *API},
     "commandline": {"errors"},
     "cli": {"commandline", "extras", "version"},
     "train": COMMAND,
