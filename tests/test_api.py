@@ -163,8 +163,9 @@ def test_a_stopped_run_is_resumed_with_the_images_it_had(folder, tmp_path):
     pixels, _, _ = arrays(folder)
     whole = scatsimclr.fit(pixels, run_dir=tmp_path / "whole", **small(flat_epochs=0))
     scatsimclr.fit(pixels, run_dir=tmp_path / "r", **small(flat_epochs=0))
-    for name in ("last.pt", "best.pt"):  # back to the end of the first epoch
-        shutil.copy(tmp_path / "r" / "checkpoints" / "previous.pt", tmp_path / "r" / "checkpoints" / name)
+    checkpoints = tmp_path / "r" / "checkpoints"
+    (checkpoints / "last.pt").unlink()
+    shutil.copy(checkpoints / "previous.pt", checkpoints / "last.pt")  # back to the end of the first epoch
     resumed = scatsimclr.fit(pixels, run_dir=tmp_path / "r", resume=True, **small(flat_epochs=0))
     assert all(torch.equal(a, weights(resumed.folder)[name]) for name, a in weights(whole.folder).items())
     with pytest.raises(UserError, match="already holds a run"):
@@ -182,7 +183,7 @@ def test_the_encoder_embeds_what_the_command_embeds(folder, run, tmp_path):
     pixels, _, files = arrays(folder)
     for images in (folder, files, [str(file) for file in files], pixels, list(pixels)):
         np.testing.assert_array_equal(encoder.embed(images), expected)
-    np.testing.assert_array_equal(run.encoder.embed(files[3]), expected[3:4])
+    np.testing.assert_allclose(run.encoder.embed(files[3]), expected[3:4], rtol=0, atol=1e-6)
     assert encoder.embed(pixels, features="h").shape == (40, 2048)
     assert encoder.features == run.encoder.features
     rows = list(csv.DictReader((tmp_path / "f.csv").open()))
@@ -345,7 +346,9 @@ def test_images_of_any_number_of_channels(tmp_path, channels):
         pages[0].save(tmp_path / f"{number}.tif", save_all=True, append_images=pages[1:])
     for suffix in ("npy", "tif"):
         files = [tmp_path / f"{number}.{suffix}" for number in range(3)]
-        np.testing.assert_array_equal(encoder.embed(files), expected[:3])
+        assert torch.equal(encoder.preprocess(files), encoder.preprocess(images[:3]))
+        # Batches of other sizes are summed in another order.
+        np.testing.assert_allclose(encoder.embed(files), expected[:3], rtol=0, atol=1e-6)
     with pytest.raises(UserError, match=f"{channels + 5} channels, where {channels} are expected"):
         encoder.embed(rng.integers(0, 256, (2, 8, 8, channels + 5), np.uint8))
 
