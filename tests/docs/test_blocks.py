@@ -19,6 +19,7 @@ from tests.training.conftest import write_images
 # Blocks that do not run, with the reason that stands beside them.
 NOT_RUN = {
     "CONTRIBUTING.md": ["takes minutes"] * 3,
+    "docs/distributed.md": ["starts several processes"],
     "docs/evaluation.md": ["needs a file of the original code"],
     "docs/gpu.md": ["needs a GPU"] * 3,
     "docs/implementations.md": ["takes minutes"],
