@@ -27,8 +27,9 @@ def settings(amp: torch.dtype | None, graphs: bool) -> Any:
     """What an update reads of a run's settings, without the package that checks them."""
     return SimpleNamespace(
         fused=True, lr=LR, weight_decay=DECAY, views="concatenated", pretext=None,
-        loss=SimpleNamespace(temperature=TAU, use_cosine_similarity=True),
-        resolved_amp=lambda device: amp, resolved_graphs=lambda device: graphs,
+        loss=SimpleNamespace(temperature=TAU, use_cosine_similarity=True, gather="all"),
+        model=SimpleNamespace(sync_bn=True),
+        resolved_amp=lambda device: amp, resolved_graphs=lambda device, distributed: graphs,
     )  # fmt: skip
 
 

@@ -44,8 +44,10 @@ def import_from_checkout() -> None:
 
     An install maps the folder `kernels/` to that name; without one, nothing does.
     """
-    import scatsimclr  # noqa: F401  # the parent must be there first
+    from scatsimclr import extras  # the parent of what follows must be there first
 
+    # Packages ask for all that their modules need; a step imports a few of these. What it lacks, its import says.
+    extras.require = lambda *names: None
     if importlib.util.find_spec("scatsimclr.kernels") is None:
         folder = ROOT / "kernels"
         spec = importlib.util.spec_from_file_location(

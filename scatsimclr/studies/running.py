@@ -72,8 +72,8 @@ def run_cell(sweep: Sweep, cell: Cell, seed: int) -> Result:
     result: Result = {"config": _dump(config), "before": figures["before"], "after": figures["after"]}
     if sweep.scale == "tiny":  # gigabytes in all, of no use
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        for name in ("model.safetensors", "features.safetensors"):
-            (folder / name).unlink(missing_ok=True)
+        for path in folder.glob("*.safetensors"):
+            path.unlink()
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
     return result

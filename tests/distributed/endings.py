@@ -150,7 +150,7 @@ def failed(folder: Path) -> str:
     for name, patched, settings, statuses in (
         ("bug", bug, [], {70, 1}),
         ("mistake of all", original, ["lr=1e30"], {2}),
-        ("mistake before the run", original, ["batch_size=1000"], {2}),
+        ("mistake before the run", original, ["model.J=5"], {2}),
         ("unknown setting", original, ["epochz=3"], {2}),
     ):
         place = folder / name.replace(" ", "-")

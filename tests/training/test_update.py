@@ -126,7 +126,7 @@ def test_a_profile_marks_nothing_inside_a_recording():
 
 def test_a_profile_measures_replays_alone(images, tmp_path, monkeypatch):
     """Neither the calls before a recording nor the recording itself."""
-    monkeypatch.setattr(Config, "resolved_graphs", lambda self, device: True)
+    monkeypatch.setattr(Config, "resolved_graphs", lambda self, device, *, distributed=False: True)
     when = []
 
     def record(call):
