@@ -106,13 +106,16 @@ class StepProfiler:
 
     def finish(self) -> None:
         """Ends the measurement early; there is a table if `step` was called more than `warm_up` times."""
-        steps = self._seen - self.warm_up
-        if self.table is not None or steps < 1:
+        if not self.parts.recording:
             return
+        steps = self._seen - self.warm_up
         self.parts.wait()
-        self._wall = (time.perf_counter() - self._begin) / steps
+        seconds_in_all = time.perf_counter() - self._begin
         self.parts.recording = False
-        self._profile.stop()
+        self._profile.stop()  # also without a step: one that still runs as Python ends takes it down
+        if not steps:
+            return
+        self._wall = seconds_in_all / steps
         seconds = {name: total / steps for name, total in self.parts.seconds().items()}
         busy = sum(seconds.values())
         if self.parts.device.type == "cuda":

@@ -15,7 +15,7 @@ import torch.distributed as dist
     [
         ["operators"],
         ["float64: contrastive", "short: rotation"],
-        ["endings"],
+        ["endings: killed", "endings: failed"],
     ],
     ids=lambda cases: cases[0].partition(":")[0],
 )
