@@ -15,7 +15,7 @@ from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.train import command
 from scatsimclr.training.graphs import WARM_UP, GraphedUpdate
 from scatsimclr.training.loop import Trainer
-from scatsimclr.training.profile import STEPS
+from scatsimclr.training.profile import STEPS, Parts, StepProfiler
 from scatsimclr.training.profile import WARM_UP as PROFILE_WARM_UP
 from scatsimclr.training.update import Update
 from tests.training.conftest import TINY
@@ -256,3 +256,12 @@ def test_views_reach_the_encoder_without_a_copy(images, tmp_path, monkeypatch):
     assert x.shape == (16, 3, 16, 16)
     assert x.is_contiguous(memory_format=torch.channels_last)
     assert x.data_ptr() == batch.views.data_ptr()
+
+
+def test_a_profile_without_a_measured_step_is_stopped(tmp_path):
+    profiler = StepProfiler(tmp_path, Parts(torch.device("cpu")), warm_up=1)
+    profiler.step()
+    assert torch.autograd._profiler_enabled()
+    profiler.finish()
+    assert not torch.autograd._profiler_enabled()
+    assert "too few steps" in profiler.text()
