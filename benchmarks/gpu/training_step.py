@@ -29,7 +29,7 @@ def settings(amp: torch.dtype | None, graphs: bool) -> Any:
         fused=True, lr=LR, weight_decay=DECAY, views="concatenated", pretext=None,
         loss=SimpleNamespace(temperature=TAU, use_cosine_similarity=True, gather="all"),
         model=SimpleNamespace(sync_bn=True),
-        resolved_amp=lambda device: amp, resolved_graphs=lambda device, distributed: graphs,
+        resolved_amp=lambda device: amp, resolved_graphs=lambda device, distributed=False: graphs,
     )  # fmt: skip
 
 
