@@ -6,6 +6,7 @@ Images are files that Pillow reads, files of NumPy arrays (.npy), or in memory a
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -194,9 +195,16 @@ def all_grey(files: Sequence[Path]) -> bool:
     A file of a mode without colours (1, L, LA, I, I;16, F) is not decoded. The others are grey if every pixel has three
     equal channels; a JPEG is decoded at an eighth of its size or more, as for training.
     """
+    found = threading.Event()  # set by the thread that finds it: none of its next files is decoded before we know
+
+    def look(path: Path) -> bool:
+        if not found.is_set() and _colourful(path):
+            found.set()
+        return found.is_set()
+
     pool = ThreadPoolExecutor(_workers())
     try:
-        return not any(pool.map(_colourful, files))
+        return not any(pool.map(look, files))
     finally:
         pool.shutdown(cancel_futures=True)
 
