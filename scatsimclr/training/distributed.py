@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import secrets
 import socket
 import sys
@@ -254,7 +255,7 @@ class World:
         if self._watch is None:  # there are no others, or they have not been met
             raise error
         if isinstance(error, RuntimeError):  # perhaps only the echo of what happened to another process
-            found = self._watch.reason(seconds=2.0)
+            found = self._watch.reason(seconds=2.0) or broken_connection(error)
         if found == "stopped" or isinstance(error, Interrupted):
             self._watch.close()
             _exit_without_waiting(self.stop.status)
@@ -273,6 +274,16 @@ class World:
             )
             raise SystemExit(status) from None
         raise error
+
+
+def broken_connection(error: RuntimeError) -> str | None:
+    """What is gone where a collective's connection broke, as when another machine dies; None for other errors."""
+    text = str(error)
+    lost = "gloo/transport/" in text or "ncclRemoteError" in text
+    if not lost and not isinstance(error, dist.DistNetworkError):
+        return None
+    words = re.sub(r"^\[[^]]*\] |\. This is typically caused .*", "", text, flags=re.DOTALL)
+    return f"another process ({shortened(words, 160)})"
 
 
 def exit_status(error: BaseException) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from tests.distributed import endings, equality, operators
+from tests.distributed import endings, equality, memory, nodes, operators, traffic
 from tests.faults.disks import ImpossibleError
 
 
@@ -24,12 +24,19 @@ def cases(options: argparse.Namespace) -> dict[str, Callable[[Path], object]]:
         "operators: layers": operators.layers_over_processes,
         "operators: losses": operators.losses_over_processes,
         "operators: gradients": operators.gradients_over_processes,
+        "memory": memory.of_losses,
+        "traffic": traffic.of_processes,
         "endings: whole runs": endings.whole_runs,
         "endings: stopped": partial(endings.stopped, moments=options.moments, seed=options.seed),
         "endings: killed": endings.killed,
         "endings: failed": endings.failed,
         "torchrun: restarted": partial(endings.restarted, kills=options.kills, seed=options.seed),
         "torchrun: preempted": endings.preempted,
+        "nodes: addresses": partial(nodes.whole, networks=False),
+        "nodes: networks": partial(nodes.whole, networks=True),
+        "nodes: killed": partial(nodes.lost, how="killed"),
+        "nodes: frozen": partial(nodes.lost, how="frozen"),
+        "nodes: cut off": partial(nodes.lost, how="cut off"),
     }
     for mode in equality.MODES:
         found[f"float64: {mode}"] = partial(equality.in_float64, mode=mode)
