@@ -28,6 +28,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from scatsimclr.errors import UserError, shortened
 from scatsimclr.training.interruption import FailedElsewhere, Interrupted, Interruption
+from scatsimclr.training.meeting import meet
 from scatsimclr.training.watch import Watch
 
 T = TypeVar("T")
@@ -87,7 +88,13 @@ class World:
             UserError: They are not there.
         """
         try:
-            dist.init_process_group(timeout=STEP)
+            if _agents_store():
+                store = _store()
+                name = meet(PrefixStore("scatsimclr/meeting", store), self.rank, self.size, STEP)
+                own = PrefixStore(name, store)
+                dist.init_process_group(store=own, rank=self.rank, world_size=self.size, timeout=STEP)
+            else:
+                dist.init_process_group(timeout=STEP)
             self.steps = dist.group.WORLD.group_name  # type: ignore[union-attr]
             if not self.shared:
                 return
@@ -97,9 +104,9 @@ class World:
             dist.all_gather_object(people, (socket.gethostname(), os.getpid()), group=self._control)
             # What an earlier attempt of the same job left in the store is not this one's.
             token = self.from_main(lambda: secrets.token_hex(8))
-            store = PrefixStore(f"scatsimclr/{token}", _store())
+            news = PrefixStore(f"scatsimclr/{token}", _store())
             hosts = self.main and not _agents_store()
-            self._watch = Watch(store, self.rank, self.stop, people, hosts=hosts)
+            self._watch = Watch(news, self.rank, self.stop, people, hosts=hosts)
             self.barrier()
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the processes of the run do not meet: {shortened(str(error), 200)}") from None
