@@ -218,7 +218,7 @@ def restarted(folder: Path, *, kills: int = 10, size: int = 2, seed: int = 0) ->
             workers = children_of(process.pid)
             if len(workers) == size:
                 os.kill(draw.choice(workers), signal.SIGKILL)
-            status = process.wait(200)
+            status = process.wait(600)
         finally:
             process.kill()
         assert status == 0, log.read_text()[-5000:]
