@@ -13,7 +13,6 @@ import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -24,6 +23,7 @@ from scatsimclr.data import cifar, digits, idx, own, photos, shards, stl10
 from scatsimclr.data.given import Given
 from scatsimclr.data.imageset import DataError, ImageSet, Request
 from scatsimclr.data.levels import Scale
+from scatsimclr.files import expanded
 
 __all__ = [
     "DATASETS",
@@ -167,7 +167,7 @@ def request(
         raise DataError(f"channels must be {wanted}, got {channels!r}")
     if scale not in SCALES and not (isinstance(scale, tuple) and len(scale) == 2):
         raise DataError(f"scale must be auto, dtype, image or (low, high), got {scale!r}")
-    place = None if data_dir is None else Path(data_dir).expanduser()
+    place = None if data_dir is None else expanded(data_dir)
     height, width = size
     return Request(name, split, (height, width), place, download, progress, channels, scale, given)
 

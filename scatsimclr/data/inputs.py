@@ -17,6 +17,7 @@ from scatsimclr.data.given import Given, by_name, common_folder, listed
 from scatsimclr.data.imageset import DataError, ImageSet
 from scatsimclr.data.levels import Scale
 from scatsimclr.data.listing import Listing
+from scatsimclr.files import expanded
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class Inputs:
         """
         places: Any = [images] if isinstance(images, (str, os.PathLike)) else images
         if isinstance(places, Sequence) and all(isinstance(place, (str, os.PathLike)) for place in places):
-            return cls._of_places([Path(place).expanduser() for place in places], labels)
+            return cls._of_places([expanded(place) for place in places], labels)
         return cls._of_memory(Given.of(images, labels), "{}")
 
     @classmethod

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
 from scatsimclr.config import Config
 from scatsimclr.data import datasets, own, shards
 from scatsimclr.data.given import Given
+from scatsimclr.files import expanded
 
 STEP, LEAST, MOST = 16, 32, 64  # pixels
 
@@ -58,7 +58,7 @@ def natural_shape(
         DataError: The name is unknown, or the folder has no images.
     """
     if name == "shards":
-        return shards.Manifest.read(None if data_dir is None else Path(data_dir).expanduser()).shape
+        return shards.Manifest.read(None if data_dir is None else expanded(data_dir)).shape
     known = datasets.natural(name)
     if known is not None:
         return (*_square([min(known[0], known[1])]), known[2])

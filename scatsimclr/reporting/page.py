@@ -20,7 +20,7 @@ from scatsimclr.data.loader import PairLoader
 from scatsimclr.environment import environment
 from scatsimclr.evaluation.interval import wilson
 from scatsimclr.evaluation.table import titles
-from scatsimclr.files import printable, write_bytes, write_text
+from scatsimclr.files import expanded, printable, write_bytes, write_text
 from scatsimclr.models import parameter_count
 from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.reporting import charts, pictures, results, wavelets
@@ -94,7 +94,7 @@ def _title(subject: Subject) -> str:
     config = subject.config
     name = config.dataset.dataset
     if name in OWN and config.data_dir:
-        name = Path(config.data_dir).expanduser().resolve().name
+        name = expanded(config.data_dir).resolve().name
     return name
 
 

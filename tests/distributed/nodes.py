@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from scatsimclr.training import checkpoint
+from tests.campaign import ImpossibleError
 from tests.distributed.endings import after_steps, arguments, children_of, difference, run
 from tests.distributed.processes import TORCHRUN, free_port
 from tests.faults.child import same, weights
-from tests.faults.disks import ImpossibleError, command
+from tests.faults.disks import command
 
 MACHINES = 4
 ENDED = 60.0  # seconds within which all machines have ended

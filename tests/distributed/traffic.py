@@ -20,8 +20,9 @@ from scatsimclr.models.processes import BatchNorm2d, share_moments
 from scatsimclr.training.distributed import World, joined
 from scatsimclr.training.interruption import Interruption
 from scatsimclr.training.loop import Trainer
+from tests.campaign import ImpossibleError
 from tests.distributed.processes import GENTLE, together
-from tests.faults.disks import ImpossibleError, command
+from tests.faults.disks import command
 
 SIZES = (2, 4, 8)
 IMAGES, WIDTH, CHANNELS = 2048, 128, 32768

@@ -12,12 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scatsimclr.training import checkpoint
+from tests.campaign import ImpossibleError
 from tests.faults.child import Child, arguments, one_line, same, weights
 from tests.faults.kills import reference
-
-
-class ImpossibleError(Exception):
-    """This machine does not allow the case."""
 
 
 def command(*words: str) -> None:
