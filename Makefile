@@ -107,8 +107,8 @@ $(CHECK)/torch-%:
 	grep -vE '^(torch|triton)==' constraints.txt > $@/constraints.txt
 	$@/bin/pip install --quiet -c $@/constraints.txt torch==$* numpy scipy safetensors pytest hypothesis kymatio==0.3.0
 
-# Runs of one, two and four processes, which must be the same run; one of them killed, stopped or failing: 40 minutes on
-# two cores.
+# Runs of one, two and four processes, which must be the same run; one of them killed, stopped or failing; four machines,
+# one of them lost; what the loss holds and what a step sends: an hour on two cores. The machines need root.
 processes: setup
 	$(ONE_THREAD) $(BIN)/python -m tests.distributed
 

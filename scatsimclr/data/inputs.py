@@ -52,6 +52,7 @@ class Inputs:
     skipped: list[tuple[str, str]]
     _files: list[Path]
     _given: Given | None = None
+    _set: ImageSet | None = None
 
     @classmethod
     def of(cls, images: object, labels: object = None) -> Inputs:
@@ -72,9 +73,8 @@ class Inputs:
     @classmethod
     def of_set(cls, images: ImageSet) -> Inputs:
         """Takes the images of a data set; those that are not made of files have no names."""
-        given = Given(images.images.numpy(), Listing(Path(), ""))
         names = list(images.paths or [""] * len(images))
-        return cls(names, images.labels.tolist(), images.classes, [], [], given)
+        return cls(names, images.labels.tolist(), images.classes, [], [], _set=images)
 
     @classmethod
     def _of_memory(cls, given: Given, name: str) -> Inputs:
@@ -115,8 +115,26 @@ class Inputs:
         return len(self.names)
 
     def batches(self, shape: tuple[int, int, int], scale: Scale, batch_size: int) -> Iterator[Rows]:
-        """The images in order, in batches; `shape` is (H, W, C), and `scale` that of more than 8 bits."""
+        """The images in order, in batches.
+
+        Args:
+            shape: (H, W, C) that they are brought to; images of a data set have it.
+            scale: Of more than 8 bits.
+            batch_size: Images at a time.
+
+        Yields:
+            The batches.
+        """
         size, channels = shape[:2], shape[2]
+        if self._set is not None:
+            if tuple(self._set.images.shape[1:]) != shape:
+                raise ValueError(
+                    f"shape must be that of the images, {self._set.images.shape[1:]}, got {shape}"
+                )
+            for start in range(0, len(self), batch_size):
+                pixels = self._set.images[start : start + batch_size]
+                yield Rows(list(range(start, start + len(pixels))), pixels, {})
+            return
         if self._given is None:
             for index, images, failed in decode_batches(self._files, size, channels, batch_size, scale):
                 yield Rows(index, images, failed)

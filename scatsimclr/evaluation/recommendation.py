@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scatsimclr.data.augment import AugmentSpec
+from scatsimclr.data.mapped import AnyImages
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.features import FEATURES, WORDS, Extract, extract
 from scatsimclr.evaluation.logistic import LogisticFit
@@ -128,7 +129,7 @@ def simplest_of_the_best(measured: Mapping[str, Tensor]) -> str | None:
 
 def without_labels(
     model: Encoder,
-    images: Tensor,
+    images: AnyImages,
     spec: AugmentSpec,
     scattering: Scattering2D | None,
     *,

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from scatsimclr.config.values import OWN
 from scatsimclr.data.augment import Augment, center_view, to_uint8
 from scatsimclr.data.imageset import ImageSet
 from scatsimclr.data.loader import PairLoader
@@ -92,7 +93,7 @@ def compose(subject: Subject) -> tuple[Context, Files]:
 def _title(subject: Subject) -> str:
     config = subject.config
     name = config.dataset.dataset
-    if name == "folder" and config.data_dir:
+    if name in OWN and config.data_dir:
         name = expanded(config.data_dir).resolve().name
     return name
 
@@ -144,7 +145,7 @@ def _map(found: Findings, groups: Sequence[int], names: Sequence[str], files: Fi
     """The map's chart, its thumbnails, and what the script shows of each point."""
     title = f"{found.method} of the embeddings of {len(groups)} images"
     files["embeddings.svg"] = charts.standalone(charts.scatter(found.points, groups, title, names))
-    pixels = found.images.images.numpy()
+    pixels = found.images.images[:].numpy()
     sheet, (width, height) = pictures.sheet(pixels, COLUMNS, THUMBNAIL)
     scale = SHOWN_TILE / max(width, height)
     shown = round(width * scale), round(height * scale)

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.campaign import Case, parser, run_campaign
-from tests.distributed import endings, equality, operators
+from tests.distributed import endings, equality, memory, nodes, operators, traffic
 
 
 def cases(_: Path, options: argparse.Namespace) -> dict[str, Case]:
@@ -17,12 +17,22 @@ def cases(_: Path, options: argparse.Namespace) -> dict[str, Case]:
         "operators: layers": operators.layers_over_processes,
         "operators: losses": operators.losses_over_processes,
         "operators: gradients": operators.gradients_over_processes,
+        "memory": memory.of_losses,
+        "traffic": traffic.of_processes,
         "endings: whole runs": endings.whole_runs,
+        "endings: shards": endings.from_shards,
         "endings: stopped": partial(endings.stopped, moments=options.moments, seed=options.seed),
         "endings: killed": endings.killed,
         "endings: failed": endings.failed,
         "torchrun: restarted": partial(endings.restarted, kills=options.kills, seed=options.seed),
         "torchrun: preempted": endings.preempted,
+        "nodes: addresses": partial(nodes.whole, networks=False),
+        "nodes: networks": partial(nodes.whole, networks=True),
+        "nodes: replaced": partial(nodes.restarted, replaced=True),
+        "nodes: one fewer": partial(nodes.restarted, replaced=False),
+        "nodes: killed": partial(nodes.lost, how="killed"),
+        "nodes: frozen": partial(nodes.lost, how="frozen"),
+        "nodes: cut off": partial(nodes.lost, how="cut off"),
     }
     for mode in equality.MODES:
         found[f"float64: {mode}"] = partial(equality.in_float64, mode=mode)
