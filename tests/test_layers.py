@@ -60,6 +60,7 @@ LAYERS = {
     "label": COMMAND,
     "embed": COMMAND,
     "export": COMMAND,
+    "shards": COMMAND,
     "reproduce": {"studies", *COMMAND},
     "info": {"cli", "commandline", "environment", "ops", "version"},
 }

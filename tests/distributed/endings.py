@@ -57,7 +57,7 @@ def difference(folder: Path, expected: Path) -> float:
     return max(abs(ours[step] - theirs[step]) / theirs[step] for step in theirs)
 
 
-def after_steps(folder: Path, steps: int, children: Sequence[Child] = (), seconds: float = 100) -> None:
+def after_steps(folder: Path, steps: int, children: Sequence[Child] = (), seconds: float = 300) -> None:
     """Waits until a run has logged so many steps."""
     end = time.monotonic() + seconds
     while max(losses(folder), default=0) < steps:
@@ -218,7 +218,7 @@ def restarted(folder: Path, *, kills: int = 10, size: int = 2, seed: int = 0) ->
             workers = children_of(process.pid)
             if len(workers) == size:
                 os.kill(draw.choice(workers), signal.SIGKILL)
-            status = process.wait(600)
+            status = process.wait(900)
         finally:
             process.kill()
         assert status == 0, log.read_text()[-5000:]

@@ -170,7 +170,7 @@ def whole(folder: Path, *, networks: bool) -> str:
     run(MACHINES, arguments(folder / "whole"), folder / "whole.log")
     with (namespaces if networks else addresses)(folder) as machines:
         start(machines, arguments(place))
-        states = ended(machines, 300)
+        states = ended(machines, 900)
         assert states == [0] * MACHINES, texts(machines)
     assert same(weights(place, "last"), weights(folder / "whole", "last"))
     return f"{time.monotonic() - began:.0f} s"
@@ -231,7 +231,7 @@ def restarted(folder: Path, *, replaced: bool) -> str:
             machines[3].start(endpoint, arguments(place), options)
         else:
             others = machines[:3]
-        states = ended(others, 400)
+        states = ended(others, 900)
         assert states == [0] * len(others), texts(machines)
     found = difference(place, folder / "whole")
     assert found < 1e-6, found
