@@ -1,9 +1,9 @@
 """How the processes that torchrun has started meet each other, and none that it had started before.
 
-torchrun keeps one store for all its restarts, and PyTorch no longer keeps the attempts apart in it ("We create a new
-TCPStore for every retry", `torch/distributed/rendezvous.py`, which is not so): a process that is faster than another
-finds the address of that one's dead predecessor, is refused, and the restart fails. Neither does torchrun number the
-attempts: machines count their own restarts. So the first process chooses a name, and the others answer under it.
+torchrun keeps one store for all its restarts, and PyTorch does not keep the attempts apart in it
+(https://github.com/pytorch/pytorch/issues/135712; still so in 2.13): a process that is faster than another finds the
+address of that one's dead predecessor, is refused, and the restart fails. Neither are the attempts numbered: machines
+count their own restarts. So the first process chooses a name, and the others answer under it.
 """
 
 from __future__ import annotations

@@ -51,11 +51,15 @@ class Machine:
     torchrun: subprocess.Popen[bytes] | None = None
     _workers: list[int] = field(default_factory=list)
 
-    def start(self, endpoint: str, argv: Sequence[str], options: Sequence[str]) -> None:
-        """Starts `python -m scatsimclr.train` by torchrun, in one process."""
+    def start(
+        self, endpoint: str, argv: Sequence[str], options: Sequence[str], own_stores: bool = False
+    ) -> None:
+        """Starts `python -m scatsimclr.train` by torchrun, in one process; `own_stores`: a store for each attempt."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         if self.namespace:
             environment["GLOO_SOCKET_IFNAME"] = "eth0"
+        if own_stores:
+            environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         launch = [
             *self.wrap, *TORCHRUN, "--nproc-per-node=1", "--rdzv-backend=c10d",
             "--rdzv-id=test", f"--rdzv-endpoint={endpoint}", f"--local-addr={self.address}", *options,
@@ -156,11 +160,17 @@ def texts(machines: Sequence[Machine]) -> str:
     return "\n".join(f"--- {machine.address}\n{machine.text()[-3000:]}" for machine in machines)
 
 
-def start(machines: Sequence[Machine], argv: Sequence[str], options: Sequence[str] = (ALL,)) -> str:
+def start(
+    machines: Sequence[Machine],
+    argv: Sequence[str],
+    options: Sequence[str] = (ALL,),
+    *,
+    own_stores: bool = False,
+) -> str:
     """Starts the same command on all machines; returns where they meet."""
     endpoint = f"{machines[0].address}:{free_port()}"
     for machine in machines:
-        machine.start(endpoint, argv, options)
+        machine.start(endpoint, argv, options, own_stores)
     return endpoint
 
 
@@ -216,19 +226,21 @@ def restarted(folder: Path, *, replaced: bool) -> str:
 
     Args:
         folder: For everything.
-        replaced: Whether the machine comes back; the weights then are those of a run that nothing disturbed.
+        replaced: Whether the machine comes back; the weights then are those of a run that nothing disturbed. PyTorch
+            tells a newcomer where the store of all attempts is in the first one only: each attempt needs its own.
     """
     place = folder / "run"
     run(MACHINES, arguments(folder / "whole"), folder / "whole.log")
     options = [ALL if replaced else f"--nnodes={MACHINES - 1}:{MACHINES}", "--max-restarts=2"]
     with namespaces(folder) as machines:
-        endpoint = start(machines, arguments(place), options)
+        argv = arguments(place, "--resume", "auto")
+        endpoint = start(machines, argv, options, own_stores=replaced)
         after_steps(place, 5)
         machines[3].send(signal.SIGKILL)
         killed = time.monotonic()
         others = machines
         if replaced:
-            machines[3].start(endpoint, arguments(place), options)
+            machines[3].start(endpoint, argv, options, own_stores=True)
         else:
             others = machines[:3]
         states = ended(others, 900)
