@@ -53,14 +53,15 @@ compile_flags.txt: $(VENV)/packages
 	$(BIN)/python -c 'from torch.utils.cpp_extension import include_paths; \
 	  print("-xc++", "-std=c++20", "-Icsrc", *("-I" + path for path in include_paths()), sep="\n")' > $@
 
-# Malformed input of every kind, seeded: operators' arguments under the sanitizers, image files, settings, and the files
-# of a run. Under 20 minutes on two cores.
+# Malformed input of every kind, seeded: operators' arguments under the sanitizers, image files, settings, the files of a
+# run, and what every reader is led to by its own code. Under 20 minutes on two cores.
 FUZZ_CALLS ?= 20000
-fuzz: sanitized
+fuzz: sanitized $(VENV)/fuzz
 	$(IN_SANITIZED) $(BIN)/python -m tests.fuzz.operators --count $(FUZZ_CALLS)
 	$(BIN)/python -m tests.fuzz.images
 	$(BIN)/python -m tests.fuzz.settings
 	$(BIN)/python -m tests.fuzz.checkpoints
+	$(BIN)/python -m tests.fuzz.guided
 
 # Kills, signals, full disks and rivals against the training program, each resumed to the same bits: 40 minutes on two
 # cores. Mounting a small disk needs root; without it those cases say so.
@@ -116,8 +117,8 @@ $(CHECK)/torch-%:
 	grep -vE '^(torch|triton)==' constraints.txt > $@/constraints.txt
 	$@/bin/pip install --quiet -c $@/constraints.txt torch==$* numpy scipy safetensors pytest hypothesis kymatio==0.3.0
 
-# Runs of one, two and four processes, which must be the same run; one of them killed, stopped or failing: 40 minutes on
-# two cores.
+# Runs of one, two and four processes, which must be the same run; one of them killed, stopped or failing; four machines,
+# one of them lost; what the loss holds and what a step sends: an hour on two cores. The machines need root.
 processes: setup
 	$(ONE_THREAD) $(BIN)/python -m tests.distributed
 
@@ -158,11 +159,11 @@ $(VENV)/installed: $(VENV)/packages setup.py $(CSRC)
 $(VENV)/peers: $(VENV)/installed
 	@$(PIP) --no-build-isolation -e '.[peers]' && touch $@ || echo "bench: not all peers could be installed"
 
-# What the pages and the packages are made with.
-$(VENV)/docs $(VENV)/release: $(VENV)/%: $(VENV)/installed
+# What the pages and the packages are made with, and what leads the fuzzer.
+$(VENV)/docs $(VENV)/release $(VENV)/fuzz: $(VENV)/%: $(VENV)/installed
 	@$(PIP) --no-build-isolation -e '.[$*]' && touch $@
 
 clean:
 	rm -rf build dist *.egg-info scatsimclr/_C*.so .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
-	rm -f $(VENV)/installed $(VENV)/peers $(VENV)/docs $(VENV)/release
+	rm -f $(VENV)/installed $(VENV)/peers $(VENV)/docs $(VENV)/release $(VENV)/fuzz

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import accuracy
+from benchmarks import accuracy, bench_install
 from benchmarks.gpu import tables as gpu_tables
 from benchmarks.measure import ROOT
 from benchmarks.plots import PALETTE, draw, write
@@ -41,7 +41,10 @@ COMMITTED = [
 ACCURACY = RESULTS / "accuracy-cpu.json"
 PAGE = ROOT / "docs" / "performance.md"
 # Pages with tables between markers.
-MARKED = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("training", "scattering", "loss"))]
+MARKED = [
+    ROOT / "README.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("index", "training", "scattering", "loss")),
+]
 FIGURES = {
     "ratios": "Each peer's time over ours, with the quartiles of that ratio over the rounds",
     "roofline": "Operations per second beneath the measured limits, by operations per byte",
@@ -217,8 +220,11 @@ def page(
 
 def blocks(records: Sequence[dict], trained: dict) -> dict[str, str]:
     """The marked tables by name."""
+    installed = json.loads(bench_install.OUTPUT.read_text(encoding="utf-8"))
     found = {
         "headline": headline(records),
+        "install": f"{bench_install.table(installed)}\n\n(`benchmarks/results/{bench_install.OUTPUT.name}`; "
+        f"`python -m benchmarks.bench_install dist/*.whl`; {bench_install.origin(installed)})",
         "accuracy": f"{accuracy.table(trained)}\n\n(`benchmarks/results/{ACCURACY.name}`; "
         f"`python -m benchmarks.bench_accuracy --data-dir DIR`; {accuracy.devices(trained)})",
     }

@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "one HTML page about a run, or a comparison of several",
     "label": "labels, with confidences, for all images of a folder from labels for a few",
     "embed": "features of your own images, as .npy or .parquet",
+    "shards": "images as files that training maps into memory, for more than it holds",
     "export": "an encoder for other programs: safetensors, torch.export, ONNX",
     "reproduce": "the paper's sweeps: their tables and plots beside the published figures",
     "info": "versions, devices, and which implementation serves which operator",

@@ -101,6 +101,14 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) 
         writer.writerows(rows)
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with the home folder in place of a leading ~ or ~user; as it is where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def printable(text: str) -> str:
     """Text that can be written as UTF-8: bytes of file names that are not UTF-8 become question marks."""
     return text.encode(errors="replace").decode()

@@ -18,6 +18,7 @@ from scatsimclr.data.given import Given
 from scatsimclr.encoder import Encoder
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.table import Figures
+from scatsimclr.files import expanded
 from scatsimclr.training import checkpoint
 from scatsimclr.training.distributed import World, remember
 from scatsimclr.training.interruption import Interrupted
@@ -87,7 +88,7 @@ def fit(
     changes = as_changes(settings)
     given = None
     if isinstance(images, (str, os.PathLike)) and labels is None:
-        changes.append(("data_dir", os.fspath(Path(images).expanduser())))
+        changes.append(("data_dir", os.fspath(expanded(images))))
     else:
         given = Given.of(images, labels)
     changes.append(("dataset.dataset", "folder"))

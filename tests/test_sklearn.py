@@ -4,6 +4,7 @@ import math
 import pickle
 
 import numpy as np
+import pandas
 import pytest
 import torch
 from kymatio.scattering2d.frontend.numpy_frontend import ScatteringNumPy2D
@@ -94,6 +95,21 @@ def test_a_search_in_a_pipeline_on_digits():
     assert set(search.best_params_) == set(grid)
     assert search.score(test, truth) >= 0.93
     assert search.score(test, truth) >= plain.score(test, truth)
+
+
+@pytest.mark.parametrize("estimator", [ScatteringTransformer(J=1), ScatSimCLREncoder(**ENCODER)])
+def test_frames_of_pandas_go_in_and_come_out(estimator):
+    digits = load_digits(as_frame=True).data[100:140]
+    plain = clone(estimator).fit(digits.to_numpy())
+    ours = clone(estimator).set_output(transform="pandas").fit(digits)
+    found = ours.transform(digits)
+    assert isinstance(found, pandas.DataFrame)
+    assert list(found.index) == list(digits.index)
+    assert list(found.columns) == list(ours.get_feature_names_out())
+    assert list(ours.feature_names_in_) == list(digits.columns)
+    np.testing.assert_array_equal(found.to_numpy(), plain.transform(digits.to_numpy()))
+    with pytest.raises(ValueError, match="feature names"):
+        ours.transform(digits[digits.columns[::-1]])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -10,6 +10,7 @@ from typing import Any
 from scatsimclr import plain_yaml
 from scatsimclr.config.messages import unknown
 from scatsimclr.config.run import Config, parse_config, setting_names
+from scatsimclr.config.values import OWN
 from scatsimclr.errors import UserError, shortened
 from scatsimclr.plain_yaml import LARGEST
 
@@ -57,7 +58,7 @@ def load_config(
 
 def _recipe(name: str) -> dict[str, Any] | None:
     """The shipped settings of a data set, or None. The data sets of a family, such as EMNIST's, share a file."""
-    for file in (name, name.partition("_")[0]):
+    for file in (name, name.partition("_")[0], *(OWN[:1] if name in OWN else ())):
         if (text := shipped(file)) is not None:
             settings: dict[str, Any] = plain_yaml.load(text)
             if file != name:

@@ -17,7 +17,7 @@ from pydantic import (
 import scatsimclr.config.sections as sections
 from scatsimclr.config.augmentation import AugmentSettings
 from scatsimclr.config.messages import describe, dotted_names
-from scatsimclr.config.values import Ahead, Amp, BatchSize, Count, OptionalText, Width
+from scatsimclr.config.values import OWN, Ahead, Amp, BatchSize, Count, OptionalText, Width
 from scatsimclr.cpu import native_bfloat16
 from scatsimclr.errors import UserError
 
@@ -111,7 +111,7 @@ class Config(sections.Settings):
         if self.dataset.shape_is_open:
             return self
         channels, normalization = self.dataset.input_shape[2], self.dataset.normalization
-        if channels not in (1, 3) and self.dataset.dataset != "folder":
+        if channels not in (1, 3) and self.dataset.dataset not in OWN:
             raise ValueError(
                 f"dataset.input_shape must have 1 or 3 channels for {self.dataset.dataset}, got {channels}"
             )

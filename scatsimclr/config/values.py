@@ -19,6 +19,7 @@ from pydantic import (
 # Which grey values of more than 8 bits become 0 and 255: (low, high); "dtype", 0 and 65535, the range of 16 bits;
 # "image", the image's own least and greatest; "auto", see `scatsimclr.data.levels`.
 Scale = Literal["auto", "dtype", "image"] | tuple[float, float]
+OWN = ("folder", "shards")  # data sets of a user's own images; the first one's recipe is that of all
 SCALES = ("auto", "dtype", "image")
 LONGEST_TUPLE = 200  # characters of a tuple written as text
 

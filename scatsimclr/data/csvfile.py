@@ -12,6 +12,7 @@ from pathlib import Path
 
 from scatsimclr.data.listing import Listing
 from scatsimclr.errors import UserError
+from scatsimclr.files import expanded
 
 PATH_NAMES = frozenset(
     ("path", "paths", "file", "files", "filename", "file name", "file_name", "image", "images")
@@ -177,7 +178,7 @@ def _file(table: Path, name: str) -> Path | None:
     if not name or "\0" in name:
         return None
     for spelling in dict.fromkeys((name, name.replace("\\", "/"))):
-        for candidate in (table.parent / spelling, Path(spelling).expanduser()):
+        for candidate in (table.parent / spelling, expanded(spelling)):
             try:
                 if candidate.is_file():
                     return candidate

@@ -1,4 +1,4 @@
-"""Data sets by name, each as one `ImageSet`: uint8 images and labels, resident in memory.
+"""Data sets by name, each as one `ImageSet`: uint8 images and labels, in memory but for "shards".
 
     from scatsimclr.data.datasets import load
     images = load("stl10", "pretrain", size=(96, 96))
@@ -13,17 +13,17 @@ import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TypeVar
 
 import torch
 
-from scatsimclr.config.values import SCALES
-from scatsimclr.data import cifar, digits, idx, own, photos, stl10
+from scatsimclr.config.values import OWN, SCALES
+from scatsimclr.data import cifar, digits, idx, own, photos, shards, stl10
 from scatsimclr.data.given import Given
 from scatsimclr.data.imageset import DataError, ImageSet, Request
 from scatsimclr.data.levels import Scale
+from scatsimclr.files import expanded
 
 __all__ = [
     "DATASETS",
@@ -104,6 +104,14 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
         "emnist_mnist": _idx("EMNIST, 70,000 digits prepared as MNIST", _EMNIST),
         "stl10": Dataset("STL-10", (96, 96), (*_SPLITS, "unlabeled"), _IMAGENET, stl10.read, (96, 96, 3)),
         "folder": Dataset("your own images", (96, 96), (*_SPLITS, "unlabeled"), _IMAGENET, own.read, None),
+        "shards": Dataset(
+            "your own images, more than memory holds",
+            (96, 96),
+            (*_SPLITS, "unlabeled"),
+            _IMAGENET,
+            shards.read,
+            None,
+        ),
     }
 )
 
@@ -154,12 +162,12 @@ def request(
     size = dataset.size if size is None else size
     if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
         raise DataError(f"size must be two positive integers (H, W), got {size!r}")
-    if channels not in (1, 3) and not (name == "folder" and isinstance(channels, int) and channels > 0):
-        wanted = "a positive integer" if name == "folder" else "1 or 3"
+    if channels not in (1, 3) and not (name in OWN and isinstance(channels, int) and channels > 0):
+        wanted = "a positive integer" if name in OWN else "1 or 3"
         raise DataError(f"channels must be {wanted}, got {channels!r}")
     if scale not in SCALES and not (isinstance(scale, tuple) and len(scale) == 2):
         raise DataError(f"scale must be auto, dtype, image or (low, high), got {scale!r}")
-    place = None if data_dir is None else Path(data_dir).expanduser()
+    place = None if data_dir is None else expanded(data_dir)
     height, width = size
     return Request(name, split, (height, width), place, download, progress, channels, scale, given)
 
@@ -183,9 +191,10 @@ def load(
         split: One of `splits(name)`.
         size: (H, W) in pixels, positive; `DATASETS[name].size` is the usual one.
         channels: 3, RGB, a grey image with three equal ones; 1, grey, a colour image as Pillow's mode L; or, for
-            "folder", another number, which the images must have.
+            "folder" and "shards", another number, which the images must have.
         data_dir: Where files are looked for and downloaded to, by default pooch's cache folder for "scatsimclr". For
-            "folder", the images themselves: see `scatsimclr.data.own.read`. Not used by "digits" and "photos".
+            "folder", the images themselves: see `scatsimclr.data.own.read`; for "shards", the folder with the manifest.
+            Not used by "digits" and "photos".
         download: Whether archives that are not there may be fetched from their official source.
         progress: Whether to show progress bars, on a terminal only.
         scale: Of images of more than 8 bits, in "folder"; see `scatsimclr.data.levels`.

@@ -195,7 +195,7 @@ def all_grey(files: Sequence[Path]) -> bool:
     A file of a mode without colours (1, L, LA, I, I;16, F) is not decoded. The others are grey if every pixel has three
     equal channels; a JPEG is decoded at an eighth of its size or more, as for training.
     """
-    found = threading.Event()  # set by the thread that finds it: none of its next files is decoded before we know
+    found = threading.Event()  # so that no file is decoded after the one with colours
 
     def look(path: Path) -> bool:
         if not found.is_set() and _colourful(path):

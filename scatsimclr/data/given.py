@@ -21,6 +21,7 @@ from scatsimclr.data.folder import image_files, scan
 from scatsimclr.data.imageset import DataError
 from scatsimclr.data.levels import Scale
 from scatsimclr.data.listing import Listing
+from scatsimclr.files import expanded
 
 WHERE = "images"  # what messages call images that are in memory
 CHUNK = 4096  # images that are converted at a time
@@ -54,7 +55,7 @@ class Given:
             DataError: It is none of these, or labels and images do not fit together.
         """
         if isinstance(images, (str, os.PathLike)):
-            return cls._of_folder(Path(images).expanduser(), labels)
+            return cls._of_folder(expanded(images), labels)
         if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
             raise DataError(
                 f"images must be a folder, files, arrays or a data set, got {type(images).__name__}"
@@ -68,7 +69,7 @@ class Given:
                     f"images must be (N, H, W[, C]), as tensors (N, C, H, W), got {items.ndim} axes"
                 )
         elif all(isinstance(item, (str, os.PathLike)) for item in items):
-            return cls._of_files([Path(item).expanduser() for item in items], labels)
+            return cls._of_files([expanded(item) for item in items], labels)
         else:
             items, own = _unpacked(items)
             labels = own if labels is None else labels
@@ -183,7 +184,7 @@ def _is_sequence(labels: object) -> bool:
 def by_name(labels: object, root: Path, files: Sequence[Path]) -> object:
     """Labels of files as a sequence, also from a dict by path or a CSV file."""
     if isinstance(labels, Mapping):
-        known = {Path(path).expanduser().absolute(): label for path, label in labels.items()}
+        known = {expanded(path).absolute(): label for path, label in labels.items()}
         known |= {(root / path).absolute(): label for path, label in labels.items()}
         return [known.get(path.absolute()) for path in files]
     if isinstance(labels, (str, os.PathLike)):

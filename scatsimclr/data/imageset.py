@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from scatsimclr.data.levels import Scale
+from scatsimclr.data.mapped import AnyImages
 from scatsimclr.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images and labels of one split, resident in memory.
+    """Images and labels of one split, resident in memory or, images of shards, on the disk.
 
     Attributes:
         images: uint8 (n, H, W, C), contiguous, 0..255: RGB with C = 3, grey with C = 1, or any other channels.
@@ -58,7 +59,7 @@ class ImageSet:
         ValueError: Shapes, labels and names do not fit together.
     """
 
-    images: torch.Tensor
+    images: AnyImages
     labels: torch.Tensor
     classes: tuple[str, ...]
     paths: tuple[str, ...] | None = None
@@ -67,12 +68,13 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
-        if images.dtype != torch.uint8 or labels.dtype != torch.int64:
-            raise TypeError(
-                f"images and labels must be uint8 and int64, got {images.dtype} and {labels.dtype}"
-            )
-        if images.ndim != 4 or not images.is_contiguous():
-            raise ValueError(f"images must be contiguous (n, H, W, C), got {tuple(images.shape)}")
+        if isinstance(images, torch.Tensor):
+            if images.dtype != torch.uint8:
+                raise TypeError(f"images must be uint8, got {images.dtype}")
+            if images.ndim != 4 or not images.is_contiguous():
+                raise ValueError(f"images must be contiguous (n, H, W, C), got {tuple(images.shape)}")
+        if labels.dtype != torch.int64:
+            raise TypeError(f"labels must be int64, got {labels.dtype}")
         n = images.shape[0]
         if labels.shape != (n,):
             raise ValueError(f"labels must be ({n},) for {n} images, got {tuple(labels.shape)}")
@@ -92,7 +94,7 @@ class ImageSet:
         return len(self) > 0 and bool((self.labels >= 0).all())
 
     def subset(self, indices: Sequence[int] | npt.NDArray[Any] | torch.Tensor) -> ImageSet:
-        """Copies the images at `indices`, integers in the order wanted or a boolean mask (n,).
+        """The images at `indices`, integers in the order wanted or a boolean mask (n,); copies those in memory.
 
         `skipped` and `notes` stay those of the whole set.
 
@@ -104,7 +106,8 @@ class ImageSet:
             index = index.to(torch.int64)
         chosen = torch.arange(len(self))[index]
         paths = None if self.paths is None else tuple(self.paths[i] for i in chosen.tolist())
-        return replace(self, images=self.images[chosen], labels=self.labels[chosen], paths=paths)
+        images = self.images[chosen] if isinstance(self.images, torch.Tensor) else self.images.select(chosen)
+        return replace(self, images=images, labels=self.labels[chosen], paths=paths)
 
 
 def allocate(count: int, size: tuple[int, int], channels: int = 3) -> torch.Tensor:

@@ -17,6 +17,7 @@ from scatsimclr.data.given import Given, by_name, common_folder, listed
 from scatsimclr.data.imageset import DataError, ImageSet
 from scatsimclr.data.levels import Scale
 from scatsimclr.data.listing import Listing
+from scatsimclr.files import expanded
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,7 @@ class Inputs:
     skipped: list[tuple[str, str]]
     _files: list[Path]
     _given: Given | None = None
+    _set: ImageSet | None = None
 
     @classmethod
     def of(cls, images: object, labels: object = None) -> Inputs:
@@ -65,15 +67,14 @@ class Inputs:
         """
         places: Any = [images] if isinstance(images, (str, os.PathLike)) else images
         if isinstance(places, Sequence) and all(isinstance(place, (str, os.PathLike)) for place in places):
-            return cls._of_places([Path(place).expanduser() for place in places], labels)
+            return cls._of_places([expanded(place) for place in places], labels)
         return cls._of_memory(Given.of(images, labels), "{}")
 
     @classmethod
     def of_set(cls, images: ImageSet) -> Inputs:
         """Takes the images of a data set; those that are not made of files have no names."""
-        given = Given(images.images.numpy(), Listing(Path(), ""))
         names = list(images.paths or [""] * len(images))
-        return cls(names, images.labels.tolist(), images.classes, [], [], given)
+        return cls(names, images.labels.tolist(), images.classes, [], [], _set=images)
 
     @classmethod
     def _of_memory(cls, given: Given, name: str) -> Inputs:
@@ -114,8 +115,26 @@ class Inputs:
         return len(self.names)
 
     def batches(self, shape: tuple[int, int, int], scale: Scale, batch_size: int) -> Iterator[Rows]:
-        """The images in order, in batches; `shape` is (H, W, C), and `scale` that of more than 8 bits."""
+        """The images in order, in batches.
+
+        Args:
+            shape: (H, W, C) that they are brought to; images of a data set have it.
+            scale: Of more than 8 bits.
+            batch_size: Images at a time.
+
+        Yields:
+            The batches.
+        """
         size, channels = shape[:2], shape[2]
+        if self._set is not None:
+            if tuple(self._set.images.shape[1:]) != shape:
+                raise ValueError(
+                    f"shape must be that of the images, {self._set.images.shape[1:]}, got {shape}"
+                )
+            for start in range(0, len(self), batch_size):
+                pixels = self._set.images[start : start + batch_size]
+                yield Rows(list(range(start, start + len(pixels))), pixels, {})
+            return
         if self._given is None:
             for index, images, failed in decode_batches(self._files, size, channels, batch_size, scale):
                 yield Rows(index, images, failed)

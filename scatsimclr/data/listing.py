@@ -60,12 +60,13 @@ class Listing(Generic[Item]):
         Raises:
             DataError: There are none.
         """
-        found = self._chosen(split)
+        found = self.split(split)
         if not found:
             raise DataError(f"{self.where}: no image for the split {split!r}{first(self.unreadable)}")
         return found
 
-    def _chosen(self, split: str) -> list[tuple[Item, int]]:
+    def split(self, split: str) -> list[tuple[Item, int]]:
+        """As `chosen`, where there may be none; DataError for labelled images where there are no labels."""
         if split == "unlabeled":
             return self.unlabelled
         if not self.classes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from scatsimclr.data.mapped import AnyImages
 from scatsimclr.data.prefetch import ahead
 from scatsimclr.data.randomness import uniforms
 from scatsimclr.errors import UserError
@@ -67,7 +68,7 @@ class PairLoader:
     on are `epoch(..., start=k)`.
 
     Args:
-        images: uint8 (n, H, W, C), already on the device that trains.
+        images: uint8 (n, H, W, C), already on the device that trains; or on the disk, of which a step reads its own.
         augment: Makes the views.
         batch_size: Images of a step, in all processes.
         seed: Of the order.
@@ -87,7 +88,7 @@ class PairLoader:
 
     def __init__(
         self,
-        images: Tensor,
+        images: AnyImages,
         augment: Augment,
         batch_size: int,
         seed: int,
@@ -110,7 +111,7 @@ class PairLoader:
             )
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in 0..{world_size - 1}, got {rank}")
-        self.images = augment.resident(images)
+        self.images = augment.resident(images) if isinstance(images, Tensor) else images
         self.augment, self.batch_size, self.seed, self.pretext = augment, batch_size, seed, pretext
         self.neighbours = neighbours
         self.prefetch, self.threads, self.rank, self.world_size = prefetch, threads, rank, world_size
@@ -182,7 +183,7 @@ class PairLoader:
         # One call for all views: half the overhead. Its result is the batch's views as they lie in memory.
         repeated = torch.cat((indices, self.partners(indices, epoch)))
         view = torch.arange(VIEWS).repeat_interleave(len(indices))
-        images = _gather(self.images, repeated.to(self.images.device))
+        images = self._gathered(repeated)
         views = torch.unflatten(self.augment(images, repeated, epoch, view), 0, (VIEWS, len(indices)))
         extra = None
         if pretext:
@@ -190,6 +191,12 @@ class PairLoader:
                 raise ValueError("pretext must be False for a loader without a pretext task, got True")
             extra = self.pretext(images[: len(indices)], indices, epoch)
         return Batch(views, indices, extra)
+
+    def _gathered(self, rows: Tensor) -> Tensor:
+        """The images at `rows`, in the memory layout from which batches are made fastest."""
+        if isinstance(self.images, Tensor):
+            return _gather(self.images, rows.to(self.images.device))
+        return self.augment.resident(self.images[rows])
 
     def partners(self, indices: Tensor, epoch: int) -> Tensor:
         """Which image each second view shows, int64 (B,): a function of (seed, epoch, image) alone."""

@@ -29,7 +29,7 @@ def read(request: Request) -> ImageSet:
     Raises:
         DataError: There is no such place, no readable image, or no label for a split that needs labels.
     """
-    given = _given(request)
+    given = given_images(request)
     found: Listing[Any] = given.found
     chosen = found.chosen(request.split)
     items = [item for item, _ in chosen]
@@ -65,7 +65,7 @@ def survey(request: Request, seed: int) -> tuple[list[int], int]:
     Raises:
         DataError: There is no such place, no image in it, or no label for a split that needs labels.
     """
-    given = _given(request)
+    given = given_images(request)
     found: Listing[Any] = given.found
     found.chosen(request.split)
     items = found.all()
@@ -83,7 +83,8 @@ def survey(request: Request, seed: int) -> tuple[list[int], int]:
     return sides, 1 if grey else 3
 
 
-def _given(request: Request) -> Given:
+def given_images(request: Request) -> Given:
+    """Which images a request means, found but not yet read; DataError where there is no such place."""
     if request.given is not None:
         return request.given
     place = request.data_dir

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from scatsimclr.data.imageset import DataError
 
 _REFUSED = (
     *(pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError),
-    *(OverflowError, MemoryError),
+    *(OverflowError, MemoryError, AssertionError, struct.error),
 )
 
 
@@ -58,7 +59,9 @@ _ALLOWED = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):
+    """The unpickler written in Python: that in C allocates gigabytes where a file numbers its objects so."""
+
     def find_class(self, module: str, name: str) -> type:
         if (module, name) not in _ALLOWED:
             raise _Forbidden(f"it would load {module}.{name}, which image data never needs")

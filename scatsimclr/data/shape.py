@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Sequence
 
 from scatsimclr.config import Config
-from scatsimclr.data import datasets, own
+from scatsimclr.data import datasets, own, shards
 from scatsimclr.data.given import Given
+from scatsimclr.files import expanded
 
 STEP, LEAST, MOST = 16, 32, 64  # pixels
 
@@ -41,7 +42,7 @@ def natural_shape(
 
     The side is the median of the images' shorter sides, rounded up to a multiple of 16, between 32 and 64: 28×28
     becomes 32×32, 640×427 becomes 64×64. There is one channel where every image is grey (by its mode, or with three
-    equal channels), else three; or as many as the images stack, see `scatsimclr.data.own.survey`.
+    equal channels), else three; or as many as the images stack, see `scatsimclr.data.own.survey`. Shards have a shape.
 
     Args:
         name: The data set. For a folder, the headers of up to 512 images are read for the size, and images are
@@ -56,6 +57,8 @@ def natural_shape(
     Raises:
         DataError: The name is unknown, or the folder has no images.
     """
+    if name == "shards":
+        return shards.Manifest.read(None if data_dir is None else expanded(data_dir)).shape
     known = datasets.natural(name)
     if known is not None:
         return (*_square([min(known[0], known[1])]), known[2])

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from scatsimclr.evaluation.features import FEATURES
 from scatsimclr.evaluation.logistic import LogisticFit, logistic_fit
 from scatsimclr.evaluation.standard import Standard
 from scatsimclr.files import replacing, write_text
+from scatsimclr.models.stored import MALFORMED
 
 MOST = (
     5000  # images that a classifier is fitted on: of more, as many of each class as there are in this number
@@ -91,15 +91,7 @@ class Classifier:
             )
             if not fits or mean.shape != scale.shape or not all(isinstance(name, str) for name in classes):
                 raise ValueError("parts that do not fit together")
-        except (
-            ValueError,
-            KeyError,
-            TypeError,
-            OSError,
-            AttributeError,
-            RecursionError,
-            SafetensorError,
-        ) as error:
+        except MALFORMED as error:
             raise UserError(f"{folder / CLASSES} cannot be read: {type(error).__name__}: {error}") from None
         return cls(tuple(classes), features, LogisticFit(Standard(mean, scale), weight, bias, strength, None))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scatsimclr.data.augment import AugmentSpec, center_view
+from scatsimclr.data.mapped import AnyImages
 from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.folding import folded
 from scatsimclr.models.scatsimclr import ScatSimCLR
@@ -45,7 +46,7 @@ class Extract(Protocol):
     def __call__(
         self,
         model: Encoder,
-        images: Tensor,
+        images: AnyImages,
         spec: AugmentSpec,
         *,
         batch_size: int = 256,
@@ -58,7 +59,7 @@ class Extract(Protocol):
 @torch.inference_mode()
 def extract(
     model: Encoder,
-    images: Tensor,
+    images: AnyImages,
     spec: AugmentSpec,
     *,
     batch_size: int = 256,
@@ -70,7 +71,7 @@ def extract(
 
     Args:
         model: The encoder. It is left as it is; a folded copy in evaluation mode does the work.
-        images: uint8 (n, H, W, C).
+        images: uint8 (n, H, W, C), of which a batch at a time is on the model's device.
         spec: Their normalisation.
         batch_size: Images at a time.
         features: A name of FEATURES; several parts stand side by side, not standardised.
@@ -85,8 +86,10 @@ def extract(
     encoder = folded(model)
     return torch.cat(
         [
-            batch_features(encoder, center_view(chunk.to(device), spec), features, amp, scattering)
-            for chunk in torch.split(images, batch_size)
+            batch_features(
+                encoder, center_view(images[s : s + batch_size].to(device), spec), features, amp, scattering
+            )
+            for s in range(0, len(images), batch_size)
         ]
     )
 

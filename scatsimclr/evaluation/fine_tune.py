@@ -10,15 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scatsimclr.data.augment import Augment, AugmentSpec, center_view
+from scatsimclr.data.mapped import AnyImages
 from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.processes import share_moments
 
 
 def fine_tune_predict(
     model: Encoder,
-    images: Tensor,
+    images: AnyImages,
     labels: Tensor,
-    test: Tensor,
+    test: AnyImages,
     spec: AugmentSpec,
     *,
     epochs: int = 20,
@@ -71,7 +72,7 @@ def fine_tune_predict(
     with torch.inference_mode():
         return torch.cat(
             [
-                layer(network.encode(center_view(chunk.to(device), spec))).argmax(1)
-                for chunk in torch.split(test, 256)
+                layer(network.encode(center_view(test[start : start + 256].to(device), spec))).argmax(1)
+                for start in range(0, len(test), 256)
             ]
         )

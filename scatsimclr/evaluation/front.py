@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scatsimclr.data.augment import Augment, center_view
+from scatsimclr.data.mapped import AnyImages
 from scatsimclr.models.front import LogFront
 
 VIEWS = 3  # of each image
@@ -26,7 +27,7 @@ class HasFront(Protocol):
 
 
 @torch.inference_mode()
-def fit_front(model: HasFront, images: Tensor, augment: Augment) -> None:
+def fit_front(model: HasFront, images: AnyImages, augment: Augment) -> None:
     """Measures images and their views, without labels, and sets the statistics of the model's log front.
 
     Deterministic for the augmentation's seed. A model without a log front is left as it is.

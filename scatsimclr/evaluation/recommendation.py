@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from scatsimclr.data.augment import AugmentSpec
+from scatsimclr.data.mapped import AnyImages
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.features import FEATURES, WORDS, Extract, extract
 from scatsimclr.evaluation.logistic import LogisticFit
@@ -21,6 +21,7 @@ from scatsimclr.evaluation.standard import Standard
 from scatsimclr.files import replacing, write_text
 from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.scatsimclr import ScatSimCLR
+from scatsimclr.models.stored import MALFORMED
 from scatsimclr.scattering import Scattering2D
 
 # Bytes that all coefficients of all images may take. Beyond that, only pooled coefficients are considered.
@@ -78,17 +79,18 @@ class Recommendation:
         try:
             choice, tensors = json.loads((folder / CHOICE).read_text()), load_file(folder / STATISTICS)
             features, reason = choice["features"], choice["reason"]
-        except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+            if features not in FEATURES:
+                raise ValueError(f"features must be one of {', '.join(FEATURES)}, got {features!r}")
+            if not isinstance(reason, str):
+                raise ValueError(f"reason must be a text, got {reason!r}")
+            standards = {}
+            for part in sorted({name.rpartition(".")[0] for name in tensors}):
+                mean, scale = (tensors[f"{part}.{name}"].to(device) for name in ("mean", "scale"))
+                if mean.ndim != 1 or mean.shape != scale.shape:
+                    raise ValueError(f"mean and scale of {part} must have one shape (features,)")
+                standards[part] = Standard(mean, scale)
+        except MALFORMED as error:
             raise UserError(f"{folder / CHOICE} cannot be read: {type(error).__name__}: {error}") from None
-        if features not in FEATURES:
-            raise UserError(
-                f"{folder / CHOICE}: features must be one of {', '.join(FEATURES)}, got {features!r}"
-            )
-        parts = sorted({name.rpartition(".")[0] for name in tensors})
-        standards = {
-            part: Standard(tensors[f"{part}.mean"].to(device), tensors[f"{part}.scale"].to(device))
-            for part in parts
-        }
         return cls(features, reason, standards)
 
 
@@ -127,7 +129,7 @@ def simplest_of_the_best(measured: Mapping[str, Tensor]) -> str | None:
 
 def without_labels(
     model: Encoder,
-    images: Tensor,
+    images: AnyImages,
     spec: AugmentSpec,
     scattering: Scattering2D | None,
     *,

@@ -19,6 +19,8 @@ from scatsimclr.models.integrity import intact
 
 FORMAT = "scatsimclr-checkpoint-1"
 LAST, PREVIOUS, BEST = "last.pt", "previous.pt", "best.pt"
+# What reading a file raises that is not what it should be, and using what is in it.
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OSError, SafetensorError)
 WEIGHTS, SETTINGS = "model.safetensors", "config.json"  # of a finished run or an export
 # What every state has, in every version.
 _PARTS: dict[str, type | tuple[type, ...]] = {

@@ -156,7 +156,7 @@ def ntxent_loss_distributed(
         temperature, normalize, backend: as for `ntxent_loss`.
         group: None for the default one.
         gather: "all", every process gets all rows; or "ring", rows go round from process to process, and no process
-            holds more than three times its own: see `scatsimclr.ops.ntxent_ring`.
+            holds more than its own four times over: see `scatsimclr.ops.ntxent_ring`.
 
     Returns:
         The loss of the whole batch (0-d), on every process.

@@ -6,7 +6,8 @@ s and the classes are symmetric, the gradient of the own rows needs the others' 
 G_ik): the backward pass sends those round once more, and no gradient travels.
 
 Plain PyTorch on tiles of TILE × TILE similarities, on any device. A process sends (W − 1)/W · M rows of D numbers
-forward and as many backward, where the all-gather sends them once.
+forward and as many backward, where the all-gather sends them once. Beyond its own n rows it holds 4 n: they normalised,
+their gradient, the block that is worked on and the one that comes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from scatsimclr.ops.autograd import Context
 from scatsimclr.reference.accumulation import accumulate_dtype
 
 TILE = 512
+EPSILON = 1e-12  # of F.normalize
 
 
 def _around(
@@ -116,11 +118,12 @@ class _Ring(torch.autograd.Function):
                 pairs[i] += tile.positive.sum(1)
                 total[i] += tile.s.sub_(higher[:, None]).mul_(c).exp_().sum(1)
                 shift[i] = higher
+            del rows  # before the next block comes
         anchors = (pairs > 0).sum().to(z.dtype)
         dist.all_reduce(anchors, group=group)
         w = (pairs > 0) / anchors.clamp(min=1)
-        rows = torch.where(w > 0, c * (shift - pull / pairs.clamp(min=1)) + total.log(), 0)
-        loss = (w * rows).sum()
+        losses = torch.where(w > 0, c * (shift - pull / pairs.clamp(min=1)) + total.log(), 0)
+        loss = (w * losses).sum()
         dist.all_reduce(loss, group=group)
         # Of a row without a positive no exponential counts.
         inverse = torch.where(w > 0, w / total, 0)
@@ -141,12 +144,16 @@ class _Ring(torch.autograd.Function):
                 g = (tile.s - shift[i, None]).mul_(c).exp_().mul_(inverse[i, None])
                 g += tile.s.sub_(stats[j, 0]).mul_(c).exp_().mul_(stats[j, 1])
                 # A pair's rows are of one class, and so have as many positives.
-                g -= tile.positive * (2 * share[i, None])
+                g -= torch.where(tile.positive, 2 * share[i, None], 0)
                 dz[i].addmm_(g, rows[j])
+            del rows
         # Times the number of processes, over which DistributedDataParallel then averages.
         dz *= grad * c * len(ctx.counts)
-        dtau = -c / 2 * (z * dz).sum()
-        return _of_rows(dz, x, ctx.normalize), None, ops.like(dtau, temperature), *[None] * 4
+        along = torch.einsum("nd,nd->n", z, dz)
+        if ctx.normalize:
+            _to_rows_(dz, z, along, x)
+        dx = ops.of_dead_rows(dz.to(x.dtype), x, ctx.normalize)
+        return dx, None, ops.like(-c / 2 * along.sum(), temperature), *[None] * 4
 
 
 def _rows(x: Tensor, normalize: bool) -> Tensor:
@@ -159,14 +166,16 @@ def _inverse(temperature: Tensor | None, tau: float, x: Tensor) -> float | Tenso
     return 1 / tau if temperature is None else 1 / temperature.to(accumulate_dtype(x.dtype)).reshape(())
 
 
-def _of_rows(dz: Tensor, x: Tensor, normalize: bool) -> Tensor:
-    """The gradient in x from the one in the rows that `_rows` makes of it."""
-    if not normalize:
-        return dz.to(x.dtype)
-    with torch.enable_grad():
-        leaf = x.to(dz.dtype).detach().requires_grad_()
-        (dx,) = torch.autograd.grad(F.normalize(leaf, dim=1), leaf, dz)
-    return ops.of_dead_rows(dx.to(x.dtype), x, normalize)
+def _to_rows_(dz: Tensor, z: Tensor, along: Tensor, x: Tensor) -> None:
+    """Turns, in place, the gradient in z = x / max(‖x‖, ε) into the one in x: (∂z − z ⟨z, ∂z⟩) / max(‖x‖, ε).
+
+    Where ε is the larger one, it is constant and the second term is 0. Autograd's own way through F.normalize takes
+    five times the memory of the rows. `along` is ⟨z, ∂z⟩, (n,).
+    """
+    for i, _ in _tiles(len(z), 1):
+        length = torch.linalg.vector_norm(x[i], dim=1, dtype=dz.dtype, keepdim=True)
+        dz[i].addcmul_(z[i], torch.where(length < EPSILON, 0, along[i, None]), value=-1)
+        dz[i].div_(length.clamp_min(EPSILON))
 
 
 _ring: Callable[..., Tensor] = _Ring.apply

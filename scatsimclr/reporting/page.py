@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
+from scatsimclr.config.values import OWN
 from scatsimclr.data.augment import Augment, center_view, to_uint8
 from scatsimclr.data.imageset import ImageSet
 from scatsimclr.data.loader import PairLoader
 from scatsimclr.environment import environment
 from scatsimclr.evaluation.interval import wilson
 from scatsimclr.evaluation.table import titles
-from scatsimclr.files import printable, write_bytes, write_text
+from scatsimclr.files import expanded, printable, write_bytes, write_text
 from scatsimclr.models import parameter_count
 from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.reporting import charts, pictures, results, wavelets
@@ -92,8 +93,8 @@ def compose(subject: Subject) -> tuple[Context, Files]:
 def _title(subject: Subject) -> str:
     config = subject.config
     name = config.dataset.dataset
-    if name == "folder" and config.data_dir:
-        name = Path(config.data_dir).expanduser().resolve().name
+    if name in OWN and config.data_dir:
+        name = expanded(config.data_dir).resolve().name
     return name
 
 
@@ -144,7 +145,7 @@ def _map(found: Findings, groups: Sequence[int], names: Sequence[str], files: Fi
     """The map's chart, its thumbnails, and what the script shows of each point."""
     title = f"{found.method} of the embeddings of {len(groups)} images"
     files["embeddings.svg"] = charts.standalone(charts.scatter(found.points, groups, title, names))
-    pixels = found.images.images.numpy()
+    pixels = found.images.images[:].numpy()
     sheet, (width, height) = pictures.sheet(pixels, COLUMNS, THUMBNAIL)
     scale = SHOWN_TILE / max(width, height)
     shown = round(width * scale), round(height * scale)

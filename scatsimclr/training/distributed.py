@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import secrets
 import socket
 import sys
@@ -27,6 +28,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from scatsimclr.errors import UserError, shortened
 from scatsimclr.training.interruption import FailedElsewhere, Interrupted, Interruption
+from scatsimclr.training.meeting import meet
 from scatsimclr.training.watch import Watch
 
 T = TypeVar("T")
@@ -86,7 +88,13 @@ class World:
             UserError: They are not there.
         """
         try:
-            dist.init_process_group(timeout=STEP)
+            if _agents_store():
+                store = _store()
+                name = meet(PrefixStore("scatsimclr/meeting", store), self.rank, self.size, STEP)
+                own = PrefixStore(name, store)
+                dist.init_process_group(store=own, rank=self.rank, world_size=self.size, timeout=STEP)
+            else:
+                dist.init_process_group(timeout=STEP)
             self.steps = dist.group.WORLD.group_name  # type: ignore[union-attr]
             if not self.shared:
                 return
@@ -96,9 +104,9 @@ class World:
             dist.all_gather_object(people, (socket.gethostname(), os.getpid()), group=self._control)
             # What an earlier attempt of the same job left in the store is not this one's.
             token = self.from_main(lambda: secrets.token_hex(8))
-            store = PrefixStore(f"scatsimclr/{token}", _store())
+            news = PrefixStore(f"scatsimclr/{token}", _store())
             hosts = self.main and not _agents_store()
-            self._watch = Watch(store, self.rank, self.stop, people, hosts=hosts)
+            self._watch = Watch(news, self.rank, self.stop, people, hosts=hosts)
             self.barrier()
         except (RuntimeError, ValueError) as error:
             raise UserError(f"the processes of the run do not meet: {shortened(str(error), 200)}") from None
@@ -254,7 +262,7 @@ class World:
         if self._watch is None:  # there are no others, or they have not been met
             raise error
         if isinstance(error, RuntimeError):  # perhaps only the echo of what happened to another process
-            found = self._watch.reason(seconds=2.0)
+            found = self._watch.reason(seconds=2.0) or broken_connection(error)
         if found == "stopped" or isinstance(error, Interrupted):
             self._watch.close()
             _exit_without_waiting(self.stop.status)
@@ -273,6 +281,16 @@ class World:
             )
             raise SystemExit(status) from None
         raise error
+
+
+def broken_connection(error: RuntimeError) -> str | None:
+    """What is gone where a collective's connection broke, as when another machine dies; None for other errors."""
+    text = str(error)
+    lost = "gloo/transport/" in text or "ncclRemoteError" in text
+    if not lost and not isinstance(error, dist.DistNetworkError):
+        return None
+    words = re.sub(r"^\[[^]]*\] |\. This is typically caused .*", "", text, flags=re.DOTALL)
+    return f"another process ({shortened(words, 160)})"
 
 
 def exit_status(error: BaseException) -> int:

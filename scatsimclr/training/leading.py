@@ -12,6 +12,7 @@ from torch import Tensor
 
 from scatsimclr.config import Config
 from scatsimclr.data.augment import AugmentSpec
+from scatsimclr.data.mapped import AnyImages, part
 from scatsimclr.evaluation.features import extract
 from scatsimclr.models.encoder import Encoder
 from scatsimclr.scattering import Scattering2D
@@ -61,7 +62,7 @@ class Lead:
     def extract(
         self,
         model: Encoder,
-        images: Tensor,
+        images: AnyImages,
         spec: AugmentSpec,
         *,
         batch_size: int = 256,
@@ -71,7 +72,8 @@ class Lead:
     ) -> Tensor:
         """`scatsimclr.evaluation.features.extract`, inside of work: every process takes a part of the images.
 
-        Batches are those of one process, so that features have the same bits.
+        Batches are those of one process, so that features have the same bits. Images on the disk are read by each
+        process itself, others are sent to it.
         """
         world, ends = self.world, _ends(len(images), batch_size, self.world.size)
         if not world.shared or model is not self.model:
@@ -81,17 +83,23 @@ class Lead:
             )  # fmt: skip
         request = {"spec": spec, "batch_size": batch_size, "features": features, "amp": amp}
         with world.stop.held():  # the others would wait for what is not sent
-            world.broadcast(("features", {**request, "ends": ends, "shape": tuple(images.shape[1:])}))
-            parts = [images[start:end] for start, end in zip((0, *ends), ends, strict=False)]
-            sent = [world.send(p.cpu().contiguous(), r) for r, p in enumerate(parts) if r and len(p)]
+            parts = [part(images, start, end) for start, end in zip((0, *ends), ends, strict=False)]
+            on_disk = None if isinstance(images, Tensor) else images
+            shape = tuple(images.shape[1:])
+            world.broadcast(("features", {**request, "ends": ends, "shape": shape, "images": on_disk}))
+            sent = [
+                world.send(p.cpu().contiguous(), rank)
+                for rank, p in enumerate(parts)
+                if rank and len(p) and isinstance(p, Tensor)
+            ]
             own = extract(model, parts[0], spec, scattering=scattering, **_options(request))
             for work in sent:
                 if work is not None:
                     work.wait()
             found = [own] + [
-                world.receive(torch.empty(len(part), own.shape[1]), rank).to(own.device)
-                for rank, part in enumerate(parts)
-                if rank and len(part)
+                world.receive(torch.empty(len(p), own.shape[1]), rank).to(own.device)
+                for rank, p in enumerate(parts)
+                if rank and len(p)
             ]
         return torch.cat(found)
 
@@ -108,9 +116,12 @@ class Lead:
     def _make(self, request: dict[str, Any]) -> None:
         """Makes this process's part of some features."""
         ends, rank = request["ends"], self.world.rank
-        count = ends[rank] - ends[rank - 1]
+        count, images = ends[rank] - ends[rank - 1], request["images"]
         if count:
-            images = self.world.receive(torch.empty(count, *request["shape"], dtype=torch.uint8), 0)
+            if images is None:
+                images = self.world.receive(torch.empty(count, *request["shape"], dtype=torch.uint8), 0)
+            else:
+                images = part(images, ends[rank - 1], ends[rank])
             made = extract(self.model, images, request["spec"], scattering=self._front, **_options(request))
             work = self.world.send(made.cpu(), 0)
             if work is not None:

@@ -10,7 +10,10 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 from scatsimclr.config import Config
+from scatsimclr.evaluation.quality import SETTLED, collapse
 from scatsimclr.evaluation.table import Figures, titles
+from scatsimclr.reporting.page import write_report
+from scatsimclr.reporting.subject import Subject
 from scatsimclr.training.metrics import METRICS, Metrics, read_metrics
 from scatsimclr.training.progress import Progress
 
@@ -125,6 +128,27 @@ class RunLog:
         parts += [f"{name} {evaluation[name]:.1%}" for name in ("knn", "linear") if name in evaluation]
         parts += [f"{speed:.0f} img/s", f"{left / 60:.1f} min left" if left else "done"]
         self.line("  ".join(parts))
+
+    def quality(self, figures: dict[str, float]) -> None:
+        """Records what needs no labels, and warns of a collapse."""
+        if not figures:
+            return
+        self.write("quality", **figures)
+        if self.progress.step >= SETTLED and (reason := collapse(figures)):
+            self.write("warning", text=reason)
+            self.line(
+                f"warning: after epoch {self.progress.epoch} {reason}; a lower lr or stronger augmentation may help"
+            )
+
+    def report(self, subject: Subject) -> None:
+        """Writes report.html and plots/. The run is complete without them: no failure here ends it."""
+        try:
+            write_report(subject)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            self.line(
+                f"warning: no report, {reason}; `python -m scatsimclr.report {self.folder}` tries again and shows where"
+            )
 
     def line(self, text: str) -> None:
         """Prints a line above the progress bar."""

@@ -25,12 +25,11 @@ from scatsimclr.environment import environment
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.evaluate import Evaluation
 from scatsimclr.evaluation.front import fit_front
-from scatsimclr.evaluation.quality import SETTLED, Probe, collapse
+from scatsimclr.evaluation.quality import Probe
 from scatsimclr.evaluation.table import Figures
 from scatsimclr.files import write_text
 from scatsimclr.models.encoder import Encoder
 from scatsimclr.models.scatsimclr import ScatSimCLR
-from scatsimclr.reporting.page import write_report
 from scatsimclr.reporting.subject import Subject
 from scatsimclr.training import checkpoint
 from scatsimclr.training.distributed import World
@@ -43,6 +42,7 @@ from scatsimclr.training.metrics import Sums
 from scatsimclr.training.neighbours import nearest_images
 from scatsimclr.training.profile import WARM_UP, StepProfiler
 from scatsimclr.training.progress import Checkpoints, Progress, check_continuable, restore
+from scatsimclr.training.schedule import learning_rate_factor
 from scatsimclr.training.setup import (
     build_augment,
     build_evaluation,
@@ -62,13 +62,6 @@ from scatsimclr.training.validation import Validation, validation_loader
 NO_FIGURES: tuple[Figures, dict[str, float]] = ({}, {})  # of the processes that do not evaluate
 # First epochs after which quality is measured, whatever `eval_every_n_epochs`: a collapse comes early.
 WATCHED = 3
-
-
-def learning_rate_factor(epoch: int, flat_epochs: int, epochs: int) -> float:
-    """Share of the base learning rate in an epoch: 1 for `flat_epochs`, then half a cosine down to 0."""
-    if epoch < flat_epochs:
-        return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (epoch - flat_epochs) / max(1, epochs - flat_epochs)))
 
 
 class Trainer:
@@ -226,7 +219,7 @@ class Trainer:
             )
             progress.before = before
             self.log.write("evaluation", **before)
-            self._log_watched(watched)
+            self.log.quality(watched)
             self.log.untrained(before, watched)
         after = None
         while progress.epoch < config.epochs:
@@ -268,7 +261,7 @@ class Trainer:
             self.log.write("validation", **validation)
         if due:
             self.log.write("evaluation", **evaluation)
-        self._log_watched(watched)
+        self.log.quality(watched)
         figures = sums.means()
         if self.update.amp == torch.float16:
             figures = {**figures, "skipped_updates": self.update.skipped}
@@ -285,7 +278,12 @@ class Trainer:
         if self.evaluation is not None:
             self.evaluation.classifier().save(self.folder)
         if self.report:
-            self._write_report()
+            data, records = self.data, self.log.records()
+            self.log.report(
+                Subject(
+                    self.folder, self.config, self.model, data.pretrain, data.spec, self.evaluation, records
+                )
+            )
 
     def _train_epoch(self) -> tuple[Sums, float]:
         """One pass over the images. Returns the sums over its steps and the seconds it took.
@@ -397,29 +395,3 @@ class Trainer:
     def _watched(self) -> dict[str, float]:
         """Measures what needs no labels."""
         return self.quality.measure(self.model)
-
-    def _log_watched(self, figures: dict[str, float]) -> None:
-        """Records figures of `_watched`, and warns of a collapse."""
-        if not figures:
-            return
-        self.log.write("quality", **figures)
-        if self.progress.step >= SETTLED and (reason := collapse(figures)):
-            self.log.write("warning", text=reason)
-            self.log.line(
-                f"warning: after epoch {self.progress.epoch} {reason}; a lower lr or stronger augmentation may help"
-            )
-
-    def _write_report(self) -> None:
-        """Writes report.html and plots/. The run is complete without them: no failure here ends it."""
-        data, records = self.data, self.log.records()
-        try:
-            write_report(
-                Subject(
-                    self.folder, self.config, self.model, data.pretrain, data.spec, self.evaluation, records
-                )
-            )
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            self.log.line(
-                f"warning: no report, {reason}; `python -m scatsimclr.report {self.folder}` tries again and shows where"
-            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,6 @@ class Sums:
         """For a checkpoint."""
         return {"sums": dict(self.sums), "count": self.count}
 
-    def restore(self, state: dict[str, Any], device: torch.device) -> None:
+    def restore(self, state: Mapping[str, Any], device: torch.device) -> None:
         """Takes over a state from `state`."""
         self.sums, self.count = {name: v.to(device) for name, v in state["sums"].items()}, state["count"]

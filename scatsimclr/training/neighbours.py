@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scatsimclr.data.augment import AugmentSpec
+from scatsimclr.data.mapped import AnyImages
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.features import Extract, extract
 from scatsimclr.evaluation.standard import Standard
@@ -23,7 +24,7 @@ ROWS = 1024  # images whose similarities to all others are computed at once
 
 @torch.inference_mode()
 def nearest_images(
-    model: ScatSimCLR, images: Tensor, spec: AugmentSpec, count: int, extract: Extract = extract
+    model: ScatSimCLR, images: AnyImages, spec: AugmentSpec, count: int, extract: Extract = extract
 ) -> Tensor:
     """The images nearest to each image by the cosine of whitened scattering.
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from scatsimclr.config import Config
+from scatsimclr.config.messages import must
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.table import Figures
 from scatsimclr.files import link
@@ -22,6 +25,16 @@ from scatsimclr.training.fingerprint import differences
 from scatsimclr.training.metrics import Sums
 from scatsimclr.training.update import Update
 from scatsimclr.version import __version__
+
+Count = Annotated[int, Field(strict=True, ge=0, le=2**62)]
+
+
+class PartialEpoch(TypedDict):
+    """The finished steps of an epoch that is not finished: what `Sums.state` gives, and the seconds they took."""
+
+    sums: dict[str, InstanceOf[Tensor]]
+    count: Count
+    seconds: float
 
 
 @dataclass
@@ -34,15 +47,15 @@ class Progress:
         best: The lowest score so far, see `scatsimclr.training.validation.Validation.score`.
         before: The untrained encoder's accuracy; None until it is measured.
         seconds: Of training.
-        partial: The sums of the epoch's finished steps, where a checkpoint was made in the middle of it.
+        partial: The epoch's finished steps, where a checkpoint was made in the middle of it.
     """
 
-    epoch: int = 0
-    step: int = 0
+    epoch: Count = 0
+    step: Count = 0
     best: float = math.inf
     before: Figures | None = None
     seconds: float = 0.0
-    partial: dict[str, Any] | None = None
+    partial: PartialEpoch | None = None
 
 
 class Checkpoints:
@@ -199,7 +212,9 @@ def restore(state: dict[str, Any], update: Update, pipeline: str) -> Progress:
     Raises:
         UserError: The state does not fit, or the run's views were made by another augmentation.
     """
+    known = {field.name: state[field.name] for field in fields(Progress) if field.name in state}
     try:
+        progress = TypeAdapter(Progress).validate_python(known)
         update.model.load_state_dict(state["model"])
         if update.head is not None:
             update.head.load_state_dict(state["head"])
@@ -207,6 +222,10 @@ def restore(state: dict[str, Any], update: Update, pipeline: str) -> Progress:
         torch.set_rng_state(state["rng"].cpu())
         if update.device.type == "cuda" and state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), update.device)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(map(str, found["loc"]))
+        raise UserError(f"the checkpoint does not fit the run: {name} {must(found)}") from None
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"the checkpoint does not fit the run: {type(error).__name__}: {error}") from None
     before = state.get("pipeline", pipeline)
@@ -215,11 +234,4 @@ def restore(state: dict[str, Any], update: Update, pipeline: str) -> Progress:
             f"the run's views were made by {before}, here {pipeline} would make them, and the two differ by rounding: "
             f"set data.pipeline={before} where it is installed, or start a new run"
         )
-    return Progress(
-        state["epoch"],
-        state["step"],
-        state["best"],
-        state["before"],
-        state["seconds"],
-        state.get("partial"),
-    )
+    return progress

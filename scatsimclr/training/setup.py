@@ -16,6 +16,7 @@ from scatsimclr.data.dali import DaliAugment, dali_missing
 from scatsimclr.data.datasets import ImageSet, folds, load, normalization
 from scatsimclr.data.given import Given
 from scatsimclr.data.loader import PairLoader
+from scatsimclr.data.mapped import AnyImages
 from scatsimclr.data.pretext import TASKS
 from scatsimclr.data.shape import with_shape
 from scatsimclr.errors import UserError
@@ -29,6 +30,8 @@ from scatsimclr.models.scatsimclr import ScatSimCLR
 from scatsimclr.scattering import Scattering2D
 from scatsimclr.training import checkpoint
 from scatsimclr.training.distributed import World
+
+COUNTED = 4096  # images whose levels are counted at a time
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,16 @@ def load_data(config: Config, given: Given | None = None, *, labelled: bool = Tr
     return Data(pretrain, images.subset(order[:held_out].sort().values), train, test, augment_spec(config))
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_statistics(images: AnyImages) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Means and standard deviations of the channels of images uint8 (n, H, W, C), for levels from 0 to 1.
 
     A channel that is the same everywhere has a deviation of one level.
     """
-    counts = torch.stack(
-        [torch.bincount(c.flatten().int(), minlength=256) for c in images.unbind(3)]
-    ).double()
+    found = torch.zeros(images.shape[3], 256, dtype=torch.int64)
+    for start in range(0, len(images), COUNTED):
+        for channel, levels in zip(found, images[start : start + COUNTED].unbind(3), strict=True):
+            channel += torch.bincount(levels.flatten().int(), minlength=256)
+    counts = found.double()
     share, level = counts / counts.sum(1, keepdim=True), torch.arange(256, dtype=torch.float64) / 255
     mean = share @ level
     deviation = (share @ level.square() - mean.square()).clamp_min(0).sqrt().clamp_min(1 / 255)

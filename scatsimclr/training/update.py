@@ -200,6 +200,8 @@ class Update:
         return loss
 
     def _encode(self, x: Tensor) -> Tensor:
+        if self.amp is None:  # the views may be of half the precision; nothing else would convert them
+            x = x.to(next(self.model.parameters()).dtype)
         if isinstance(self.model, ResNetSimCLR):
             with self.part("network"):
                 return self.model.encode(x)
@@ -220,14 +222,31 @@ class Update:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a state from `state_dict`."""
-        kept = [{name: group[name] for name in ("lr", "capturable")} for group in self.optimizer.param_groups]
+        """Takes over a state from `state_dict`.
+
+        Raises:
+            ValueError, TypeError, LookupError, AttributeError, RuntimeError: It is not the state of such an update.
+        """
+        # How weights are updated is up to this run's settings; the rate is set anew in every epoch.
+        own = [
+            {name: value for name, value in group.items() if name != "params"}
+            for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(state["optimizer"])
-        # Whether updates are recorded is up to this run; the rate is set anew in every epoch.
-        for group, own in zip(self.optimizer.param_groups, kept, strict=True):
-            group.update(own)
-        self.scaler.load_state_dict(state["scaler"])
-        self.attempts = state["attempts"]
+        for group, settings in zip(self.optimizer.param_groups, own, strict=True):
+            group.update(settings)
+        for parameter, moments in self.optimizer.state.items():
+            shapes = {"step": (), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+            for name, shape in shapes.items():
+                if moments[name].shape != shape or moments[name].layout != torch.strided:
+                    raise ValueError(
+                        f"{name} must have the shape {tuple(shape)}, got {tuple(moments[name].shape)}"
+                    )
+        scaling = self.scaler.state_dict()  # empty without float16
+        self.scaler.load_state_dict(
+            {name: type(value)(state["scaler"][name]) for name, value in scaling.items()}
+        )
+        self.attempts = int(state["attempts"])
 
 
 def _wide(values: Tensor) -> Tensor:

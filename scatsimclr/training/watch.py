@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -187,22 +188,33 @@ class Watch:
                 why = (
                     f"the run's store has not answered for {missed} s: this machine or the store's is cut off"
                 )
-                self._give_up(why, first=self._first_here())
+                self._give_up(why, first=self._first_here(), launcher=True)
 
-    def _give_up(self, why: str, *, first: bool) -> None:
-        """Ends the process, with a line if it is the first to say so."""
+    def _give_up(self, why: str, *, first: bool, launcher: bool = False) -> None:
+        """Ends the process, with a line if it is the first to say so, and perhaps torchrun."""
         if first:
             print(f"scatsimclr: error: {why}; the run ends", file=sys.stderr, flush=True)
-        self._end(1)
+        self._end(1, launcher=launcher)
 
-    def _end(self, status: int) -> None:
+    def _end(self, status: int, *, launcher: bool = False) -> None:
         """Ends the process: by its main thread where that can, at once where it waits for others in a collective."""
         self._closed.set()
+        if launcher:
+            _end_launcher()
         self.stop.fail(status)
         time.sleep(GRACE)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _end_launcher() -> None:
+    """Ends torchrun, whose store does not answer: it asks without a timeout (`TCPStore.compare_set`), in C++, where it
+    neither sees its processes end nor hears SIGTERM.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        with contextlib.suppress(OSError):
+            os.kill(os.getppid(), signal.SIGKILL)
 
 
 def _runs(pid: int) -> bool:

@@ -1,11 +1,13 @@
 """CIFAR in both official forms, whole, truncated and tampered with."""
 
 import pickle
+import resource
 
 import numpy as np
 import pytest
 
 from scatsimclr.data.datasets import DataError, load
+from scatsimclr.data.pickles import load_batch
 
 
 def get(root, name="cifar10", split="train", size=(32, 32)):
@@ -181,3 +183,12 @@ def test_pickles_rewritten_by_todays_python_and_numpy_are_read(tmp_path, writers
     for protocol in (3, 4):
         file.write_bytes(pickle.dumps({"data": pixels, "labels": [1, 2]}, protocol))
         assert get(tmp_path, split="test").labels.tolist() == [1, 2]
+
+
+def test_numbers_of_objects_take_no_memory(tmp_path):
+    """Objects are numbered as their file likes: the unpickler in C makes a table as long as the highest number."""
+    path = tmp_path / "batch"
+    path.write_bytes(b"\x80\x04}r\x00\x00\x00\x40.")  # an empty dictionary, number 2^30
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert load_batch(path) == {}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB

@@ -14,7 +14,7 @@ from scatsimclr.errors import UserError
 
 def test_names_and_splits():
     assert names()[:5] == ("digits", "photos", "cifar10", "cifar20", "cifar100")
-    assert names()[-2:] == ("stl10", "folder")
+    assert names()[-3:] == ("stl10", "folder", "shards")
     assert {"mnist", "fashion_mnist", "kmnist", "emnist_letters"} < set(names())
     for name in names():
         assert splits(name)[:3] == ("pretrain", "train", "test")

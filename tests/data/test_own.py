@@ -86,6 +86,15 @@ def test_a_table_without_images_is_told(tmp_path, text, message):
         read(table(tmp_path, text))
 
 
+def test_paths_in_the_home_of_nobody_are_paths(tmp_path):
+    pictures(tmp_path / "~no-such-user")
+    found = read(table(tmp_path, "~no-such-user/0.png\n~no-such-user/1.png\n~no-such-user-else/1.png\n"))
+    assert len(found) == 2
+    assert found.skipped == (("~no-such-user-else/1.png", "does not exist"),)
+    with pytest.raises(DataError, match="~no-such-user"):
+        read("~no-such-user")
+
+
 def test_predictions_in_a_table_are_no_labels(tmp_path):
     pictures(tmp_path)
     rows = [f"{number}.png,{'ab'[number % 2]},{0.5 if number > 5 else 1}" for number in range(10)]

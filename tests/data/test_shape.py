@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from scatsimclr.config import load_config
+from scatsimclr.config.values import OWN
 from scatsimclr.data import decode, own
 from scatsimclr.data.datasets import DataError, names
 from scatsimclr.data.shape import natural_shape, with_shape
@@ -107,7 +108,7 @@ def test_what_cannot_be_read_does_not_count(tmp_path):
 
 
 def test_known_data_sets_need_no_look():
-    shapes = {name: natural_shape(name) for name in names() if name != "folder"}
+    shapes = {name: natural_shape(name) for name in names() if name not in OWN}
     assert shapes["digits"] == shapes["fashion_mnist"] == shapes["emnist_letters"] == (32, 32, 1)
     assert shapes["cifar10"] == (32, 32, 3)
     assert shapes["photos"] == (48, 48, 3)

@@ -16,6 +16,9 @@ from pathlib import Path
 import pytest
 
 from scatsimclr import train
+from scatsimclr.data.datasets import normalization, request
+from scatsimclr.data.pieces import source
+from scatsimclr.data.sharding import write
 from scatsimclr.training import checkpoint
 from scatsimclr.training.metrics import read_metrics
 from scatsimclr.training.update import Update
@@ -83,6 +86,35 @@ def whole_runs(folder: Path) -> str:
         assert sorted(p.name for p in place.iterdir()) == sorted(p.name for p in places[1].iterdir())
     assert worst < 1e-6, worst
     return f"losses {worst:.1e}"
+
+
+def from_shards(folder: Path) -> str:
+    """Two processes train, validate and evaluate on shards as on the images in memory: the same bits."""
+    asked = request("digits", "pretrain", size=(16, 16), channels=1)
+    place = folder / "bytes"
+    write(source(asked), place, 10**5, progress=False)
+    mean, std = normalization("digits", 1)
+    common = [
+        f"dataset.normalization={[list(mean), list(std)]}",
+        "best_by=knn",
+        "neighbours=2",
+        "model.front=log",
+    ]
+    for name in ("digits", "shards"):
+        settings = ["--config", "digits", *common, f"dataset.dataset={name}", f"data_dir={place}"]
+        run(2, arguments(folder / name, *settings), folder / f"{name}.log")
+    assert same(weights(folder / "digits", "last"), weights(folder / "shards", "last"))
+    assert losses(folder / "digits") == losses(folder / "shards")
+    probes = [
+        [
+            record
+            for record in read_metrics(folder / name / "metrics.jsonl")
+            if record["event"] == "evaluation"
+        ]
+        for name in ("digits", "shards")
+    ]
+    assert probes[0] == probes[1]
+    return "the same weights and figures"
 
 
 def stopped(folder: Path, *, moments: int = 1, seed: int = 0) -> str:
@@ -186,7 +218,7 @@ def restarted(folder: Path, *, kills: int = 10, size: int = 2, seed: int = 0) ->
             workers = children_of(process.pid)
             if len(workers) == size:
                 os.kill(draw.choice(workers), signal.SIGKILL)
-            status = process.wait(200)
+            status = process.wait(600)
         finally:
             process.kill()
         assert status == 0, log.read_text()[-5000:]

@@ -41,6 +41,7 @@ SMALL = {
     ],
     "scatsimclr.evaluate": ["evaluation.probe_epochs=2", "evaluation.seeds=2"],
     "scatsimclr.export": ["--formats", "safetensors"],
+    "scatsimclr.shards": ["dataset.input_shape=(16, 16, 3)"],
 }
 
 

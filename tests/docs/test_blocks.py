@@ -24,6 +24,7 @@ NOT_RUN = {
     "docs/gpu.md": ["needs a GPU"] * 3,
     "docs/implementations.md": ["takes minutes"],
     "docs/index.md": ["installs"],
+    "docs/machines.md": ["needs several machines", "needs Slurm", "needs a cluster"],
     "docs/reproduce.md": ["takes hours", "takes minutes"],
     "docs/training.md": ["downloads a data set"] * 2,
     "README.md": ["takes minutes"],

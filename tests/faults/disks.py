@@ -12,17 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from scatsimclr.training import checkpoint
+from tests.campaign import ImpossibleError
 from tests.faults.child import Child, arguments, one_line, same, weights
 from tests.faults.kills import reference
 
 
-class ImpossibleError(Exception):
-    """This machine does not allow the case."""
-
-
-def _run(*command: str) -> None:
+def command(*words: str) -> None:
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        subprocess.run(words, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise ImpossibleError(str(getattr(error, "stderr", "") or error).strip()) from None
 
@@ -31,11 +28,11 @@ def _run(*command: str) -> None:
 def mounted(folder: Path, options: str) -> Iterator[Path]:
     """A tmpfs in `folder`."""
     folder.mkdir(parents=True)
-    _run("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder))
+    command("mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder))
     try:
         yield folder
     finally:
-        _run("umount", "--lazy", str(folder))
+        command("umount", "--lazy", str(folder))
 
 
 def full(folder: Path, images: Path, megabytes: int | None) -> str:
@@ -61,7 +58,7 @@ def full(folder: Path, images: Path, megabytes: int | None) -> str:
         assert not list(disk.rglob("*.partial")), "a partial file keeps the disk full"
         if (run / "checkpoints" / "last.pt").exists():
             checkpoint.load(run)
-        _run("mount", "-o", "remount,size=500m", str(disk))
+        command("mount", "-o", "remount,size=500m", str(disk))
         again = Child(arguments(run, images), folder / "again.log")
         assert again.wait() == 0, again.text()[-3000:]
         assert same(weights(run, "last"), weights(whole, "last"))
@@ -70,7 +67,7 @@ def full(folder: Path, images: Path, megabytes: int | None) -> str:
 
 def read_only(folder: Path, images: Path) -> str:
     with mounted(folder / "read_only", "size=30m") as disk:
-        _run("mount", "-o", "remount,ro", str(disk))
+        command("mount", "-o", "remount,ro", str(disk))
         child = Child(arguments(disk / "run", images), folder / "read_only.log")
         assert child.wait() == 2, child.text()[-3000:]
         return one_line(child.text())
@@ -79,13 +76,13 @@ def read_only(folder: Path, images: Path) -> str:
 def immutable(folder: Path, images: Path) -> str:
     run = folder / "immutable"
     run.mkdir()
-    _run("chattr", "+i", str(run))
+    command("chattr", "+i", str(run))
     try:
         child = Child(arguments(run, images), folder / "immutable.log")
         assert child.wait() == 2, child.text()[-3000:]
         return one_line(child.text())
     finally:
-        _run("chattr", "-i", str(run))
+        command("chattr", "-i", str(run))
 
 
 def file_as_folder(folder: Path, images: Path, part: str) -> str:

@@ -21,12 +21,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scatsimclr import ScatSimCLR
+from scatsimclr.config import load_config
+from scatsimclr.data.loader import Batch
 from scatsimclr.errors import UserError
 from scatsimclr.evaluation.classifier import Classifier
 from scatsimclr.evaluation.recommendation import Recommendation
 from scatsimclr.training import checkpoint
-from scatsimclr.training.metrics import read_metrics
-from scatsimclr.training.setup import restore
+from scatsimclr.training.metrics import Sums, read_metrics
+from scatsimclr.training.progress import check_continuable
+from scatsimclr.training.progress import restore as progress_of
+from scatsimclr.training.setup import build_model, restore
+from scatsimclr.training.update import Update
 from tests.fuzz.settings import NUMBERS, TEXTS, accepted, nested
 
 
@@ -92,6 +97,7 @@ class Run:
         self.folder = folder
         self.last = (source / "checkpoints" / "last.pt").read_bytes()
         self.state = checkpoint.load(source)
+        self.config = load_config(base=self.state["config"])
         self.names = (
             "config.json",
             "metrics.jsonl",
@@ -122,6 +128,26 @@ class Run:
                 torch.save({"format": checkpoint.FORMAT, **spoiled(rng, self.state)}, buffer)
             path.write_bytes(buffer.getvalue())
         return lambda: restore(str(self.folder))
+
+    def resumed(self, rng: random.Random) -> Callable[[], object]:
+        path = self.folder / "checkpoints" / "last.pt"
+        buffer = io.BytesIO()
+        state = {**self.state, "partial": {"sums": {"loss": torch.zeros(())}, "count": 1, "seconds": 1.0}}
+        with contextlib.suppress(OverflowError, ValueError):
+            torch.save({"format": checkpoint.FORMAT, **spoiled(rng, state)}, buffer)
+        path.write_bytes(buffer.getvalue())
+
+        def resume() -> None:
+            state = checkpoint.load(self.folder)
+            update = Update(self.config, build_model(self.config), None, torch.device("cpu"))
+            check_continuable(state, self.config, self.state["data"], anyway=False)
+            progress = progress_of(state, update, self.state["pipeline"])
+            if progress.partial is not None:
+                Sums().restore(progress.partial, update.device)
+            height, width, channels = self.config.dataset.input_shape
+            update(Batch(torch.rand(2, 3, channels, height, width), torch.arange(3)))
+
+        return resume
 
     def pretrained(self, rng: random.Random) -> Callable[[], object]:
         name = rng.choice(("config.json", "model.safetensors"))
@@ -207,7 +233,7 @@ def case(number: int, run: Run) -> str:
     rng = random.Random(number)
     kinds = (
         run.checkpoint,
-        run.checkpoint,
+        run.resumed,
         run.pretrained,
         run.other_weights,
         run.recommendation,

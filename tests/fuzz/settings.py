@@ -118,23 +118,28 @@ def file_bytes(rng: random.Random) -> bytes:
     return bytes(made)
 
 
-def accepted(read: Callable[[], object], refusal: type[ValueError] = UserError) -> bool:
+def answered(read: Callable[[], object], refusal: type[ValueError] = UserError) -> bool:
     """Calls `read`; False where it refuses what it reads, by a message of one short line.
 
     Raises:
         AssertionError: The message is too long, or of several lines.
-        TimeoutError: It took longer than SECONDS.
         Exception: Whatever else was raised: a bug.
     """
     try:
-        with limited(SECONDS):
-            read()
+        read()
     except refusal as error:
         message = str(error)
-        assert len(message) <= MESSAGE, f"{len(message)} characters: {message[:500]}"
-        assert "\n" not in message, message
-        return False
-    return True
+    else:
+        return True
+    assert len(message) <= MESSAGE, f"{len(message)} characters: {message[:500]}"
+    assert "\n" not in message, message
+    return False
+
+
+def accepted(read: Callable[[], object], refusal: type[ValueError] = UserError) -> bool:
+    """As `answered`, within SECONDS, or else TimeoutError."""
+    with limited(SECONDS):
+        return answered(read, refusal)
 
 
 def case(number: int, folder: Path) -> str:

@@ -27,6 +27,9 @@ def available(names: Sequence[str]) -> list[str]:
     return found
 
 
+ISAS = available(["baseline", "avx2", "avx512"])  # that most kernels have
+
+
 @contextmanager
 def forced(name: str) -> Iterator[str]:
     """Makes the operators run on that instruction set."""

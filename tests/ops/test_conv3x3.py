@@ -12,14 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck, gradgradcheck
 
-from scatsimclr.ops import availability
 from scatsimclr.ops.conv3x3 import CONV3X3, CONV3X3_WEIGHT, conv3x3
 from scatsimclr.reference import conv3x3 as reference
-from tests.ops.machine import available, forced, poisoned, threads
+from tests.ops.machine import available, forced, threads
 
-needs_kernel = pytest.mark.skipif(
-    not availability.compiled().usable, reason="the kernel needs the compiled extension"
-)
+needs_kernel = pytest.mark.usefixtures("compiled")
+pytestmark = pytest.mark.usefixtures("uninitialised_is_nan")
 OPS = torch.ops.scatsimclr
 ISAS = available(["baseline", "avx2", "avx512", "avx512_bf16"])
 DTYPES = [torch.float32, torch.bfloat16]
@@ -41,18 +39,6 @@ SHAPES = [
     (4, 12, 12, 32, 16),
     (29, 2, 2, 16, 129),
 ]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    with forced(request.param):
-        yield request.param
-
-
-@pytest.fixture(autouse=True)
-def _poisoned():
-    with poisoned():
-        yield
 
 
 def channels_last(x):

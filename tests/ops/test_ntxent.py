@@ -15,14 +15,12 @@ from scatsimclr.ops import availability
 from scatsimclr.ops import ntxent as ops
 from scatsimclr.ops.ntxent import NTXENT, NTXENT_BACKWARD
 from scatsimclr.reference import ntxent as reference
-from tests.ops.machine import available, forced
+from tests.ops.machine import ISAS, forced
 
 # Error allowed beyond plain PyTorch's of the same dtype, relative to the largest entry: 16 roundings in
 # float32; more in float64, where the truth is plain PyTorch itself and its error counts on this side. One
 # rounding of a similarity of size 1 is multiplied by c = 1/τ, hence c/16 of them where c is larger.
 EPSILON = {torch.float32: 1e-6, torch.float64: 1e-13}
-
-ISAS = available(["baseline", "avx2", "avx512"])
 
 
 @pytest.fixture(params=["reference", *ISAS])

@@ -9,18 +9,8 @@ import torch
 from scatsimclr.ops import availability
 from scatsimclr.ops.photometric import PHOTOMETRIC, photometric
 from scatsimclr.reference.blur import gaussian_weights
-from tests.ops.machine import available, forced
 
-ISAS = available(["baseline", "avx2", "avx512"])
 SHAPES = [(5, 1, 1), (9, 1, 13), (3, 50, 1), (31, 7, 5), (64, 23, 23), (7, 5, 33), (12, 96, 96), (0, 4, 4)]
-
-
-@pytest.fixture(params=ISAS)
-def isa(request):
-    if obstacle := availability.compiled().obstacle:
-        pytest.skip(obstacle)
-    with forced(request.param):
-        yield request.param
 
 
 def arguments(batch, height, width, half=4, dtype=torch.float32, seed=0, channels=3):

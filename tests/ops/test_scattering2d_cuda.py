@@ -20,6 +20,7 @@ from scatsimclr.reference import scattering2d as reference
 TABLE = SCATTERING2D.implementations
 ON_GPU = [name for name, entry in TABLE.items() if entry.device == "cuda"]
 OPS = torch.ops.scatsimclr
+pytestmark = pytest.mark.usefixtures("uninitialised_is_nan")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
@@ -41,13 +42,6 @@ def implementation(request):
         pytest.skip(obstacle)
     forward = SCATTERING2D.by(name) if request.param == name else only_cpp
     return Both(forward, SCATTERING2D_BACKWARD.by(name))
-
-
-@pytest.fixture(autouse=True)
-def _poisoned():
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
 
 
 @cache

@@ -9,13 +9,8 @@ from scatsimclr import Scattering2D
 from scatsimclr.loss import nt_xent_loss, sup_con_loss
 from scatsimclr.ops.conv3x3 import conv3x3
 from scatsimclr.reference import ntxent as reference
-from tests.ops.machine import threads
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with threads(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def penalty(function, *inputs):

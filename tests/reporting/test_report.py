@@ -19,7 +19,7 @@ from scatsimclr.reporting import findings, page
 from scatsimclr.reporting.assets import asset
 from scatsimclr.reporting.findings import NEIGHBOURS
 from scatsimclr.reporting.subject import Subject
-from scatsimclr.training import loop
+from scatsimclr.training import log
 from scatsimclr.training.metrics import read_metrics
 from tests.reporting.conftest import IN_SCRIPT, MARKUP, QUOTES, trained
 
@@ -293,7 +293,7 @@ def test_a_report_that_fails_leaves_a_whole_run(hostile_run, tmp_path, capsys, m
     def fail(subject):
         raise MemoryError("too many\nimages")
 
-    monkeypatch.setattr(loop, "write_report", fail)
+    monkeypatch.setattr(log, "write_report", fail)
     images = next(iter((hostile_run.parent).glob("my images*")))
     folder = trained(images, tmp_path / "run", "epochs=1")
     out = capsys.readouterr().out
@@ -313,7 +313,7 @@ def test_a_resnet_has_no_scattering(hostile_run, tmp_path):
 
 
 def test_a_collapse_is_told_on_the_terminal_and_in_the_records(hostile_run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(loop, "SETTLED", 1)
+    monkeypatch.setattr(log, "SETTLED", 1)
     monkeypatch.setattr(quality, "POINT", 2.0)
     images = next(iter((hostile_run.parent).glob("my images*")))
     folder = trained(images, tmp_path / "run", "epochs=1")

@@ -14,8 +14,9 @@ from scatsimclr.config import load_config
 from scatsimclr.errors import UserError
 from scatsimclr.train import command
 from scatsimclr.training import checkpoint
-from scatsimclr.training.loop import Trainer, learning_rate_factor
+from scatsimclr.training.loop import Trainer
 from scatsimclr.training.metrics import Metrics, read_metrics
+from scatsimclr.training.schedule import learning_rate_factor
 from scatsimclr.training.update import Update
 from tests.training.conftest import TINY
 

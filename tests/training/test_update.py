@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -265,3 +266,15 @@ def test_a_profile_without_a_measured_step_is_stopped(tmp_path):
     profiler.finish()
     assert not torch.autograd._profiler_enabled()
     assert "too few steps" in profiler.text()
+
+
+@pytest.mark.parametrize("views", ["concatenated", "separate"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_views_of_half_the_precision_train_without_autocast(dtype, views):
+    rounded, exact = update("amp=off", f"views={views}"), update("amp=off", f"views={views}")
+    small = dataclasses.replace(batch(0), views=batch(0).views.to(dtype))
+    same = dataclasses.replace(small, views=small.views.float())
+    assert torch.equal(rounded(small).total, exact(same).total)
+    for ours, theirs in zip(rounded.model.parameters(), exact.model.parameters(), strict=True):
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, theirs)

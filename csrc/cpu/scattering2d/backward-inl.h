@@ -35,7 +35,7 @@ template <class T, int W>
 struct Backward {
   const Scattering<T>& job;
   const Pack<T>& pack;
-  T *z, *z1, *spectrum1, *grad1, *grad2, *low_rows, *s, *line, *columns, *reals, *scratch;
+  T *z, *z1, *spectrum1, *grad1, *grad2, *piece, *low_rows, *s, *line, *columns, *reals, *scratch;
 
   // Needs all its buffers for fields of the finest scale.
   Backward(const Scattering<T>& job_, int, Arena& arena) : job(job_), pack(job_.pack) {
@@ -46,6 +46,7 @@ struct Backward {
     spectrum1 = arena.take<T>(level0.spectrum());
     grad1 = arena.take<T>(level0.spectrum());
     grad2 = arena.take<T>(level0.spectrum());
+    piece = pack.separable ? grad2 : arena.take<T>(level0.spectrum());  // only a φ that is not separable uses grad2
     low_rows = arena.take<T>(level0.low_rows());
     s = arena.take<T>(size_t(job.out_height) * job.out_width * W);
     line = arena.take<T>(n * 2 * W);

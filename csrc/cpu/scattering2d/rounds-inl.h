@@ -31,7 +31,10 @@ namespace scatsimclr::SCATSIMCLR_NAMESPACE::scattering2d {
 
 template <class T, int W>
 struct Rounds {
-  static constexpr int kPieces = 4;  // of one group's second order, backward: their gradients take memory
+  // Backward, the pieces of each group's second order: each sums its gradients, and the sums are added in order, whoever
+  // made them. Their number depends on the job alone, so that the bits do not depend on the number of threads. They
+  // cost memory and, where a thread makes them one after the other, 3 to 6 % of the time: few groups have some.
+  int second_pieces() const { return all_groups() < 16 ? 4 : 1; }
 
   const Scattering<T>& job;
   int64_t first_block, blocks;
@@ -78,11 +81,18 @@ struct Rounds {
     return {first + range.begin, first + range.end};
   }
 
-  // Backward: runs f(n2) for every count-th; count == 1: for all.
-  template <class F>
-  void each_second(int j1, int piece, int count, F f) const {
-    if (job.pack.max_order < 2) return;
-    for (int n2 = (j1 + 1) * job.pack.L + piece; n2 < job.pack.J * job.pack.L; n2 += count) f(n2);
+  // Backward: sums one piece's gradients of û1 in `grad`, which is not read.
+  void sum_piece(const Group& g, int piece, const T* spectrum, T* grad, Backward<T, W>& worker) const {
+    std::fill_n(grad, Sizes<T, W>(job.pack, g.j1).spectrum(), T(0));
+    if (!job.pack.second_follows(g.j1)) return;
+    for (int n2 = (g.j1 + 1) * job.pack.L + piece; n2 < job.pack.J * job.pack.L; n2 += second_pieces()) {
+      worker.second_order(g.j1, n2, g.plane, g.lanes, spectrum, grad);
+    }
+  }
+
+  void add_piece(const Group& g, T* grad, const T* piece) const {
+    const size_t scalars = Sizes<T, W>(job.pack, g.j1).spectrum();
+    for (size_t i = 0; i < scalars; i += W) at<T, W>(grad + i) += at<T, W>(piece + i);
   }
 
   // Columns are taken in pairs.
@@ -174,29 +184,26 @@ struct Rounds {
       return;
     }
     worker.first_order(g.j1, g.lanes, spectrum0, worker.z1, worker.spectrum1);
-    std::fill_n(worker.grad1, spectrum_scalars, T(0));
-    each_second(g.j1, 0, 1, [&](int n2) {
-      worker.second_order(g.j1, n2, g.plane, g.lanes, worker.spectrum1, worker.grad1);
-    });
+    sum_piece(g, 0, worker.spectrum1, worker.grad1, worker);
+    for (int piece = 1; piece < second_pieces() && job.pack.second_follows(g.j1); ++piece) {
+      sum_piece(g, piece, worker.spectrum1, worker.piece, worker);
+      add_piece(g, worker.grad1, worker.piece);
+    }
     worker.finish_group(g.j1, g.plane, g.lanes, worker.z1, worker.grad1, parts + part_start[task]);
   }
 
   void backward_piece(int64_t task) const {
-    const Group g = group_of(task / kPieces);
+    const Group g = group_of(task / second_pieces());
     auto worker = backward_worker();
-    T* grad = grads + task * spectrum_scalars;
-    std::fill_n(grad, spectrum_scalars, T(0));
-    each_second(g.j1, static_cast<int>(task % kPieces), kPieces, [&](int n2) {
-      worker.second_order(g.j1, n2, g.plane, g.lanes, spectra1 + task / kPieces * spectrum_scalars, grad);
-    });
+    const T* spectrum = spectra1 + task / second_pieces() * spectrum_scalars;
+    sum_piece(g, static_cast<int>(task % second_pieces()), spectrum, grads + task * spectrum_scalars, worker);
   }
 
   void backward_join(int64_t task) const {
     const Group g = group_of(task);
-    T* grad = grads + task * kPieces * spectrum_scalars;
-    for (int piece = 1; piece < kPieces; ++piece) {
-      const T* other = grad + piece * spectrum_scalars;
-      for (size_t i = 0; i < spectrum_scalars; i += W) at<T, W>(grad + i) += at<T, W>(other + i);
+    T* grad = grads + task * second_pieces() * spectrum_scalars;
+    for (int piece = 1; piece < second_pieces() && job.pack.second_follows(g.j1); ++piece) {
+      add_piece(g, grad, grad + piece * spectrum_scalars);
     }
     auto worker = backward_worker();
     worker.finish_group(g.j1, g.plane, g.lanes, fields + task * field_scalars, grad,
@@ -270,12 +277,12 @@ struct Rounds {
       if (!split) return;
       spectra1 = arena.take<T>(tasks * spectrum_scalars);
       fields = arena.take<T>(tasks * field_scalars);
-      grads = arena.take<T>(tasks * kPieces * spectrum_scalars);
+      grads = arena.take<T>(tasks * second_pieces() * spectrum_scalars);
     });
     parallel_tasks(blocks, [&](int64_t task) { backward_block(task); });
     parallel_tasks(tasks, [&](int64_t task) { backward_group(task); });
     if (split) {
-      parallel_tasks(tasks * kPieces, [&](int64_t task) { backward_piece(task); });
+      parallel_tasks(tasks * second_pieces(), [&](int64_t task) { backward_piece(task); });
       parallel_tasks(tasks, [&](int64_t task) { backward_join(task); });
     }
     parallel_tasks(blocks, [&](int64_t task) { backward_finish(task); });
