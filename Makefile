@@ -10,7 +10,7 @@ JOBS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: train test bench performance setup lint format sanitize sanitized clang fuzz faults processes docs wheel \
-  repair-wheel wheel-check clean
+  repair-wheel wheel-check gpu-compile clean
 
 train: setup
 	$(BIN)/python -m scatsimclr.train --fused
@@ -67,6 +67,16 @@ fuzz: sanitized $(VENV)/fuzz
 # cores. Mounting a small disk needs root; without it those cases say so.
 faults: setup
 	$(ONE_THREAD) $(BIN)/python -m tests.faults
+
+# The tests of the GPU kernels with the Triton of PyTorch 2.11, from a folder of its own (200 MB), and every launch that
+# they make for every compute capability that it serves.
+TRITON ?= 3.6.0
+OTHER_TRITON := build/triton-$(TRITON)
+gpu-compile: setup $(OTHER_TRITON)
+	PYTHONPATH=$(abspath $(OTHER_TRITON)) $(ONE_THREAD) $(BIN)/python -m pytest -q --every-launch tests/kernels
+
+$(OTHER_TRITON):
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==$(TRITON)
 
 # The documentation as a site, in build/site; a broken link or a docstring that cannot be read is an error.
 docs: $(VENV)/docs

@@ -1,10 +1,11 @@
-"""NT-Xent on the GPU: launches the Triton kernels of `ntxent_tiles` and `ntxent_gradient`.
+"""NT-Xent on the GPU: launches the Triton kernels of the modules `ntxent_…`.
 
 Up to SMALL_ROWS rows of one process without labels take one launch forward and one backward, straight from x. Beyond
 that, rows are normalised once into the products' dtype; the forward goes over the triangle of pairs of row groups,
-each with its own slot of partial sums, which are added in order; the backward goes over rows alone. Memory: z (M, D) in
-the products' dtype, at most GROUPS partial sums per row, and one float32 (M, D) with labels or D beyond one block.
-Nothing waits for the device. Under CUDA graphs call once before capturing, so that Triton has compiled.
+each with its own slot of partial sums, which are added in order; the backward goes over rows alone, and where these are
+too few for all multiprocessors, over parts of the columns, which are added in order, too. Memory: z (M, D) in the
+products' dtype, at most GROUPS partial sums per row, and float32 (M, D): one with labels or D beyond one block, one for
+each part. Nothing waits for the device. Under CUDA graphs call once before capturing, so that Triton has compiled.
 
 Not yet run on hardware: checked by Triton's interpreter and its ahead-of-time compiler.
 """
@@ -12,20 +13,29 @@ Not yet run on hardware: checked by Triton's interpreter and its ahead-of-time c
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from math import ceil
 
 import torch
 import triton
 from torch import Tensor
 
+from . import launching
 from . import ntxent_gradient as gradient
+from . import ntxent_positives as positives
 from . import ntxent_tiles as tiles
+from . import ntxent_triangle as triangle
 
-# |c s| ≤ c: 2^(c2 s) and its sums over 2^30 rows stay within float32.
-FIXED_LIMIT = 60.0
+FIXED_LIMIT: float = tiles.FIXED_LIMIT.value
 SMALL_ROWS = 2048
 # Enough pairs of groups, 32 · 33/2, for four waves of one program per multiprocessor of an H200.
 GROUPS = 32
+# What the backward fills: an H100's multiprocessors, on every GPU, so that all add up in the same order. Fewer blocks
+# of columns than MIN_BLOCKS leave nothing to pipeline. To write and add up a part takes as long as the products of
+# PART_ROWS rows: estimated for sums that stay in the second-level cache, products at half of the tensor cores' rate.
+MULTIPROCESSORS = 132
+MAX_PARTS = 8
+MIN_BLOCKS = 4
+PART_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -36,7 +46,7 @@ class Config:
         dtype: of the products' operands.
         precision: of tl.dot.
         depth: the longest block of D.
-        triangle: rows and columns of the triangular forward's tiles.
+        triangle: columns of the triangular forward's tiles, and rows but on Blackwell.
         rows, columns: of the tiles of the backward and the rectangular forward.
         warps: of a program.
         gain: what the backward multiplies weights by, to keep them in the dtype's range.
@@ -65,27 +75,28 @@ SMALL_BLOCKS = {"bf16": (16, 32), "fp16": (16, 32), "ieee": (16, 16)}  # rows an
 def mode(x: Tensor) -> str:
     """The products' arithmetic: the rows' own dtype; for float32, what torch allows matrix products to use."""
     if x.dtype == torch.float32:
-        return "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+        # `allow_tf32` raises where the setting was made by this name; this name can be read however it was made.
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
     modes = {torch.bfloat16: "bf16", torch.float16: "fp16"}
     if x.dtype not in modes:
         raise ValueError(f"backend 'triton' of ntxent serves float32, float16 and bfloat16, got {x.dtype}")
     return modes[x.dtype]
 
 
-_counters: dict[tuple[torch.device, int], Tensor] = {}
+def _parts(programs: int, blocks: int, M: int) -> int:
+    """Into how many parts the backward divides the columns.
 
+    Args:
+        programs: for the rows, each for all columns.
+        blocks: of columns.
+        M: columns.
+    """
 
-def _counter(device: torch.device) -> Tensor:
-    """The counter, zero, that programs increment on arrival and the last one resets; one per stream."""
-    if device.type != "cuda":
-        return torch.zeros(1, dtype=torch.int32, device=device)
-    if torch.cuda.is_current_stream_capturing():
-        # Within a capture its memory belongs to the graph, which zeroes it on every replay.
-        return torch.zeros(1, dtype=torch.int32, device=device)
-    key = device, torch.cuda.current_stream(device).cuda_stream
-    if key not in _counters:
-        _counters[key] = torch.zeros(1, dtype=torch.int32, device=device)
-    return _counters[key]
+    def gain(parts: int) -> float:
+        waves = programs * parts / MULTIPROCESSORS
+        return waves / ceil(waves) - parts * PART_ROWS / M  # the share in use, less what the parts take
+
+    return max(range(1, max(1, min(MAX_PARTS, blocks // MIN_BLOCKS)) + 1), key=gain)
 
 
 class _Problem:
@@ -110,12 +121,18 @@ class _Problem:
         self.labels = labels is not None
         self.temperature = temperature if temperature is not None else x
         self.tau = float(tau)
-        fixed = temperature is None and normalize and 1 / tau <= FIXED_LIMIT
-        self.options = {"FIXED": fixed, "TENSOR": temperature is not None}
+        self.tensor = temperature is not None
         self.normalize = bool(normalize)
         # TF32 rows are rounded by `normalise_kernel`, hence never taken straight from x.
         small = labels is None and rows == self.M <= SMALL_ROWS and self.D <= SMALL_DEPTH
         self.small = small and name != "tf32"
+        # Whether a fixed maximum will do; where only the device knows, launches are for either.
+        either = self.tensor and self.normalize and not self.small
+        fixed = not self.tensor and self.normalize and 1 / self.tau <= FIXED_LIMIT
+        self.regimes = [
+            {"FIXED": given, "EITHER": either, "TENSOR": self.tensor}
+            for given in ((True, False) if either else (fixed,))
+        ]
         self.depth = max(16, min(triton.next_power_of_2(self.D), config.depth))
         if self.small:
             self.depth = max(16, triton.next_power_of_2(self.D))
@@ -127,16 +144,17 @@ class _Problem:
         if not self.small:
             self._prepare(labels, name)
 
-    def launch(
-        self, kernel: Any, grid: tuple[int, ...], *args: Any, warps: int | None = None, **options: Any
-    ) -> None:
-        """Launches a kernel; the ahead-of-time compiler's tests record what it gets instead."""
-        with torch.cuda.device(self.x.device) if self.x.is_cuda else torch.no_grad():
-            kernel[grid](*args, **options, num_warps=warps or self.config.warps)
-
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Uninitialised memory on the rows' device."""
         return self.x.new_empty(shape, dtype=dtype)
+
+    def counter(self) -> Tensor:
+        """A zero that the programs of one launch increment on arrival.
+
+        Each launch has its own, zeroed on its stream: what is kept between calls would, under torch.compile, lie in
+        memory that a CUDA graph takes back.
+        """
+        return self.x.new_zeros(1, dtype=torch.int32)
 
     def _prepare(self, labels: Tensor | None, name: str) -> None:
         """Normalises the rows and finds what the positives need."""
@@ -145,9 +163,9 @@ class _Problem:
         self.z = x
         if self.normalize or name == "tf32":
             self.z = self.empty(M, D, dtype=self.config.dtype)
-            self.launch(
-                tiles.normalise_kernel, (triton.cdiv(M, 32),), x, self.z, self.divisor, M, D, BM=32,
-                BD=min(self.depth, 64), NORMALIZE=self.normalize, TF32=name == "tf32", warps=4,
+            launching.launch(
+                tiles.normalise_kernel, triton.cdiv(M, 32), x, self.z, self.divisor, M, D, BM=32,
+                BD=min(self.depth, 64), NORMALIZE=self.normalize, TF32=name == "tf32",
             )  # fmt: skip
         if labels is None:
             self.anchors = float(M)
@@ -161,43 +179,51 @@ class _Problem:
         self.share = torch.where(count > 1, 1 / (count - 1).clamp(min=1), 0).float()
         self.anchors = (count > 1).sum(dtype=torch.float32).clamp(min=1)
         self.sums = self.empty(M, D)
-        begin, depth = torch.searchsorted(ordered, ordered), min(self.depth, 64)
-        self.launch(
-            tiles.class_sums_kernel, (M, triton.cdiv(D, depth)), self.z, order, begin, self.sums, M, D,
-            BD=depth, warps=1,
+        begin, end = (torch.searchsorted(ordered, ordered, right=right) for right in (False, True))
+        depth, segment = min(self.depth, 64), positives.SEGMENT
+        chunks = triton.cdiv(D, depth)
+        launching.launch(
+            positives.segment_sums_kernel, triton.cdiv(M, segment) * chunks, self.z, order, begin, self.sums, M, D,
+            BD=depth, BM=segment, PRECISION=self.config.precision,
         )  # fmt: skip
+        launching.launch(
+            positives.class_sums_kernel, M * chunks, self.sums, begin, end, D, BD=depth, BM=segment, warps=1
+        )
 
     def rows_of_loss(self, stats: Tensor) -> Tensor:
         """Row losses (rows,) of a problem that is not small; writes the statistics."""
         M, D, c = self.M, self.D, self.config
         pull, loss = self.empty(M), self.empty(self.rows)
-        self.launch(
-            tiles.pull_kernel, (triton.cdiv(M, 32),), self.z, self.sums, self.place, self.share, pull, M,
+        launching.launch(
+            positives.pull_kernel, triton.cdiv(M, 32), self.z, self.sums, self.place, self.share, pull, M,
             D, self.rows, self.images, self.views, BM=32, BD=min(self.depth, 64), LABELS=self.labels,
-            warps=4,
         )  # fmt: skip
         if self.rows < M:
-            self.launch(
-                tiles.forward_rows_kernel, (triton.cdiv(self.rows, c.rows),), self.x, self.z, pull,
-                self.share, self.temperature, self.tau, stats, loss, loss, loss, loss, M, D, self.first,
-                self.rows, self.images, self.views, BI=c.rows, BJ=c.columns, BD=self.depth,
-                NORMALIZE=self.normalize, SMALL=False, PRECISION=c.precision, **self.options,
-            )  # fmt: skip
+            for regime in self.regimes:
+                launching.launch(
+                    tiles.forward_rows_kernel, triton.cdiv(self.rows, c.rows), self.x, self.z, pull,
+                    self.share, self.temperature, self.tau, stats, loss, loss, loss, loss, M, D, self.first,
+                    self.rows, self.images, self.views, BI=c.rows, BJ=c.columns, BD=self.depth,
+                    NORMALIZE=self.normalize, SMALL=False, PRECISION=c.precision, warps=c.warps, **regime,
+                )  # fmt: skip
             return loss
         group = triton.cdiv(triton.cdiv(M, c.triangle), GROUPS)
         slots = triton.cdiv(triton.cdiv(M, c.triangle), group)
         total = self.x.new_zeros((slots, M), dtype=torch.float32)
-        shift = total
-        if not self.options["FIXED"]:
+        shift, last = total, self.regimes[-1]
+        if not last["FIXED"]:
             shift = self.x.new_full((slots, M), -3.0e38, dtype=torch.float32)
-        self.launch(
-            tiles.forward_triangle_kernel, (slots * (slots + 1) // 2,), self.z, self.temperature,
-            self.tau, shift, total, M, D, group, B=c.triangle, BD=self.depth, SINGLE=self.single,
-            PRECISION=c.precision, **self.options,
-        )  # fmt: skip
-        self.launch(
-            tiles.finish_forward_kernel, (triton.cdiv(M, 128),), shift, total, pull, self.share,
-            self.temperature, self.tau, stats, loss, M, slots, BM=128, warps=4, **self.options,
+        for regime in self.regimes:
+            # On Blackwell a square tile of 128 does not fit the registers beside its sums.
+            rows = min(c.triangle, 64) if launching.blackwell(self.x.device) else c.triangle
+            launching.launch(
+                triangle.forward_triangle_kernel, slots * (slots + 1) // 2, self.z, self.temperature,
+                self.tau, shift, total, M, D, group, BI=rows, B=c.triangle, BD=self.depth, SINGLE=self.single,
+                PRECISION=c.precision, warps=c.warps, **regime,
+            )  # fmt: skip
+        launching.launch(
+            triangle.finish_forward_kernel, triton.cdiv(M, 128), shift, total, pull, self.share,
+            self.temperature, self.tau, stats, loss, M, slots, BM=128, **last,
         )  # fmt: skip
         return loss
 
@@ -221,11 +247,11 @@ def ntxent(
     (BI, BJ), loss = SMALL_BLOCKS[p.name], p.empty()
     programs = triton.cdiv(p.M, BI)
     typed = p.empty(1, dtype=p.config.dtype)
-    p.launch(
-        tiles.forward_rows_kernel, (programs,), p.x, typed, stats, stats, p.temperature, p.tau, stats,
-        stats, p.empty(programs), _counter(x.device), loss, p.M, p.D, 0, rows, p.images, views, BI=BI,
+    launching.launch(
+        tiles.forward_rows_kernel, programs, p.x, typed, stats, stats, p.temperature, p.tau, stats,
+        stats, p.empty(programs), p.counter(), loss, p.M, p.D, 0, rows, p.images, views, BI=BI,
         BJ=BJ, BD=p.depth, NORMALIZE=p.normalize, SMALL=True, PRECISION=p.config.precision,
-        warps=p.small_warps, **p.options,
+        warps=p.small_warps, **p.regimes[0],
     )  # fmt: skip
     return loss, stats
 
@@ -247,22 +273,34 @@ def ntxent_backward(
     c, D = p.config, p.D
     # With class sums the last step needs more registers.
     BI, BJ = SMALL_BLOCKS[p.name] if p.small else (min(c.rows, 64) if p.labels else c.rows, c.columns)
-    programs = triton.cdiv(rows, BI)
-    dx, dtau, count = p.empty(rows, D, dtype=x.dtype), p.empty(), _counter(x.device)
-    dz = dx if p.single else p.empty(rows, D)
+    programs, chunks = triton.cdiv(rows, BI), triton.cdiv(D, p.depth)
+    parts = 1 if p.small else _parts(programs * chunks, triton.cdiv(p.M, BJ), p.M)
+    span = triton.cdiv(triton.cdiv(p.M, BJ), parts) * BJ
+    parts = triton.cdiv(p.M, span)  # none of them empty
+    whole = p.single and parts == 1
+    dx, dtau, count, stats = p.empty(rows, D, dtype=x.dtype), p.empty(), p.counter(), stats.contiguous()
+    dz = dx if whole else p.empty(parts, rows, D)
     z = p.empty(1, dtype=c.dtype) if p.small else p.z
-    partial = p.empty(programs if p.single else triton.cdiv(rows, 16))
-    p.launch(
-        gradient.backward_kernel, (programs, triton.cdiv(D, p.depth)), p.x, z, p.divisor, p.sums, p.place,
-        p.share, stats.contiguous(), p.temperature, p.tau, grad, p.anchors if p.labels else grad, dx, dz,
-        partial, count, dtau, p.M, D, first, rows, p.images, views, BI=BI, BJ=BJ, BD=p.depth,
-        NORMALIZE=p.normalize, SMALL=p.small, LABELS=p.labels, SINGLE=p.single, PRECISION=c.precision,
-        GAIN=c.gain, warps=p.small_warps if p.small else c.warps, **p.options,
-    )  # fmt: skip
-    if not p.single:
-        p.launch(
-            gradient.jacobian_kernel, (triton.cdiv(rows, 16),), p.z, p.divisor, dz, p.temperature, p.tau,
-            dx, partial, count, dtau, D, first, rows, BM=16, BD=min(p.depth, 64),
-            TENSOR=p.options["TENSOR"], NORMALIZE=p.normalize, warps=4,
+    partial = p.empty(programs if whole else triton.cdiv(rows, 8))
+    weights = stats
+    if not p.small:
+        weights = p.empty(p.M)
+        launching.launch(
+            gradient.weights_kernel, triton.cdiv(p.M, 128), stats, p.share, p.temperature, p.tau, weights, p.M, BM=128,
+            GAIN=c.gain, **p.regimes[0],
+        )  # fmt: skip
+    for regime in p.regimes:
+        launching.launch(
+            gradient.backward_kernel, programs * chunks * parts, p.x, z, p.divisor, p.sums, p.place, p.share, stats,
+            weights, p.temperature, p.tau, grad, p.anchors if p.labels else grad, dx, dz, partial, count, dtau, p.M, D,
+            first, rows, p.images, views, span, BI=BI, BJ=BJ, BD=p.depth, NORMALIZE=p.normalize, SMALL=p.small,
+            LABELS=p.labels, SINGLE=p.single, WHOLE=whole, PRECISION=c.precision, GAIN=c.gain,
+            warps=p.small_warps if p.small else c.warps, **regime,
+        )  # fmt: skip
+    if not whole:
+        launching.launch(
+            gradient.jacobian_kernel, triton.cdiv(rows, 8), p.z, p.divisor, dz, p.temperature, p.tau,
+            dx, partial, count, dtau, D, first, rows, parts, BM=8, BD=min(p.depth, 64), TENSOR=p.tensor,
+            NORMALIZE=p.normalize,
         )  # fmt: skip
     return dx, dtau

@@ -1,8 +1,11 @@
-"""The Triton kernels of NT-Xent. `scatsimclr.kernels.ntxent` launches them and says which when.
+"""What the Triton kernels of NT-Xent share, normalised rows, and the forward pass of local rows against all rows.
+
+`scatsimclr.kernels.ntxent` launches them and says which when.
 
 Rows z (M, D) are in the dtype of the products (bfloat16, float16, float32, float32 rounded to TF32); sums are
 float32. Exponentials are base 2, c2 = log2(e)/τ: exp(c s) = 2^(c2 s). FIXED: no maximum, where |c s| ≤ 60 for
-certain; else running row maxima. No atomics but the arrival counters; every sum has one fixed order.
+certain; else running row maxima. EITHER: τ is on the device; both are launched, and one of them ends at once. Every sum
+has one fixed order.
 """
 
 from __future__ import annotations
@@ -10,7 +13,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .rounding import to_tf32
+
+# Arguments of kernels that the compiler is to take as any number: as specialised ones, 1 would be a constant of another
+# type, and every new size that 16 divides, or no longer, a compilation. The depth D does pay: rows are then aligned.
+COUNTS = ("M", "GROUP", "span", "parts", "SLOTS", "first", "local", "images", "views")
+
 LOG2E = tl.constexpr(1.4426950408889634)
+# |c s| ≤ c: 2^(c2 s) and its sums over 2^30 rows stay within float32.
+FIXED_LIMIT = tl.constexpr(60.0)
 LN2 = tl.constexpr(0.6931471805599453)
 EPS = tl.constexpr(1e-12)
 LOWEST = tl.constexpr(-3.0e38)
@@ -21,6 +32,13 @@ def _inverse_tau(tau_ptr, tau, TENSOR: tl.constexpr):
     if TENSOR:
         tau = tl.load(tau_ptr).to(tl.float32)
     return 1.0 / tau
+
+
+@triton.jit
+def _out_of_regime(c, FIXED: tl.constexpr):
+    """Whether 1/τ, which only the device knows, is for the other one of two launches."""
+    fixed = tl.abs(c) <= FIXED_LIMIT
+    return fixed == 0 if FIXED else fixed
 
 
 @triton.jit
@@ -63,10 +81,9 @@ def _arrive(partial_ptr, count_ptr, out_ptr, own, scale, BLOCK: tl.constexpr):
             part = tl.load(partial_ptr + index, mask=index < programs, other=0.0, cache_modifier=".cg")
             total += tl.sum(part, 0)
         tl.store(out_ptr, total * scale)
-        tl.store(count_ptr, 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def normalise_kernel(x_ptr, z_ptr, divisor_ptr, M, D, BM: tl.constexpr, BD: tl.constexpr,
                      NORMALIZE: tl.constexpr, TF32: tl.constexpr):  # fmt: skip
     """z = x / max(|x|, 1e-12), rounded once, and the divisor, negative where it is 1e-12."""
@@ -90,8 +107,7 @@ def normalise_kernel(x_ptr, z_ptr, divisor_ptr, M, D, BM: tl.constexpr, BD: tl.c
         columns = d + tl.arange(0, BD)
         z = _block(x_ptr, rows, columns, inside, D).to(tl.float32) / divisor[:, None]
         if TF32:
-            # Round to TF32's 10 bits here, not in the tensor core, which would cut them off.
-            z = ((z.to(tl.int32, bitcast=True) + 0x1000) & -8192).to(tl.float32, bitcast=True)
+            z = to_tf32(z)
         pointers = z_ptr + rows.to(tl.int64)[:, None] * D + columns[None, :]
         tl.store(pointers, z.to(z_ptr.dtype.element_ty), mask=inside[:, None] & (columns < D)[None, :])
 
@@ -116,120 +132,30 @@ def _merge(shift, total, best, sums):
 
 
 @triton.jit
-def _add_partial(shift_ptr, total_ptr, slot, index, M, best, sums, FIXED: tl.constexpr):
-    """Adds to a program's own slot. The barriers order this after the same program's earlier additions."""
-    offset = slot.to(tl.int64) * M + index
-    inside = index < M
-    tl.debug_barrier()
-    total = tl.load(total_ptr + offset, mask=inside, other=0.0)
-    if FIXED:
-        tl.debug_barrier()
-        tl.store(total_ptr + offset, total + sums, mask=inside)
-    else:
-        shift = tl.load(shift_ptr + offset, mask=inside, other=LOWEST)
-        tl.debug_barrier()
-        top, total = _merge(shift, total, best, sums)
-        tl.store(shift_ptr + offset, top, mask=inside)
-        tl.store(total_ptr + offset, total, mask=inside)
-
-
-@triton.jit
-def forward_triangle_kernel(z_ptr, tau_ptr, tau, shift_ptr, total_ptr, M, D, GROUP,
-                            B: tl.constexpr, BD: tl.constexpr, FIXED: tl.constexpr,
-                            TENSOR: tl.constexpr, SINGLE: tl.constexpr,
-                            PRECISION: tl.constexpr):  # fmt: skip
-    """Σ_k 2^(c2 s_ik) from each pair of groups I ≤ J, of GROUP blocks each: of J's columns for I's rows, in
-    slot J, and of I's rows for J's columns, in slot I. Program t is pair t of the triangle, by columns."""
-    t = tl.program_id(0)
-    J = ((tl.sqrt(8.0 * t.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)
-    J = tl.where(t < J * (J + 1) // 2, J - 1, J)
-    J = tl.where(t >= (J + 1) * (J + 2) // 2, J + 1, J)
-    I = t - J * (J + 1) // 2  # noqa: E741
-    c2 = _inverse_tau(tau_ptr, tau, TENSOR) * LOG2E
-    blocks = tl.cdiv(M, B)
-    for i in range(I * GROUP, tl.minimum((I + 1) * GROUP, blocks)):
-        rows = i * B + tl.arange(0, B)
-        best = tl.full((B,), LOWEST, tl.float32)
-        sums = tl.zeros((B,), tl.float32)
-        if SINGLE:
-            z_i = _block(z_ptr, rows, tl.arange(0, BD), rows < M, D)
-        for j in range(tl.maximum(J * GROUP, i), tl.minimum((J + 1) * GROUP, blocks)):
-            columns = j * B + tl.arange(0, B)
-            if SINGLE:
-                z_j = _block(z_ptr, columns, tl.arange(0, BD), columns < M, D)
-                u = tl.dot(z_i, tl.trans(z_j), input_precision=PRECISION) * c2
-            else:
-                u = _similarities(z_ptr, rows, columns, M, D, B, B, BD, PRECISION) * c2
-            if (i == j) | ((j + 1) * B > M):
-                u = tl.where((rows[:, None] != columns[None, :]) & (columns < M)[None, :], u, LOWEST)
-            if (i + 1) * B > M:
-                u = tl.where((rows < M)[:, None], u, LOWEST)
-            if FIXED:
-                e = tl.exp2(u)
-                sums += tl.sum(e, 1)
-                if i != j:
-                    _add_partial(shift_ptr, total_ptr, I, columns, M, 0.0, tl.sum(e, 0), FIXED)
-            else:
-                row_best = tl.max(u, 1)
-                row_sums = tl.sum(tl.exp2(u - row_best[:, None]), 1)
-                row_sums = tl.where(row_best == LOWEST, 0.0, row_sums)
-                best, sums = _merge(best, sums, row_best, row_sums)
-                if i != j:
-                    column_best = tl.max(u, 0)
-                    column_sums = tl.sum(tl.exp2(u - column_best[None, :]), 0)
-                    column_sums = tl.where(column_best == LOWEST, 0.0, column_sums)
-                    _add_partial(shift_ptr, total_ptr, I, columns, M, column_best, column_sums, FIXED)
-        _add_partial(shift_ptr, total_ptr, J, rows, M, best, sums, FIXED)
-
-
-@triton.jit
-def finish_forward_kernel(shift_ptr, total_ptr, pull_ptr, share_ptr, tau_ptr, tau, stats_ptr,
-                          loss_ptr, M, SLOTS, BM: tl.constexpr, FIXED: tl.constexpr,
-                          TENSOR: tl.constexpr):  # fmt: skip
-    """Adds the slots in order: statistics and loss of each row."""
-    rows = tl.program_id(0) * BM + tl.arange(0, BM)
-    inside = rows < M
-    c = _inverse_tau(tau_ptr, tau, TENSOR)
-    shift = tl.full((BM,), 0.0 if FIXED else LOWEST, tl.float32)
-    total = tl.zeros((BM,), tl.float32)
-    for slot in range(0, SLOTS):
-        offset = tl.full((), 0, tl.int64) + slot * M.to(tl.int64)
-        part = tl.load(total_ptr + offset + rows, mask=inside, other=0.0)
-        if FIXED:
-            total += part
-        else:
-            shift, total = _merge(
-                shift, total, tl.load(shift_ptr + offset + rows, mask=inside, other=LOWEST), part
-            )
-    share = tl.load(share_ptr + rows, mask=inside, other=0.0)
-    pull = tl.load(pull_ptr + rows, mask=inside, other=0.0)
-    tl.store(stats_ptr + rows, shift * LN2 / c, mask=inside)
-    tl.store(stats_ptr + M + rows, total, mask=inside)
-    loss = shift * LN2 - c * pull + tl.log2(total) * LN2
-    tl.store(loss_ptr + rows, tl.where(share > 0, loss, 0.0), mask=inside)
-
-
-@triton.jit
 def _positive(index_i, index_j, local, images):
     """Whether two local rows are views of one image (or one row): blocks are `local` rows of whole views."""
     same = (index_i % local % images)[:, None] == (index_j % local % images)[None, :]
     return same & ((index_i // local)[:, None] == (index_j // local)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def forward_rows_kernel(x_ptr, z_ptr, pull_ptr, share_ptr, tau_ptr, tau, stats_ptr, loss_ptr,
                         partial_ptr, count_ptr, out_ptr, M, D, first, local, images, views,
                         BI: tl.constexpr, BJ: tl.constexpr, BD: tl.constexpr,
-                        FIXED: tl.constexpr, TENSOR: tl.constexpr, NORMALIZE: tl.constexpr,
-                        SMALL: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+                        FIXED: tl.constexpr, EITHER: tl.constexpr, TENSOR: tl.constexpr,
+                        NORMALIZE: tl.constexpr, SMALL: tl.constexpr,
+                        PRECISION: tl.constexpr):  # fmt: skip
     """Local rows against all rows.
 
     SMALL: from x itself to the loss, positives included, in one launch; otherwise from z to row losses, with the
     positives' mean similarities given.
     """
+    c = _inverse_tau(tau_ptr, tau, TENSOR)
+    if EITHER:  # noqa: SIM102, decided by the compiler, and the other one by the program
+        if _out_of_regime(c, FIXED):
+            return
     rows = first + tl.program_id(0) * BI + tl.arange(0, BI)
     inside = rows < first + local
-    c = _inverse_tau(tau_ptr, tau, TENSOR)
     c2 = c * LOG2E
     depth = tl.arange(0, BD)
     if SMALL:
@@ -269,53 +195,3 @@ def forward_rows_kernel(x_ptr, z_ptr, pull_ptr, share_ptr, tau_ptr, tau, stats_p
         pull = tl.load(pull_ptr + rows, mask=inside, other=0.0)
         loss = shift * LN2 + tl.log2(total) * LN2 - c * pull
         tl.store(loss_ptr + rows - first, tl.where(share > 0, loss, 0.0), mask=inside)
-
-
-@triton.jit
-def class_sums_kernel(z_ptr, order_ptr, begin_ptr, sums_ptr, M, D, BD: tl.constexpr):
-    """Σ z over a class, by the program of its first place in the sorted order, row after row."""
-    place = tl.program_id(0)
-    begin = tl.load(begin_ptr + place)
-    if begin == place:
-        columns = tl.program_id(1) * BD + tl.arange(0, BD)
-        total = tl.zeros((BD,), tl.float32)
-        end = place
-        more = True
-        while more:
-            row = tl.load(order_ptr + end)
-            total += tl.load(z_ptr + row * D + columns, mask=columns < D, other=0.0).to(tl.float32)
-            end += 1
-            more = (end < M) & (tl.load(begin_ptr + tl.minimum(end, M - 1)) == begin)
-        tl.store(sums_ptr + place.to(tl.int64) * D + columns, total, mask=columns < D)
-
-
-@triton.jit
-def _other_positives(z_ptr, sums_ptr, place_ptr, rows, columns, inside, D, local, images, views,
-                     LABELS: tl.constexpr):  # fmt: skip
-    """Σ_{p ∈ P(i)} z_p: the class's sum less the row itself, or the other views."""
-    if LABELS:
-        place = tl.load(place_ptr + rows, mask=inside, other=0)
-        own = _block(z_ptr, rows, columns, inside, D).to(tl.float32)
-        return _block(sums_ptr, place, columns, inside, D) - own
-    image = rows // local * local + rows % local % images
-    other = tl.zeros((rows.shape[0], columns.shape[0]), tl.float32)
-    for v in range(0, views):
-        view = image + v * images
-        other += _block(z_ptr, view, columns, inside & (view != rows), D).to(tl.float32)
-    return other
-
-
-@triton.jit
-def pull_kernel(z_ptr, sums_ptr, place_ptr, share_ptr, pull_ptr, M, D, local, images, views,
-                BM: tl.constexpr, BD: tl.constexpr, LABELS: tl.constexpr):  # fmt: skip
-    """Mean similarity of each row with its positives; share is 1/|P(i)|, 0 without any."""
-    rows = tl.program_id(0) * BM + tl.arange(0, BM)
-    inside = rows < M
-    pull = tl.zeros((BM,), tl.float32)
-    for d in range(0, D, BD):
-        columns = d + tl.arange(0, BD)
-        other = _other_positives(
-            z_ptr, sums_ptr, place_ptr, rows, columns, inside, D, local, images, views, LABELS
-        )
-        pull += tl.sum(other * _block(z_ptr, rows, columns, inside, D).to(tl.float32), 1)
-    tl.store(pull_ptr + rows, pull * tl.load(share_ptr + rows, mask=inside, other=0.0), mask=inside)

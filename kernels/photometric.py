@@ -15,15 +15,15 @@ import torch
 import triton
 from torch import Tensor
 
+from . import launching
 from . import photometric_pixels as pixels
 
 BLOCK = 1024
 WARPS = 4
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-    """Launches a kernel; the ahead-of-time compiler's tests record what it gets instead."""
-    kernel[grid](*args, num_warps=WARPS, enable_fp_fusion=False, **options)
+def _launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
+    launching.launch(kernel, programs, *args, warps=WARPS, enable_fp_fusion=False, BLOCK=BLOCK, **options)
 
 
 def photometric(
@@ -50,17 +50,17 @@ def photometric(
     blocks = triton.cdiv(area, BLOCK)
     mirror, grayscale = mirror.view(torch.uint8), grayscale.view(torch.uint8)
     for only_sums in (True, False):
-        launch(
-            pixels.colour_kernel, (batch, blocks), images, order, factors, grayscale, sums, planes, area,
-            CHANNELS=channels, SUM=only_sums, BLOCK=BLOCK,
+        _launch(
+            pixels.colour_kernel, batch * blocks, images, order, factors, grayscale, sums, planes, area,
+            CHANNELS=channels, SUM=only_sums,
         )  # fmt: skip
     if half:
-        launch(
-            pixels.rows_kernel, (channels * batch, blocks), planes, weights, middle, height, width, half,
-            CHANNELS=channels, BLOCK=BLOCK,
+        _launch(
+            pixels.rows_kernel, batch * channels * blocks, planes, weights, middle, height, width, half,
+            CHANNELS=channels,
         )  # fmt: skip
-    launch(
-        pixels.columns_kernel, (batch, blocks, channels), planes, middle, weights, mirror, table, out, height, width,
-        half, CHANNELS=channels, BLOCK=BLOCK,
+    _launch(
+        pixels.columns_kernel, batch * channels * blocks, planes, middle, weights, mirror, table, out, height, width,
+        half, CHANNELS=channels,
     )  # fmt: skip
     return out

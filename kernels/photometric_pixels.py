@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from .blocks import own_block
+
 
 @triton.jit
 def _whole(x):
@@ -106,8 +108,8 @@ def colour_kernel(
 
     Else: all colour steps and grey, images uint8 (B, H, W, C) -> planes uint8 (B, C, H·W).
     """
-    sample = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    sample, at = own_block(pixels, BLOCK)
+    sample = sample.to(tl.int64)
     inside = at < pixels
     contrast = 4
     for s in tl.static_range(4):
@@ -161,11 +163,11 @@ def _folded(k, length):
 @triton.jit
 def rows_kernel(planes, weights, middle, height, width, half, CHANNELS: tl.constexpr, BLOCK: tl.constexpr):
     """Sums along rows of the blurred samples' planes, int32 (B, C, H·W)."""
-    plane = tl.program_id(0).to(tl.int64)
+    pixels = height * width
+    plane, at = own_block(pixels, BLOCK)
+    plane = plane.to(tl.int64)
     row = weights + (plane // CHANNELS) * (half + 1)
     if tl.load(row + half) != 256:
-        pixels = height * width
-        at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         y, x = at // width, at % width
         total = tl.zeros([BLOCK], tl.int32)
         for k in range(-half, half + 1):
@@ -190,13 +192,12 @@ def columns_kernel(
     BLOCK: tl.constexpr,
 ):
     """Sums along columns where the sample is blurred, mirroring, the table: -> (B, H, W, C)."""
-    sample = tl.program_id(0).to(tl.int64)
-    channel = tl.program_id(2)
     pixels = height * width
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    plane, at = own_block(pixels, BLOCK)
+    channel, sample = plane % CHANNELS, (plane // CHANNELS).to(tl.int64)
     inside = at < pixels
     y, x = at // width, at % width
-    plane = (CHANNELS * sample + channel) * pixels
+    plane = plane.to(tl.int64) * pixels
     row = weights + sample * (half + 1)
     level = tl.load(planes + plane + at, inside, 0).to(tl.int32)
     if tl.load(row + half) != 256:

@@ -14,7 +14,6 @@ Not yet run on hardware: checked by Triton's interpreter and its ahead-of-time c
 
 from __future__ import annotations
 
-from functools import lru_cache
 from math import floor, log2, prod
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from scatsimclr.reference.scattering2d import channels
 
+from . import launching
 from . import scattering2d_engine as engines
 from . import scattering2d_paths as paths
 from . import scattering2d_planes as planes
@@ -46,10 +46,8 @@ BLACKWELL_WARPS = {**WARPS, 4096: 8}
 HALF = (torch.float16, torch.bfloat16)
 
 
-@lru_cache(maxsize=16)
-def _warps(device: torch.device) -> dict[int, int]:
-    blackwell = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 10
-    return BLACKWELL_WARPS if blackwell else WARPS
+def _launch(kernel: Any, programs: int, *args: Any, **options: Any) -> None:
+    launching.launch(kernel, programs, *args, num_stages=1, **options)
 
 
 # Channel of (θ1 = 0, θ = 0), channels from one θ1 to the next, first field, fields of a plane, colours, K.
@@ -105,11 +103,6 @@ class _Transform:
         self.split = coefficients.dtype not in HALF
         self.h, self.w = (self.M >> J) - 2, (self.N >> J) - 2
 
-    def launch(self, kernel: Any, grid: tuple[int, ...], *args: Any, warps: int = 4, **options: Any) -> None:
-        """Launches a kernel; the ahead-of-time compiler's tests record what it gets instead."""
-        with torch.cuda.device(self.x.device) if self.x.is_cuda else torch.no_grad():
-            kernel[grid](*args, **options, num_warps=warps, num_stages=1)
-
     def empty(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Uninitialised memory on the images' device."""
         return self.x.new_empty(shape, dtype=dtype)
@@ -126,8 +119,8 @@ class _Transform:
     def padded(self, plane: int, count: int) -> Tensor:
         """The chunk's images on the padded grid, (count, M, N)."""
         out = self.empty(count, self.M, self.N)
-        self.launch(
-            planes.pad_kernel, (count, triton.cdiv(self.M * self.N, 1024)), self.x, out, plane, self.colours,
+        _launch(
+            planes.pad_kernel, count * triton.cdiv(self.M * self.N, 1024), self.x, out, plane, self.colours,
             self.height, self.width, self.M, self.N, *self.x.stride(), BLOCK=1024,
         )  # fmt: skip
         return out
@@ -142,10 +135,10 @@ class _Transform:
         """Stores the coefficients of signals u (fields, angles, m, n) at resolution j."""
         m, n = u.shape[-2:]
         first, stride, *rest = place
-        grid = (u.numel() // (m * n), triton.cdiv(self.h, BLOCK) * triton.cdiv(self.w, BLOCK))
+        programs = u.numel() // (m * n) * triton.cdiv(self.h, BLOCK) * triton.cdiv(self.w, BLOCK)
         t = self.table
-        self.launch(
-            planes.low_pass_kernel, grid, u, t[f"low_y{j}"], t[f"low_x{j}"], t[f"band_y{j}"], t[f"band_x{j}"],
+        _launch(
+            planes.low_pass_kernel, programs, u, t[f"low_y{j}"], t[f"low_x{j}"], t[f"band_y{j}"], t[f"band_x{j}"],
             self.coefficients, m, n, self.h, self.w, first, stride, angles, *rest, *self.coefficients.stride(), B=BLOCK,
             BK=32, PRECISION="tf32x3" if self.split else "tf32",
         )  # fmt: skip
@@ -162,10 +155,10 @@ class _Transform:
         """Overwrites z by ∂/∂z, from the coefficients' gradient and du; without z, adds ∂/∂u to `u_like`."""
         m, n = u_like.shape[-2:]
         first, stride, *rest = place
-        grid = (u_like.numel() // (m * n), triton.cdiv(m, 32) * triton.cdiv(n, 32))
+        programs = u_like.numel() // (m * n) * triton.cdiv(m, 32) * triton.cdiv(n, 32)
         t = self.table
-        self.launch(
-            planes.low_pass_adjoint_kernel, grid, self.coefficients, t[f"low_y{j}"], t[f"low_x{j}"],
+        _launch(
+            planes.low_pass_adjoint_kernel, programs, self.coefficients, t[f"low_y{j}"], t[f"low_x{j}"],
             u_like if z is None else z.view(torch.int64), u_like if du is None else du, u_like, m, n, self.h, self.w,
             first, stride, angles, *rest, *self.coefficients.stride(), HAVE_DU=du is not None, MODULUS=z is not None,
             B=32, BK=32, PRECISION="tf32x3" if self.split else "tf32",
@@ -178,26 +171,27 @@ class _Transform:
         first, stride, *rest = place
         fields, (m, n), t, i = len(spectra), node.out, self.table, node.index
         PM, PN = tile(m), tile(n)
+        warps = BLACKWELL_WARPS if launching.blackwell(self.x.device) else WARPS
         gain = tables.low_gain(node.j, self.J)
         # Room for the sums of |A|, a little over 1.
         shrink = 2.0 ** floor(log2(2.0**15 / (2**8.5 * PM * PN * gain)))
         gains = (gain**-2 / shrink, shrink) if kernel is paths.path_kernel else (gain**-2,)
         per_program = max(1, min(16, fields * self.L // PROGRAMS))
-        self.launch(
-            kernel, (self.L * triton.cdiv(fields, per_program),), spectra.view(torch.int64), t[f"code{i}"],
+        _launch(
+            kernel, self.L * triton.cdiv(fields, per_program), spectra.view(torch.int64), t[f"code{i}"],
             t[f"weight{i}"], t[f"layers{i}"], t[f"sizes{i}"], t[f"dft{m}"], t[f"dft{n}"], t[f"half_y{node.j}"],
             t[f"half_x{node.j}"], *tensors, fields, self.L, node.fold**2, spectra[0].numel(),
             *gains, per_program, first, stride, *rest, *self.coefficients.stride(),
             PM=PM, PN=PN, PH=tile(self.h), PW=tile(self.w), SQUARE=m == n, SPLIT=self.split,
-            warps=_warps(self.x.device)[PM * PN], **flags,
+            warps=warps[PM * PN], **flags,
         )  # fmt: skip
 
     def products(self, node: Node, spectra: Tensor) -> Tensor:
         """z (fields, L, m', n') of spectra (fields, m, n/2 + 1), through the workspace."""
         (m, n), (rows, columns) = node.size, node.out
         y = self.empty(len(spectra), self.L, rows, columns, dtype=torch.complex64)
-        self.launch(
-            planes.product_kernel, (len(spectra) * self.L, triton.cdiv(rows * columns, 512)), spectra.view(torch.int64),
+        _launch(
+            planes.product_kernel, len(spectra) * self.L * triton.cdiv(rows * columns, 512), spectra.view(torch.int64),
             self.table[f"psi{node.index}"], y.view(torch.int64), self.L, m, n, rows, columns, node.fold, BLOCK=512,
         )  # fmt: skip
         z: Tensor = torch.fft.ifft2(y, norm="forward")
@@ -273,8 +267,8 @@ class _Transform:
                 self.low_pass_adjoint(z.real, node.j, self.L, place, z, some)
                 dy = torch.fft.fft2(z)
             (m, n), (rows, columns) = node.size, node.out
-            self.launch(
-                planes.product_adjoint_kernel, (len(dy), triton.cdiv(m * (n // 2 + 1), 256)), dy.view(torch.int64),
+            _launch(
+                planes.product_adjoint_kernel, len(dy) * triton.cdiv(m * (n // 2 + 1), 256), dy.view(torch.int64),
                 self.table[f"psi{node.index}"], total[part].view(torch.int64), self.L, m, n, rows, columns, ADD=add,
                 BLOCK=256,
             )  # fmt: skip
@@ -363,8 +357,8 @@ def scattering2d_backward(
             t.backward(node, spectra, plane, du, total, i > 0)
         d = torch.fft.irfft2(total, s=(t.M, t.N), norm="forward")
         t.low_pass_adjoint(d, 0, 1, t.place(None, plane))
-        t.launch(
-            planes.pad_adjoint_kernel, (count, triton.cdiv(t.height * t.width, 256)), d, dx, plane, t.height, t.width,
+        _launch(
+            planes.pad_adjoint_kernel, count * triton.cdiv(t.height * t.width, 256), d, dx, plane, t.height, t.width,
             t.M, t.N, BLOCK=256,
         )  # fmt: skip
     return dx

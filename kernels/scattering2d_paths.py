@@ -14,6 +14,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+# Arguments that the compiler is to take as any number: as specialised ones, those that are 1 or divided by 16 would
+# make a compilation of nearly every size, order and scale.
+COUNTS = (
+    "fields", "L", "slots", "bins", "per_program", "first", "stride", "field0", "P", "colours", "K",
+    "image_step", "colour_step", "channel_step", "row_step", "column_step",
+    "plane0", "height", "width", "M", "N", "m", "n", "h", "w", "rows", "columns", "fold",
+)  # fmt: skip
+
 
 @triton.jit
 def _halves(x):
@@ -102,9 +110,8 @@ def _low(ptr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPLIT: tl.constexpr):
 @triton.jit
 def _beside(x, x_lo, f, f_lo, acc, LEFT: tl.constexpr, SPLIT: tl.constexpr):
     """acc + f x (LEFT), or acc + x f."""
-    if LEFT:
-        return _product(f, f_lo, x, x_lo, acc, SPLIT)
-    return _product(x, x_lo, f, f_lo, acc, SPLIT)
+    # Not `if` and two returns: the compiler would check the shapes of both.
+    return _product(f, f_lo, x, x_lo, acc, SPLIT) if LEFT else _product(x, x_lo, f, f_lo, acc, SPLIT)
 
 
 @triton.jit
@@ -169,7 +176,7 @@ def _plane(ptr, plane, colours, K, image_step, channel_step):
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def path_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_ptr, dft_y_ptr, dft_x_ptr, low_y_ptr, low_x_ptr,
                 u_ptr, out_ptr, fields, L, slots, bins, gain, shrink, per_program, first, stride, field0, P, colours,
                 K, image_step, channel_step, row_step, column_step, PM: tl.constexpr, PN: tl.constexpr,
@@ -216,7 +223,7 @@ def path_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_ptr, dft_y_
             )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def path_backward_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_ptr, dft_y_ptr, dft_x_ptr,
                          low_y_ptr, low_x_ptr, du_ptr, grad_ptr, dy_ptr, fields, L, slots, bins, gain, per_program,
                          first, stride, field0, P, colours, K, image_step, channel_step, row_step, column_step,

@@ -10,7 +10,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .scattering2d_paths import _as_bits, _parts, _plane
+from .blocks import own_block
+from .rounding import operand
+from .scattering2d_paths import COUNTS, _as_bits, _parts, _plane
 
 
 @triton.jit
@@ -21,30 +23,30 @@ def _reflected(index, size):
     return tl.where(index < size, index, period - index)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def pad_kernel(x_ptr, out_ptr, plane0, colours, height, width, M, N, image_step, colour_step, row_step, column_step,
                BLOCK: tl.constexpr):  # fmt: skip
     """x (images, colours, height, width) of any strides, reflected to (planes, M, N) float32."""
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    plane = plane0 + tl.program_id(0)
+    index, at = own_block(M * N, BLOCK)
+    plane = plane0 + index
     y = _reflected(at // N - (M - height) // 2, height)
     x = _reflected(at % N - (N - width) // 2, width)
     base = x_ptr + (plane // colours).to(tl.int64) * image_step + (plane % colours).to(tl.int64) * colour_step
     value = tl.load(
         base + y.to(tl.int64) * row_step + x.to(tl.int64) * column_step, mask=at < M * N, other=0.0
     )
-    tl.store(out_ptr + tl.program_id(0).to(tl.int64) * (M * N) + at, value.to(tl.float32), mask=at < M * N)
+    tl.store(out_ptr + index.to(tl.int64) * (M * N) + at, value.to(tl.float32), mask=at < M * N)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def pad_adjoint_kernel(d_ptr, dx_ptr, plane0, height, width, M, N, BLOCK: tl.constexpr):
     """dx (planes, height, width): every pixel gathers all places of (planes, M, N) that the padding copied it to."""
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    index, at = own_block(height * width, BLOCK)
     inside = at < height * width
     y, x = at // width, at % width
     top, left = (M - height) // 2, (N - width) // 2
     period_y, period_x = tl.maximum(2 * (height - 1), 1), tl.maximum(2 * (width - 1), 1)
-    base = d_ptr + tl.program_id(0).to(tl.int64) * (M * N)
+    base = d_ptr + index.to(tl.int64) * (M * N)
     total = tl.zeros((BLOCK,), tl.float32)
     # A pixel i sits at i + t·period and, unless that is the same place, at −i + t·period.
     for ty in range(-(top // period_y) - 1, (M - top) // period_y + 2):
@@ -60,17 +62,17 @@ def pad_adjoint_kernel(d_ptr, dx_ptr, plane0, height, width, M, N, BLOCK: tl.con
                     if side_x == 1:
                         use = use & (2 * x % period_x != 0)
                     total += tl.load(base + py * N + px, mask=use, other=0.0)
-    out = dx_ptr + (plane0 + tl.program_id(0)).to(tl.int64) * (height * width)
+    out = dx_ptr + (plane0 + index).to(tl.int64) * (height * width)
     tl.store(out + at, total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def product_kernel(spectra_ptr, psi_ptr, out_ptr, L, m, n, rows, columns, fold, BLOCK: tl.constexpr):
     """Y (fields, L, rows, columns) = fold(û ψ̂), complex64; programs (field · L + θ, block of bins)."""
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    index, at = own_block(rows * columns, BLOCK)
     inside = at < rows * columns
     row, column = at // columns, at % columns
-    field, theta = tl.program_id(0) // L, tl.program_id(0) % L
+    field, theta = index // L, index % L
     half = n // 2 + 1
     spectrum = spectra_ptr + field.to(tl.int64) * m * half
     psi = psi_ptr + theta.to(tl.int64) * m * n
@@ -84,7 +86,7 @@ def product_kernel(spectra_ptr, psi_ptr, out_ptr, L, m, n, rows, columns, fold, 
             u_re, u_im = _parts(tl.load(spectrum + source, mask=weight != 0.0, other=0))
             re += weight * u_re
             im += tl.where(mirrored, -weight, weight) * u_im
-    out = out_ptr + tl.program_id(0).to(tl.int64) * (rows * columns)
+    out = out_ptr + index.to(tl.int64) * (rows * columns)
     tl.store(out + at, _as_bits(re, im), mask=inside)
 
 
@@ -97,7 +99,7 @@ def _product_adjoint(dy, psi, ky, kx, n, rows, columns, inside):
     return weight * re, weight * im
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def product_adjoint_kernel(
     dy_ptr, psi_ptr, out_ptr, L, m, n, rows, columns, ADD: tl.constexpr, BLOCK: tl.constexpr
 ):
@@ -106,11 +108,11 @@ def product_adjoint_kernel(
     ADD: to what is there. Programs (field, block of bins).
     """
     half = n // 2 + 1
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    field, at = own_block(m * half, BLOCK)
     inside = at < m * half
     ky, kx = at // half, at % half
     minus_ky, minus_kx = (m - ky) % m, (n - kx) % n
-    field = tl.program_id(0).to(tl.int64)
+    field = field.to(tl.int64)
     re, im = tl.zeros((BLOCK,), tl.float32), tl.zeros((BLOCK,), tl.float32)
     dy, psi = dy_ptr + field * L * (rows * columns), psi_ptr
     for _theta in range(L):
@@ -129,14 +131,21 @@ def product_adjoint_kernel(
 
 
 @triton.jit
+def _product(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a b."""
+    return tl.dot(operand(a, PRECISION), operand(b, PRECISION), acc, input_precision=PRECISION)
+
+
+@triton.jit(do_not_specialize=COUNTS)
 def low_pass_kernel(u_ptr, low_y_ptr, low_x_ptr, band_y_ptr, band_x_ptr, out_ptr, m, n, h, w, first, stride, L,
                     field0, P, colours, K, image_step, channel_step, row_step, column_step, B: tl.constexpr,
                     BK: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """S = A_y U A_xᵀ of signals (fields, L, m, n); programs (field · L + θ, B × B outputs)."""
-    index = tl.program_id(0)
-    field, theta = index // L, index % L
     across = tl.cdiv(w, B)
-    block_y, block_x = tl.program_id(1) // across, tl.program_id(1) % across
+    blocks = tl.cdiv(h, B) * across
+    index, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    field, theta = index // L, index % L
+    block_y, block_x = block // across, block % across
     y, x = block_y * B + tl.arange(0, B), block_x * B + tl.arange(0, B)
     k = tl.arange(0, BK)
     u = u_ptr + index.to(tl.int64) * m * n
@@ -153,18 +162,18 @@ def low_pass_kernel(u_ptr, low_y_ptr, low_x_ptr, band_y_ptr, band_x_ptr, out_ptr
             ax = tl.load(
                 low_x_ptr + x[None, :] * n + q[:, None], mask=(q < n)[:, None] & (x < w)[None, :], other=0.0
             )
-            rows = tl.dot(part, ax, rows, input_precision=PRECISION)
+            rows = _product(part, ax, rows, PRECISION)
         ay = tl.load(
             low_y_ptr + y[:, None] * m + p[None, :], mask=(y < h)[:, None] & (p < m)[None, :], other=0.0
         )
-        s = tl.dot(ay, rows, s, input_precision=PRECISION)
+        s = _product(ay, rows, s, PRECISION)
     out = _plane(out_ptr, (field0 + field) // P, colours, K, image_step, channel_step)
     out += (first + (field0 + field) % P * stride + theta).to(tl.int64) * channel_step
     out += y.to(tl.int64)[:, None] * row_step + x.to(tl.int64)[None, :] * column_step
     tl.store(out, s.to(out_ptr.dtype.element_ty), mask=(y < h)[:, None] & (x < w)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=COUNTS)
 def low_pass_adjoint_kernel(grad_ptr, low_y_ptr, low_x_ptr, z_ptr, du_ptr, out_ptr, m, n, h, w, first, stride, L,
                             field0, P, colours, K, image_step, channel_step, row_step, column_step,
                             HAVE_DU: tl.constexpr, MODULUS: tl.constexpr, B: tl.constexpr, BK: tl.constexpr,
@@ -173,11 +182,12 @@ def low_pass_adjoint_kernel(grad_ptr, low_y_ptr, low_x_ptr, z_ptr, du_ptr, out_p
 
     MODULUS: z (complex64) becomes ∂/∂Z = ∂/∂U z/|z|, in place; else ∂/∂U is added to `out`, float32.
     """
-    index = tl.program_id(0)
-    field, theta = index // L, index % L
     across = tl.cdiv(n, B)
-    p = tl.program_id(1) // across * B + tl.arange(0, B)
-    q = tl.program_id(1) % across * B + tl.arange(0, B)
+    blocks = tl.cdiv(m, B) * across
+    index, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    field, theta = index // L, index % L
+    p = block // across * B + tl.arange(0, B)
+    q = block % across * B + tl.arange(0, B)
     k = tl.arange(0, BK)
     grad = _plane(grad_ptr, (field0 + field) // P, colours, K, image_step, channel_step)
     grad += (first + (field0 + field) % P * stride + theta).to(tl.int64) * channel_step
@@ -192,11 +202,11 @@ def low_pass_adjoint_kernel(grad_ptr, low_y_ptr, low_x_ptr, z_ptr, du_ptr, out_p
             ax = tl.load(
                 low_x_ptr + x[:, None] * n + q[None, :], mask=(x < w)[:, None] & (q < n)[None, :], other=0.0
             )
-            rows = tl.dot(part, ax, rows, input_precision=PRECISION)
+            rows = _product(part, ax, rows, PRECISION)
         ay = tl.load(
             low_y_ptr + y[None, :] * m + p[:, None], mask=(y < h)[None, :] & (p < m)[:, None], other=0.0
         )
-        du = tl.dot(ay, rows, du, input_precision=PRECISION)
+        du = _product(ay, rows, du, PRECISION)
     inside = (p < m)[:, None] & (q < n)[None, :]
     at = index.to(tl.int64) * m * n + p.to(tl.int64)[:, None] * n + q[None, :]
     if HAVE_DU:

@@ -19,12 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tqdm import tqdm
 
+from scatsimclr.config.messages import must, shown
 from scatsimclr.data.imageset import DataError, ImageSet, Request
 from scatsimclr.data.mapped import MappedImages
 
@@ -32,6 +34,40 @@ MANIFEST, LABELS, PATHS = "manifest.json", "labels.npy", "paths.jsonl"
 FORMAT = "scatsimclr shards 1"
 PARTS = ("train", "unlabeled", "test")  # in this order; the split pretrain is the first two
 READ = 1 << 24  # bytes that are digested at a time
+
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Side = Annotated[int, Field(gt=0, le=2**16)]
+Count = Annotated[int, Field(ge=0, le=2**48)]
+
+
+class _Shard(BaseModel):
+    file: Annotated[str, Field(pattern=r"^[0-9]{5,12}\.u8$")]  # a name, never another folder
+    images: Annotated[Count, Field(gt=0)]
+    sha256: Digest
+
+
+class _Written(BaseModel):
+    """What manifest.json holds beside its digest."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format: Literal["scatsimclr shards 1"]
+    shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    classes: list[str]
+    images: dict[Literal["train", "unlabeled", "test"], Count]
+    shards: Annotated[list[_Shard], Field(min_length=1)]
+    files: dict[Literal["labels.npy", "paths.jsonl"], Digest]
+    skipped: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
+    notes: list[str]
+
+    @model_validator(mode="after")
+    def _complete(self) -> _Written:
+        if len(self.images) != len(PARTS) or LABELS not in self.files:
+            raise ValueError(f"must have images of {', '.join(PARTS)}, and {LABELS}")
+        if sum(self.images.values()) != sum(shard.images for shard in self.shards):
+            raise ValueError("must have as many images in its parts as in its shards")
+        return self
 
 
 @dataclass(frozen=True)
@@ -76,18 +112,28 @@ class Manifest:
         try:
             found = json.loads(place.read_text(encoding="ascii"))
             digest = found.pop("digest")
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise DataError(f"{place} is damaged: no manifest of shards") from None
         if digest != digest_of_manifest(found):
             raise DataError(f"{place} is damaged, or was changed: its digest does not fit")
-        if found["format"] != FORMAT:
-            raise DataError(f"{place}: format must be {FORMAT!r}, got {found['format']!r}")
-        height, width, channels = found["shape"]
-        shards = tuple((folder / s["file"], s["images"], s["sha256"]) for s in found["shards"])
+        try:
+            written = _Written.model_validate(found)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            name = ".".join(map(str, first["loc"])) or "the manifest"
+            raise DataError(f"{place}: {name} {must(first)}, got {shown(first['input'])}") from None
+        height, width, channels = written.shape
+        shards = tuple((folder / shard.file, shard.images, shard.sha256) for shard in written.shards)
         manifest = cls(
-            folder, (height, width, channels), tuple(found["classes"]), found["images"], shards, found["files"],
-            tuple((path, why) for path, why in found["skipped"]), tuple(found["notes"]),
-        )  # fmt: skip
+            folder,
+            (height, width, channels),
+            tuple(written.classes),
+            {str(part): count for part, count in written.images.items()},
+            shards,
+            {str(name): digest for name, digest in written.files.items()},
+            tuple((path, why) for path, why in written.skipped),
+            tuple(written.notes),
+        )
         manifest._check_sizes()
         return manifest
 
@@ -119,15 +165,30 @@ class Manifest:
     def labels(self) -> torch.Tensor:
         """int64 (n,)."""
         self.verify(LABELS)
-        return torch.from_numpy(np.load(self.folder / LABELS, allow_pickle=False))
+        try:
+            found = np.load(self.folder / LABELS, allow_pickle=False)
+        except (ValueError, EOFError, SyntaxError, RecursionError):  # of a header that is no array's
+            found = None
+        lowest, highest = -1, len(self.classes) - 1
+        if not isinstance(found, np.ndarray) or found.dtype != np.int64 or found.shape != (len(self),):
+            raise DataError(f"{self.folder / LABELS} must be int64 ({len(self)},)")
+        if found.size and not lowest <= found.min() <= found.max() <= highest:
+            raise DataError(f"{self.folder / LABELS} must hold numbers from -1 to {highest}")
+        return torch.from_numpy(found)
 
     def paths(self) -> list[str] | None:
         """Of all images."""
         if PATHS not in self.files:
             return None
         self.verify(PATHS)
-        with (self.folder / PATHS).open(encoding="ascii") as file:
-            return [json.loads(line) for line in file]
+        try:
+            with (self.folder / PATHS).open(encoding="ascii") as file:
+                found = [json.loads(line) for line in file]
+        except (ValueError, RecursionError):
+            found = []
+        if len(found) != len(self) or not all(isinstance(path, str) for path in found):
+            raise DataError(f"{self.folder / PATHS} must hold {len(self)} JSON strings, a line each")
+        return found
 
     def verify(self, name: str) -> None:
         """Raises DataError unless a file other than a shard has the digest that it was written with."""

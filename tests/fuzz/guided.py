@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-NAMES = ("settings", "metrics", "labels", "paths", "idx", "pickle", "image")
+NAMES = ("settings", "metrics", "labels", "paths", "idx", "pickle", "shards", "image")
 SECONDS, MEGABYTES = 10, 2048  # that one file may take
 LENGTH = 4096  # bytes of a file
 

@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from tests.kernels.ahead_of_time import run
+from tests.kernels.ahead_of_time import compile_all, interpret, run
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -33,7 +33,6 @@ for shape, half, dtype, channels in [
     got = kernels.photometric(*given)
     assert got.dtype == dtype and torch.equal(got, reference(*given)), (shape, half, dtype)
     count += 1
-print(count)
 """
 
 BUDGETS = """
@@ -41,17 +40,16 @@ import torch, ahead_of_time
 from scatsimclr.kernels import photometric as kernels
 from tests.ops.test_photometric import arguments
 
-launches = []
-kernels.launch = lambda kernel, grid, *args, **options: launches.append(("", kernel, args, options, kernels.WARPS))
+launches = ahead_of_time.record()
 for dtype in (torch.float32, torch.bfloat16):
     for channels in (3, 1):
         kernels.photometric(*arguments(2, 96, 96, dtype=dtype, channels=channels))
-ahead_of_time.report(launches, CC, enable_fp_fusion=False)
+ahead_of_time.report(launches, CC)
 """
 
 
-def test_the_interpreter_gives_the_references_bits():
-    assert int(run(INTERPRET, TRITON_INTERPRET="1")) == 9
+def test_the_interpreter_gives_the_references_bits_without_races(front_ends):
+    compile_all(interpret(INTERPRET, 9), front_ends)
 
 
 @pytest.mark.parametrize("cc", [80, 90, 100])

@@ -10,7 +10,7 @@ import json
 
 import pytest
 
-from tests.kernels.ahead_of_time import LIMITS, run
+from tests.kernels.ahead_of_time import LIMITS, compile_all, interpret, run, served
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -21,6 +21,7 @@ from scatsimclr.kernels import scattering2d as kernels, scattering2d_tables as t
 from scatsimclr.reference import scattering2d as reference
 
 warnings.simplefilter("ignore")
+race.tensor_cores_truncate()
 torch.set_num_threads(1)
 torch.utils.deterministic.fill_uninitialized_memory = True
 torch.use_deterministic_algorithms(True, warn_only=True)  # uninitialised memory is NaN
@@ -65,6 +66,9 @@ for shape, J, L, order, dtype, chip, kind in CASES:
             assert (measure(error) <= allowed).all(), (where, measure(error), allowed)
     else:
         assert (error.amax((2, 3)) <= 2e-3 * truth.abs().amax((2, 3)) + 1e-7).all(), where
+        moduli = truth.unflatten(1, (shape[1], -1))[:, :, 1:]
+        bias = (out.double() - truth).unflatten(1, (shape[1], -1))[:, :, 1:].sum() / moduli.sum()
+        assert bias.abs() <= 3e-4, (where, bias)
     if kind == "forward":
         continue
     grad = torch.randn(out.shape).to(dtype)
@@ -85,7 +89,6 @@ for shape, J, L, order, dtype, chip, kind in CASES:
     error, theirs, largest = (t.abs().amax((1, 2, 3)) for t in (dx - truth, plain - truth, truth))
     bound = 20 * theirs + 2.0**-22 * largest if dtype == F32 else 5e-3 * largest
     assert (error <= bound).all(), (where, error, bound)
-print(count)
 """
 
 CASES = [
@@ -114,34 +117,31 @@ CASES = [
 
 
 @pytest.mark.parametrize("part", range(2))
-def test_the_interpreter_agrees_with_float64(part):
+def test_the_interpreter_agrees_with_float64_without_races(part, front_ends):
     cases = CASES[part::2]
     code = (
         f"CASES = [{', '.join(f'({s}, {J}, {L}, {o}, {d!r}, {c}, {k!r})' for s, J, L, o, d, c, k in cases)}]"
     )
     code = code.replace("'F32'", "torch.float32").replace("'F16'", "torch.float16")
-    assert int(run(f"import torch\n{code}\n{INTERPRET}", TRITON_INTERPRET="1")) == len(cases)
+    compile_all(interpret(f"import torch\n{code}\n{INTERPRET}", len(cases)), front_ends)
 
 
 BUDGETS = """
 import torch, ahead_of_time
 from scatsimclr.filters import filter_bank, padded_shape
-from scatsimclr.kernels import scattering2d as kernels
+from scatsimclr.kernels import launching, scattering2d as kernels
 
-launches = []
-
-def launch(self, kernel, grid, *args, warps=4, **options):
-    launches.append(("float32" if self.split else "half", kernel, args, options, warps))
-
-kernels._Transform.launch = launch
-kernels._warps = lambda device: kernels.BLACKWELL_WARPS if CC >= 100 else kernels.WARPS
+launches = ahead_of_time.record()
+launching.blackwell = lambda device: CC >= 100
 
 def problem(shape, J, L, dtype, channels_last=False):
     filters = [torch.tensor(f).unsqueeze(-1) for f in filter_bank(*padded_shape(shape[2:], J), J, L).tensors()]
     settings = filters, kernels.pack(filters, J, L, 2), J, L, 2, False
-    x = torch.zeros(shape)
+    x, before = torch.zeros(shape), len(launches)
     out = kernels.scattering2d(x, *settings, channels_last, dtype)
     kernels.scattering2d_backward(out, x, *settings)
+    for launch in launches[before:]:
+        launch["mode"] = "float32" if dtype == torch.float32 else "half"
 
 torch.set_num_threads(1)
 problem((1, 1, 96, 96), 2, 16, torch.float32)
@@ -150,20 +150,28 @@ if CC == 90:
     problem((1, 2, 32, 32), 2, 16, torch.float32)
     problem((1, 2, 32, 32), 2, 16, torch.float16, True)
     problem((1, 1, 8, 8), 2, 1, torch.float32)  # many arguments are 1, hence constants
-ahead_of_time.report(launches, CC, num_stages=1)
+ahead_of_time.report(launches, CC)
 """
 
 # Bytes that a thread may store to and load from local memory, all together: a few numbers. On an A100, whose matrix
-# instruction takes no operand from shared memory, the widest kernels do not fit the registers.
+# instruction takes no operand from shared memory, the widest kernels do not fit the registers, and on an H100 the one
+# that takes several fields in float32 not quite; what they store stays in the first-level cache. Before 3.8 Triton
+# needed more.
 FEW = 32
-ON_AN_A100 = {
-    ("path_kernel", "float32"): 1600,
-    ("path_backward_kernel", "float32"): 6000,
-    ("path_backward_kernel", "half"): 1300,
+MORE = {
+    (80, "path_kernel", "float32"): 1600,
+    (80, "path_backward_kernel", "float32"): 6000,
+    (80, "path_backward_kernel", "half"): 1300,
+    (90, "path_kernel", "float32"): 128,
+}
+BEFORE_3_8 = {
+    (90, "path_kernel", "float32"): 256,
+    (90, "path_backward_kernel", "float32"): 640,
+    (90, "path_backward_kernel", "half"): 256,
 }
 
 
-@pytest.mark.parametrize("cc", LIMITS)
+@pytest.mark.parametrize("cc", served())
 def test_the_compilers_budgets(cc):
     launches = json.loads(run(f"CC = {cc}\n" + BUDGETS))
     assert {(launch["kernel"], launch["mode"]) for launch in launches} >= {
@@ -171,8 +179,9 @@ def test_the_compilers_budgets(cc):
         for kernel in ("path_kernel", "path_backward_kernel", "low_pass_kernel", "product_kernel")
         for mode in ("float32", "half")
     } - {("product_kernel", "half")}  # the same as float32's
+    few = MORE if 100 in served() else MORE | BEFORE_3_8
     for launch in launches:
-        allowed = ON_AN_A100.get((launch["kernel"], launch["mode"]), FEW) if cc == 80 else FEW
+        allowed = few.get((cc, launch["kernel"], launch["mode"]), FEW)
         assert launch["spills"] <= allowed, launch
         # Two programs to a multiprocessor at least.
         assert launch["shared"] <= LIMITS[cc] // 2, launch
