@@ -176,21 +176,15 @@ def table(encoder: Encoder) -> Iterator[str]:
             sent = (step.gradients, step.moments, step.gathered, step.ring)
             held = (step.gathered_memory, step.ring_memory)
             work = (step.encoding, step.similarities)
-            cells = [
-                f"{processes}",
-                f"{batch:,}",
-                *map(size, (*sent, *held)),
-                *(f"{w / 1e12:.3g} TFLOP" for w in work),
-            ]
+            bytes_ = [words(count, "B") for count in (*sent, *held)]
+            cells = [f"{processes}", f"{batch:,}", *bytes_, *(words(count, "FLOP") for count in work)]
             yield f"| {' | '.join(cells)} |"
 
 
-def size(count: float) -> str:
-    """Bytes in words, three significant figures."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
-        if count >= unit:
-            return f"{count / unit:.3g} {name}"
-    return f"{count / 1e3:.3g} kB"
+def words(count: float, unit: str) -> str:
+    """A count with three significant figures and a prefix."""
+    factor, prefix = next((f, p) for f, p in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")) if count >= f)
+    return f"{count / factor:.3g} {prefix}{unit}"
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -67,11 +68,11 @@ class MappedImages:
         other._chosen = self._numbers(index)
         return other
 
-    def __getitem__(self, index: int | slice | Tensor) -> Tensor:
+    def __getitem__(self, index: SupportsIndex | slice | Tensor) -> Tensor:
         """Reads images: uint8 (H, W, C) of one, else (k, H, W, C)."""
-        if isinstance(index, int):
-            return self._read(self._numbers(torch.tensor([index])))[0]
-        return self._read(self._numbers(index))
+        if isinstance(index, slice | Tensor):
+            return self._read(self._numbers(index))
+        return self._read(self._numbers(torch.tensor([operator.index(index)])))[0]
 
     def _numbers(self, index: Tensor | slice) -> npt.NDArray[np.int64]:
         """Which of all images are meant."""

@@ -101,7 +101,8 @@ def test_indices_mean_what_they_mean_for_tensors(tmp_path):
         assert ours.shape == theirs.shape
         assert len(ours) == len(theirs)
         for index in (
-            0, -1, slice(None), slice(2, 4), slice(-2, None), slice(None, None, 3), slice(9, 3), slice(0, 10**12),
+            0, -1, np.int64(2), slice(None), slice(2, 4), slice(-2, None), slice(None, None, 3), slice(9, 3),
+            slice(0, 10**12),
             torch.tensor([4, 0, 4, -2]), torch.tensor([], dtype=torch.int64), theirs[:, 0, 0, 0] > 30,
         ):  # fmt: skip
             assert torch.equal(ours[index], theirs[index]), index

@@ -28,8 +28,6 @@ def cases(_: Path, options: argparse.Namespace) -> dict[str, Case]:
         "torchrun: preempted": endings.preempted,
         "nodes: addresses": partial(nodes.whole, networks=False),
         "nodes: networks": partial(nodes.whole, networks=True),
-        "nodes: replaced": partial(nodes.restarted, replaced=True),
-        "nodes: one fewer": partial(nodes.restarted, replaced=False),
         "nodes: killed": partial(nodes.lost, how="killed"),
         "nodes: frozen": partial(nodes.lost, how="frozen"),
         "nodes: cut off": partial(nodes.lost, how="cut off"),

@@ -35,7 +35,7 @@ def arguments(folder: Path, *settings: str) -> list[str]:
 
 def run(size: int, argv: Sequence[str], log: Path) -> None:
     """A run that nothing disturbs."""
-    states = ended(ranks(size, argv, log, train.command), 300)
+    states = ended(ranks(size, argv, log, train.command), 900)
     assert states == [0] * size, log.read_text()[-5000:]
 
 

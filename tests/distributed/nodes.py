@@ -20,14 +20,13 @@ from pathlib import Path
 
 from scatsimclr.training import checkpoint
 from tests.campaign import ImpossibleError
-from tests.distributed.endings import after_steps, arguments, children_of, difference, run
+from tests.distributed.endings import after_steps, arguments, children_of, run
 from tests.distributed.processes import TORCHRUN, free_port
 from tests.faults.child import same, weights
 from tests.faults.disks import command
 
 MACHINES = 4
 ENDED = 60.0  # seconds within which all machines have ended
-ALL = f"--nnodes={MACHINES}"
 ERROR = "scatsimclr: error: "
 _numbers = itertools.count()
 
@@ -51,20 +50,16 @@ class Machine:
     torchrun: subprocess.Popen[bytes] | None = None
     _workers: list[int] = field(default_factory=list)
 
-    def start(
-        self, endpoint: str, argv: Sequence[str], options: Sequence[str], own_stores: bool = False
-    ) -> None:
-        """Starts `python -m scatsimclr.train` by torchrun, in one process; `own_stores`: a store for each attempt."""
+    def start(self, endpoint: str, argv: Sequence[str]) -> None:
+        """Starts `python -m scatsimclr.train` by torchrun, in one process."""
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         if self.namespace:
             environment["GLOO_SOCKET_IFNAME"] = "eth0"
-        if own_stores:
-            environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         launch = [
-            *self.wrap, *TORCHRUN, "--nproc-per-node=1", "--rdzv-backend=c10d",
-            "--rdzv-id=test", f"--rdzv-endpoint={endpoint}", f"--local-addr={self.address}", *options,
+            *self.wrap, *TORCHRUN, f"--nnodes={MACHINES}", "--nproc-per-node=1", "--rdzv-backend=c10d",
+            "--rdzv-id=test", f"--rdzv-endpoint={endpoint}", f"--local-addr={self.address}",
         ]  # fmt: skip
-        with self.log.open("ab") as file:
+        with self.log.open("wb") as file:
             self.torchrun = subprocess.Popen(
                 [*launch, "-m", "scatsimclr.train", *argv],
                 stdout=file,
@@ -160,18 +155,10 @@ def texts(machines: Sequence[Machine]) -> str:
     return "\n".join(f"--- {machine.address}\n{machine.text()[-3000:]}" for machine in machines)
 
 
-def start(
-    machines: Sequence[Machine],
-    argv: Sequence[str],
-    options: Sequence[str] = (ALL,),
-    *,
-    own_stores: bool = False,
-) -> str:
-    """Starts the same command on all machines; returns where they meet."""
+def start(machines: Sequence[Machine], argv: Sequence[str]) -> None:
     endpoint = f"{machines[0].address}:{free_port()}"
     for machine in machines:
-        machine.start(endpoint, argv, options, own_stores)
-    return endpoint
+        machine.start(endpoint, argv)
 
 
 def whole(folder: Path, *, networks: bool) -> str:
@@ -219,33 +206,3 @@ def lost(folder: Path, how: str) -> str:
             found.append(f"{seconds:.0f} s")
             assert checkpoint.load(place / "run")["step"] > 0
     return f"{how}: another machine {found[0]}, the one with the store {found[1]}"
-
-
-def restarted(folder: Path, *, replaced: bool) -> str:
-    """A machine is killed under torchrun with restarts: the run goes on, with its replacement or with one fewer.
-
-    Args:
-        folder: For everything.
-        replaced: Whether the machine comes back; the weights then are those of a run that nothing disturbed. PyTorch
-            tells a newcomer where the store of all attempts is in the first one only: each attempt needs its own.
-    """
-    place = folder / "run"
-    run(MACHINES, arguments(folder / "whole"), folder / "whole.log")
-    options = [ALL if replaced else f"--nnodes={MACHINES - 1}:{MACHINES}", "--max-restarts=2"]
-    with namespaces(folder) as machines:
-        argv = arguments(place, "--resume", "auto")
-        endpoint = start(machines, argv, options, own_stores=replaced)
-        after_steps(place, 5)
-        machines[3].send(signal.SIGKILL)
-        killed = time.monotonic()
-        others = machines
-        if replaced:
-            machines[3].start(endpoint, argv, options, own_stores=True)
-        else:
-            others = machines[:3]
-        states = ended(others, 900)
-        assert states == [0] * len(others), texts(machines)
-    found = difference(place, folder / "whole")
-    assert found < 1e-6, found
-    assert not replaced or same(weights(place, "last"), weights(folder / "whole", "last"))
-    return f"losses {found:.1e}, ended {time.monotonic() - killed:.0f} s after the kill"
