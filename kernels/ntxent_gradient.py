@@ -146,7 +146,7 @@ def backward_kernel(x_ptr, z_ptr, divisor_ptr, sums_ptr, place_ptr, share_ptr, s
             else:
                 divisor = tl.load(divisor_ptr + rows, mask=inside, other=1.0)
             radial = tl.where(divisor > 0, along, 0.0)
-            dz = (dz - radial[:, None] * z) * (1.0 / tl.abs(divisor))[:, None]
+            dz = (dz - radial[:, None] * z) / tl.abs(divisor)[:, None]
         tl.store(dx_ptr + pointers, dz.to(dx_ptr.dtype.element_ty), mask=mask)
         _arrive(partial_ptr, count_ptr, dtau_ptr, tl.sum(along, 0), -0.5 * c, 128)
     else:
