@@ -47,7 +47,7 @@ def test_the_marked_tables_are_what_the_committed_results_say(committed):
         text = path.read_text(encoding="utf-8")
         names += re.findall(r"<!-- performance: (\w+) -->", text)
         assert text == page.inserted(text, tables)
-    assert names == ["accuracy", "headline", "augment", "scattering2d", "ntxent"]
+    assert names == ["accuracy", "headline", "install", "augment", "scattering2d", "ntxent"]
     for op, case, peer in page.HEADLINE:
         assert f"| {op} | {case} | {peer} |" in tables["headline"]
 
