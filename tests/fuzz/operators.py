@@ -16,7 +16,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-import scatsimclr  # noqa: F401  (registers the operators)
+import scatsimclr.ops  # noqa: F401  (registers the operators)
 from scatsimclr.filters import filter_bank, padded_shape
 from scatsimclr.reference.scattering2d import psi_levels
 
