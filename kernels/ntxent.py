@@ -46,7 +46,7 @@ class Config:
         dtype: of the products' operands.
         precision: of tl.dot.
         depth: the longest block of D.
-        triangle: columns of the triangular forward's tiles, and rows but on Blackwell.
+        triangle: rows and columns of the triangular forward's tiles.
         rows, columns: of the tiles of the backward and the rectangular forward.
         warps: of a program.
         gain: what the backward multiplies weights by, to keep them in the dtype's range.
@@ -214,12 +214,12 @@ class _Problem:
         if not last["FIXED"]:
             shift = self.x.new_full((slots, M), -3.0e38, dtype=torch.float32)
         for regime in self.regimes:
-            # On Blackwell a square tile of 128 does not fit the registers beside its sums.
-            rows = min(c.triangle, 64) if launching.blackwell(self.x.device) else c.triangle
+            # On Blackwell what copies ahead does not fit the registers beside a tile's sums.
+            stages = {"num_stages": 1} if launching.blackwell(self.x.device) else {}
             launching.launch(
                 triangle.forward_triangle_kernel, slots * (slots + 1) // 2, self.z, self.temperature,
-                self.tau, shift, total, M, D, group, BI=rows, B=c.triangle, BD=self.depth, SINGLE=self.single,
-                PRECISION=c.precision, warps=c.warps, **regime,
+                self.tau, shift, total, M, D, group, BI=c.triangle, B=c.triangle, BD=self.depth, SINGLE=self.single,
+                PRECISION=c.precision, warps=c.warps, **regime, **stages,
             )  # fmt: skip
         launching.launch(
             triangle.finish_forward_kernel, triton.cdiv(M, 128), shift, total, pull, self.share,
