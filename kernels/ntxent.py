@@ -36,6 +36,7 @@ MULTIPROCESSORS = 132
 MAX_PARTS = 8
 MIN_BLOCKS = 4
 PART_ROWS = 256
+PART_SUMS = 1 << 23  # numbers of all parts: 32 MB, which that cache holds
 
 
 @dataclass(frozen=True)
@@ -83,20 +84,20 @@ def mode(x: Tensor) -> str:
     return modes[x.dtype]
 
 
-def _parts(programs: int, blocks: int, M: int) -> int:
+def _parts(programs: int, blocks: int, M: int, D: int) -> int:
     """Into how many parts the backward divides the columns.
 
     Args:
         programs: for the rows, each for all columns.
         blocks: of columns.
-        M: columns.
+        M, D: columns, and their depth.
     """
 
     def gain(parts: int) -> float:
         waves = programs * parts / MULTIPROCESSORS
         return waves / ceil(waves) - parts * PART_ROWS / M  # the share in use, less what the parts take
 
-    return max(range(1, max(1, min(MAX_PARTS, blocks // MIN_BLOCKS)) + 1), key=gain)
+    return max(range(1, max(1, min(MAX_PARTS, blocks // MIN_BLOCKS, PART_SUMS // (M * D))) + 1), key=gain)
 
 
 class _Problem:
@@ -274,7 +275,7 @@ def ntxent_backward(
     # With class sums the last step needs more registers.
     BI, BJ = SMALL_BLOCKS[p.name] if p.small else (min(c.rows, 64) if p.labels else c.rows, c.columns)
     programs, chunks = triton.cdiv(rows, BI), triton.cdiv(D, p.depth)
-    parts = 1 if p.small else _parts(programs * chunks, triton.cdiv(p.M, BJ), p.M)
+    parts = 1 if p.small else _parts(programs * chunks, triton.cdiv(p.M, BJ), p.M, D)
     span = triton.cdiv(triton.cdiv(p.M, BJ), parts) * BJ
     parts = triton.cdiv(p.M, span)  # none of them empty
     whole = p.single and parts == 1

@@ -153,7 +153,10 @@ def test_the_precision_of_products_is_read_however_it_was_set(setting):
 
 def test_columns_are_divided_where_rows_are_few():
     """Programs for rows, blocks of columns, columns: of 132 multiprocessors, 64 and 32 would be at work."""
-    assert [ntxent._parts(*given) for given in ((64, 128, 8192), (32, 64, 4096))] == [2, 4]
-    assert [ntxent._parts(*given) for given in ((512, 1024, 65536), (8192, 16384, 1 << 20), (1, 2, 100))] == [
-        1
-    ] * 3
+    few, many = ((64, 128, 8192), (32, 64, 4096)), ((512, 1024, 65536), (8192, 16384, 1 << 20), (1, 2, 100))
+    assert [ntxent._parts(*given, 128) for given in few] == [2, 4]
+    assert [ntxent._parts(*given, 128) for given in many] == [
+        1,
+        1,
+        1,
+    ]  # of a million rows, parts would take gigabytes
