@@ -166,7 +166,7 @@ class NTXentLoss(_ContrastiveLoss):
             Every process then gets the loss of the whole batch, and gradients that, averaged over the processes as
             DistributedDataParallel does, are those of one process with the whole batch.
         group: the group; None for the default one.
-        gather: "all", each process gets all rows; or "ring", none holds more than three times its own, and twice as
+        gather: "all", each process gets all rows; or "ring", none holds more than four times its own, and twice as
             much is sent: for batches whose rows do not fit in a process's memory. The ring is plain PyTorch.
         views_dim: as for `nt_xent_loss`.
         backend: as for `nt_xent_loss`.
@@ -244,8 +244,13 @@ class SupConLoss(_ContrastiveLoss):
     """`sup_con_loss` as a module: `SupConLoss(temperature=0.5)(z, labels)` gives a 0-d tensor.
 
     Args:
-        temperature, normalize, views_dim, backend: as for `sup_con_loss`.
-        gather_distributed, group, gather: as for `NTXentLoss`; labels are gathered too.
+        temperature: as for `sup_con_loss`.
+        normalize: as for `sup_con_loss`.
+        gather_distributed: as for `NTXentLoss`; labels are gathered too.
+        group: as for `NTXentLoss`.
+        gather: as for `NTXentLoss`.
+        views_dim: as for `sup_con_loss`.
+        backend: as for `sup_con_loss`.
     """
 
     def __init__(
