@@ -16,7 +16,7 @@ train: setup
 	$(BIN)/python -m scatsimclr.train --fused
 
 test: setup lint
-	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
 	$(BIN)/python -m pytest -q benchmarks
 
 # All figures on this machine, under 30 minutes on two cores; QUICK=1: fewer shapes and rounds, under 3.

@@ -2,4 +2,4 @@
 
 from scatsimclr.extras import require
 
-require(__name__, "train", "filelock", "tensorboard", "tqdm")
+require(__name__, "train", "filelock", "pydantic", "tensorboard", "tqdm")

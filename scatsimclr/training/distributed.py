@@ -356,6 +356,7 @@ def joined(stop: Interruption) -> Iterator[World]:
         yield world
         world.leave()
     except BaseException as error:
+        stop.end()
         world.give_up(error)
 
 

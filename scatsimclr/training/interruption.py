@@ -57,6 +57,7 @@ class Interruption:
         self.relayed, self.reports = False, True
         self._anywhere = False
         self._failure: int | None = None
+        self._ending = False
 
     @property
     def status(self) -> int:
@@ -122,12 +123,18 @@ class Interruption:
         self._failure = status
         self._wake()
 
+    def end(self) -> None:
+        """From now on no other process interrupts this one: it is on its way out, and has something to say first."""
+        self._ending = True
+
     def _wake(self) -> None:
         thread = threading.main_thread().ident
         if WAKE is not None and thread is not None:
             signal.pthread_kill(thread, WAKE)
 
     def _woken(self, number: int, frame: FrameType | None) -> None:
+        if self._ending:
+            return
         if self._failure is not None:
             raise FailedElsewhere(self._failure)
         if self._anywhere and self.number is not None:

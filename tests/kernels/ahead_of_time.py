@@ -29,6 +29,13 @@ def served() -> list[int]:
     return [cc for cc in LIMITS if not availability._cannot_multiply(divmod(cc, 10))]
 
 
+def capabilities(found: Iterable[Any], usual: Any) -> list[Any]:
+    """Test parameters of which all but the usual one are for --every-launch."""
+    import pytest
+
+    return [one if one == usual else pytest.param(one, marks=pytest.mark.every_launch) for one in found]
+
+
 def run(code: str, given: str = "", **environment: str) -> str:
     """What the code prints, run in a process of its own that can import this file.
 

@@ -10,7 +10,7 @@ import json
 
 import pytest
 
-from tests.kernels.ahead_of_time import LIMITS, compile_all, interpret, run, served
+from tests.kernels.ahead_of_time import LIMITS, capabilities, compile_all, interpret, run, served
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -128,7 +128,7 @@ def test_the_interpreter_agrees_with_float64_without_races(front_ends):
     compile_all(interpret(INTERPRET, 32), front_ends)
 
 
-@pytest.mark.parametrize("cc", served())
+@pytest.mark.parametrize("cc", capabilities(served(), 90))
 def test_the_compilers_budgets(cc):
     launches = json.loads(run(f"CC = {cc}\n" + BUDGETS))
     names = {launch["kernel"] for launch in launches}

@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from tests.kernels.ahead_of_time import compile_all, interpret, run
+from tests.kernels.ahead_of_time import capabilities, compile_all, interpret, run
 
 pytest.importorskip("triton", reason="triton is not installed")
 
@@ -52,7 +52,7 @@ def test_the_interpreter_gives_the_references_bits_without_races(front_ends):
     compile_all(interpret(INTERPRET, 9), front_ends)
 
 
-@pytest.mark.parametrize("cc", [80, 90, 100])
+@pytest.mark.parametrize("cc", capabilities([80, 90, 100], 90))
 def test_the_compilers_budgets(cc):
     launches = json.loads(run(f"CC = {cc}\n" + BUDGETS))
     assert {launch["kernel"] for launch in launches} == {"colour_kernel", "rows_kernel", "columns_kernel"}

@@ -16,7 +16,7 @@ import torch
 
 from scatsimclr.filters import filter_bank, padded_shape
 from scatsimclr.reference import scattering2d as reference
-from tests.kernels.ahead_of_time import run
+from tests.kernels.ahead_of_time import capabilities, run
 
 pytest.importorskip("triton", reason="triton is not installed, and with it the kernels' tables")
 from scatsimclr.kernels import scattering2d_engine as engines
@@ -148,7 +148,7 @@ def test_the_launcher_hands_the_operator_what_it_needs(library):
 REGISTERS = {256: 80, 512: 128}
 
 
-@pytest.mark.parametrize("arch", ["80", "90a", "100a"])
+@pytest.mark.parametrize("arch", capabilities(["80", "90a", "100a"], "90a"))
 def test_nvccs_budgets(arch, tmp_path):
     if shutil.which("nvcc") is None:
         pytest.skip("no nvcc")

@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from contextlib import nullcontext
 
 import pytest
 
-from scatsimclr.training.interruption import SIGNALS, Interrupted, Interruption
+from scatsimclr.training.interruption import SIGNALS, FailedElsewhere, Interrupted, Interruption
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +45,17 @@ def test_it_raises_where_anything_may_stop_and_only_there():
             evaluate()
         with pytest.raises(Interrupted), stop.anywhere():  # it was asked before
             raise AssertionError("not stopped")
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_the_failure_of_another_process_interrupts_unless_this_one_is_ending(ending):
+    stop = Interruption()
+    with stop.watched():
+        if ending:
+            stop.end()
+        with nullcontext() if ending else pytest.raises(FailedElsewhere):
+            stop.fail(2)
+            time.sleep(0.05)
 
 
 def test_the_second_ends_the_process_without_a_traceback():
