@@ -91,7 +91,7 @@ def work(launch: Launch) -> float:
     """Operations of the tensor cores in an iteration of a loop of NT-Xent, in units of 16-bit ones."""
     o = launch["options"]
     if launch["kernel"][1] == "forward_triangle_kernel":
-        operations = 2 * o["BI"] * o["B"] * o["BD"]
+        operations = 2 * o["B"] ** 2 * o["BD"]
     else:
         operations = 4 * o["BI"] * o["BJ"] * o["BD"]
     return operations * (2 if o["PRECISION"] == "tf32" else 1)

@@ -219,7 +219,7 @@ class _Problem:
             stages = {"num_stages": 1} if launching.blackwell(self.x.device) else {}
             launching.launch(
                 triangle.forward_triangle_kernel, slots * (slots + 1) // 2, self.z, self.temperature,
-                self.tau, shift, total, M, D, group, BI=c.triangle, B=c.triangle, BD=self.depth, SINGLE=self.single,
+                self.tau, shift, total, M, D, group, B=c.triangle, BD=self.depth, SINGLE=self.single,
                 PRECISION=c.precision, warps=c.warps, **regime, **stages,
             )  # fmt: skip
         launching.launch(

@@ -39,19 +39,19 @@ def _add_partial(shift_ptr, total_ptr, slot, index, M, best, sums):
 
 
 @triton.jit
-def _tile(z_ptr, resident, rows, columns, M, D, BI: tl.constexpr, B: tl.constexpr, BD: tl.constexpr,
+def _tile(z_ptr, resident, rows, columns, M, D, B: tl.constexpr, BD: tl.constexpr,
           SINGLE: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Similarities of two blocks; SINGLE: `resident` are the columns' rows of z."""
     if SINGLE:
         z = _block(z_ptr, rows, tl.arange(0, BD), rows < M, D)
         s = tl.dot(z, tl.trans(resident), input_precision=PRECISION)
     else:
-        s = _similarities(z_ptr, rows, columns, M, D, BI, B, BD, PRECISION)
+        s = _similarities(z_ptr, rows, columns, M, D, B, B, BD, PRECISION)
     return s
 
 
 @triton.jit
-def _fixed_sums(z_ptr, total_ptr, I, J, c2, M, D, GROUP, BI: tl.constexpr,  # noqa: E741
+def _fixed_sums(z_ptr, total_ptr, I, J, c2, M, D, GROUP,  # noqa: E741
                 B: tl.constexpr, BD: tl.constexpr, SINGLE: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """A program's sums with a fixed maximum."""
     blocks = tl.cdiv(M, B)
@@ -60,11 +60,11 @@ def _fixed_sums(z_ptr, total_ptr, I, J, c2, M, D, GROUP, BI: tl.constexpr,  # no
     for j in range(J * GROUP, tl.minimum((J + 1) * GROUP, blocks)):
         columns = j * B + tl.arange(0, B)
         z_j = _block(z_ptr, columns, depth, columns < M, D)
-        sums = tl.zeros((BI, B), tl.float32)
-        for i in range(I * GROUP * (B // BI), tl.minimum((I + 1) * GROUP, j + 1) * (B // BI)):
-            rows = i * BI + tl.arange(0, BI)
-            u = _tile(z_ptr, z_j, rows, columns, M, D, BI, B, BD, SINGLE, PRECISION) * c2
-            if (i // (B // BI) == j) | ((j + 1) * B > M):
+        sums = tl.zeros((B, B), tl.float32)
+        for i in range(I * GROUP, tl.minimum((I + 1) * GROUP, j + 1)):
+            rows = i * B + tl.arange(0, B)
+            u = _tile(z_ptr, z_j, rows, columns, M, D, B, BD, SINGLE, PRECISION) * c2
+            if (i == j) | ((j + 1) * B > M):
                 u = tl.where((rows[:, None] < columns[None, :]) & (columns < M)[None, :], u, LOWEST)
             e = tl.exp2(u)
             sums += e
@@ -76,7 +76,7 @@ def _fixed_sums(z_ptr, total_ptr, I, J, c2, M, D, GROUP, BI: tl.constexpr,  # no
 
 
 @triton.jit
-def _running_sums(z_ptr, shift_ptr, total_ptr, I, J, c2, M, D, GROUP, BI: tl.constexpr,  # noqa: E741
+def _running_sums(z_ptr, shift_ptr, total_ptr, I, J, c2, M, D, GROUP,  # noqa: E741
                   B: tl.constexpr, BD: tl.constexpr, SINGLE: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """A program's sums with running maxima."""
     blocks = tl.cdiv(M, B)
@@ -86,10 +86,10 @@ def _running_sums(z_ptr, shift_ptr, total_ptr, I, J, c2, M, D, GROUP, BI: tl.con
         z_j = _block(z_ptr, columns, depth, columns < M, D)
         best = tl.full((B,), LOWEST, tl.float32)
         sums = tl.zeros((B,), tl.float32)
-        for i in range(I * GROUP * (B // BI), tl.minimum((I + 1) * GROUP, j + 1) * (B // BI)):
-            rows = i * BI + tl.arange(0, BI)
-            u = _tile(z_ptr, z_j, rows, columns, M, D, BI, B, BD, SINGLE, PRECISION) * c2
-            if (i // (B // BI) == j) | ((j + 1) * B > M):
+        for i in range(I * GROUP, tl.minimum((I + 1) * GROUP, j + 1)):
+            rows = i * B + tl.arange(0, B)
+            u = _tile(z_ptr, z_j, rows, columns, M, D, B, BD, SINGLE, PRECISION) * c2
+            if (i == j) | ((j + 1) * B > M):
                 u = tl.where((rows[:, None] < columns[None, :]) & (columns < M)[None, :], u, LOWEST)
             row_best = tl.max(u, 1)
             row_sums = tl.sum(tl.exp2(u - row_best[:, None]), 1)
@@ -104,12 +104,12 @@ def _running_sums(z_ptr, shift_ptr, total_ptr, I, J, c2, M, D, GROUP, BI: tl.con
 
 @triton.jit(do_not_specialize=COUNTS)
 def forward_triangle_kernel(z_ptr, tau_ptr, tau, shift_ptr, total_ptr, M, D, GROUP,
-                            BI: tl.constexpr, B: tl.constexpr, BD: tl.constexpr, FIXED: tl.constexpr,
+                            B: tl.constexpr, BD: tl.constexpr, FIXED: tl.constexpr,
                             EITHER: tl.constexpr, TENSOR: tl.constexpr, SINGLE: tl.constexpr,
                             PRECISION: tl.constexpr):  # fmt: skip
     """Σ_k 2^(c2 s_ik) from each pair of groups I ≤ J, of GROUP blocks each: of J's columns for I's rows, in
     slot J, and of I's rows for J's columns, in slot I. Program t is pair t of the triangle, by columns; its tiles
-    are BI × B pairs."""
+    are B × B pairs."""
     c = _inverse_tau(tau_ptr, tau, TENSOR)
     if EITHER:  # noqa: SIM102, decided by the compiler, and the other one by the program
         if _out_of_regime(c, FIXED):
@@ -121,9 +121,9 @@ def forward_triangle_kernel(z_ptr, tau_ptr, tau, shift_ptr, total_ptr, M, D, GRO
     I = t - J * (J + 1) // 2  # noqa: E741
     c2 = c * LOG2E
     if FIXED:
-        _fixed_sums(z_ptr, total_ptr, I, J, c2, M, D, GROUP, BI, B, BD, SINGLE, PRECISION)
+        _fixed_sums(z_ptr, total_ptr, I, J, c2, M, D, GROUP, B, BD, SINGLE, PRECISION)
     else:
-        _running_sums(z_ptr, shift_ptr, total_ptr, I, J, c2, M, D, GROUP, BI, B, BD, SINGLE, PRECISION)
+        _running_sums(z_ptr, shift_ptr, total_ptr, I, J, c2, M, D, GROUP, B, BD, SINGLE, PRECISION)
 
 
 @triton.jit(do_not_specialize=COUNTS)

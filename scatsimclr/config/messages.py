@@ -65,7 +65,7 @@ def must(error: ErrorDetails) -> str:
     if error["type"] == "missing":
         return "must be given"
     message = error["msg"].removeprefix("Value error, ")
-    for subject in ("Input", "Tuple", "List", "Value"):
+    for subject in ("Input", "Tuple", "List", "String", "Value"):
         message = message.replace(f"{subject} should ", "must ")
     return message
 

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -31,7 +31,8 @@ from scatsimclr.data.imageset import DataError, ImageSet, Request
 from scatsimclr.data.mapped import MappedImages
 
 MANIFEST, LABELS, PATHS = "manifest.json", "labels.npy", "paths.jsonl"
-FORMAT = "scatsimclr shards 1"
+Format: TypeAlias = Literal["scatsimclr shards 1"]
+FORMAT: Format = "scatsimclr shards 1"
 PARTS = ("train", "unlabeled", "test")  # in this order; the split pretrain is the first two
 READ = 1 << 24  # bytes that are digested at a time
 
@@ -42,6 +43,8 @@ Count = Annotated[int, Field(ge=0, le=2**48)]
 
 
 class _Shard(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
     file: Annotated[str, Field(pattern=r"^[0-9]{5,12}\.u8$")]  # a name, never another folder
     images: Annotated[Count, Field(gt=0)]
     sha256: Digest
@@ -52,7 +55,7 @@ class _Written(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    format: Literal["scatsimclr shards 1"]
+    format: Format
     shape: Annotated[list[Side], Field(min_length=3, max_length=3)]
     classes: list[str]
     images: dict[Literal["train", "unlabeled", "test"], Count]

@@ -143,8 +143,8 @@ def read(path: Path, device: torch.device | str) -> object:
         return state
     except (
         # What torch's reader raises for files that are none, or that it would have to run code for.
-        pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError, OSError,
-        OverflowError, MemoryError, AssertionError, struct.error, SafetensorError,
+        *MALFORMED, pickle.UnpicklingError, RuntimeError, EOFError, OverflowError, MemoryError, AssertionError,
+        struct.error,
     ) as error:  # fmt: skip
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"checkpoint {path} cannot be read: {reason}") from None

@@ -188,7 +188,7 @@ def test_pickles_rewritten_by_todays_python_and_numpy_are_read(tmp_path, writers
 def test_numbers_of_objects_take_no_memory(tmp_path):
     """Objects are numbered as their file likes: the unpickler in C makes a table as long as the highest number."""
     path = tmp_path / "batch"
-    path.write_bytes(b"\x80\x04}r\x00\x00\x00\x40.")  # an empty dictionary, number 2^30
+    path.write_bytes(b"\x80\x04}r\x00\x00\x00\x08.")  # an empty dictionary, number 2^27: 2 GB
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert load_batch(path) == {}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -18,7 +19,7 @@ from scatsimclr.data.mapped import MappedImages, part
 from scatsimclr.data.pieces import source
 from scatsimclr.data.shape import natural_shape
 from scatsimclr.data.sharding import write
-from scatsimclr.data.shards import LABELS, MANIFEST, Manifest
+from scatsimclr.data.shards import LABELS, MANIFEST, Manifest, digest_of, digest_of_manifest
 from scatsimclr.errors import UserError
 from scatsimclr.training.setup import channel_statistics
 from tests.faults.child import same, weights
@@ -186,13 +187,28 @@ def damaged(place, how):
         np.save(place / LABELS, np.zeros(22, np.int64))
     elif how == "labels missing":
         (place / LABELS).unlink()
-    elif how == "another format":
-        found = json.loads(manifest.read_text())
-        found |= {"format": "scatsimclr shards 9"}
-        del found["digest"]
-        from scatsimclr.data.shards import digest_of_manifest
+    else:
+        raise ValueError(how)
 
-        manifest.write_text(json.dumps({**found, "digest": digest_of_manifest(found)}))
+
+def signed(place, **changes):
+    """Changes a manifest and its digest, as whoever writes the one can."""
+    found = {**json.loads((place / MANIFEST).read_text()), **changes}
+    del found["digest"]
+    (place / MANIFEST).write_text(json.dumps({**found, "digest": digest_of_manifest(found)}))
+
+
+def labelled(place, content):
+    """Other labels, with their digest."""
+    (place / LABELS).write_bytes(content)
+    files = json.loads((place / MANIFEST).read_text())["files"]
+    signed(place, files={**files, LABELS: digest_of(place / LABELS)})
+
+
+def array(values):
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -206,12 +222,61 @@ def damaged(place, how):
         ("changed", "manifest.json is damaged, or was changed"),
         ("labels changed", "labels.npy is damaged"),
         ("labels missing", "labels.npy is not there"),
-        ("another format", "format must be 'scatsimclr shards 1', got 'scatsimclr shards 9'"),
     ],
 )
 def test_bad_shards_are_one_line(how, message, folder, tmp_path, capsys):
     place = sharded(folder, tmp_path / "shards")
     damaged(place, how)
+    refused(place, message, tmp_path, capsys)
+
+
+SHARD = {"file": "00000.u8", "images": 7, "sha256": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"format": "scatsimclr shards 9"},
+            "format must be 'scatsimclr shards 1', got 'scatsimclr shards 9'",
+        ),
+        ({"shape": [16, 16]}, "shape must have at least 3 items"),
+        ({"shape": [16, -16, 3]}, "shape.1 must be greater than 0, got -16"),
+        ({"shape": [2**40, 16, 3]}, "shape.0 must be less than or equal to 65536"),
+        ({"shards": []}, "shards must have at least 1 item"),
+        ({"shards": [{**SHARD, "file": "../shards/00000.u8"}]}, "shards.0.file must match pattern"),
+        ({"shards": [{**SHARD, "images": True}]}, "shards.0.images must be a valid integer, got True"),
+        ({"shards": [SHARD]}, "must have as many images in its parts as in its shards"),
+        ({"images": {"train": 22}}, "must have images of train, unlabeled, test, and labels.npy"),
+        ({"files": {"../secret": "0" * 64}}, "must be 'labels.npy' or 'paths.jsonl'"),
+        ({"classes": "ab"}, "classes must be a valid list, got 'ab'"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_a_manifest_that_is_none_is_one_line_whatever_its_digest(changes, message, folder, tmp_path, capsys):
+    place = sharded(folder, tmp_path / "shards")
+    signed(place, **changes)
+    refused(place, message, tmp_path, capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no array", "labels.npy must be int64 (22,)"),
+        (array(np.zeros(21, np.int64)), "labels.npy must be int64 (22,)"),
+        (array(np.zeros(22)), "labels.npy must be int64 (22,)"),
+        (array(np.full(22, 2)), "labels.npy must hold numbers from -1 to 1"),
+        (array(np.full(22, -2)), "labels.npy must hold numbers from -1 to 1"),
+    ],
+)
+def test_labels_that_are_none_are_one_line_whatever_their_digest(content, message, folder, tmp_path, capsys):
+    place = sharded(folder, tmp_path / "shards")
+    labelled(place, content)
+    refused(place, message, tmp_path, capsys)
+
+
+def refused(place, message, tmp_path, capsys):
+    """Training on the shards ends with one line that says so."""
     argv = ["--data-dir", str(place), "dataset.dataset=shards", "dataset.input_shape=(16,16,3)"]
     assert cli.run(train.command, [*argv, "--run-dir", str(tmp_path / "run")]) == 2
     err = capsys.readouterr().err.strip()
