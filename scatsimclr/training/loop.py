@@ -111,6 +111,7 @@ class Trainer:
         self.world = world = world or World()
         self.folder, self.stop = folder, world.stop
         self.device = pick_device(config, world.local_rank, world.size)
+        config.resolved_graphs(self.device.type, distributed=bool(world.steps))  # before images are read
         with world.one_first():
             config = with_shape(config, given)
             self.data = data = load_data(config, given, labelled=world.main)
