@@ -11,9 +11,13 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=16)
-def blackwell(device: torch.device) -> bool:
-    """Whether a device's tensor cores keep sums in a memory of their own: compute capability 10 and newer."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 10
+def capability(device: torch.device) -> int:
+    """A GPU's major compute capability: 8 for Ampere, 9 for Hopper, from 10 on for Blackwell. Else 9.
+
+    Ampere's tensor cores read operands from registers, Hopper's from shared memory; Blackwell's also keep sums in a
+    memory of their own.
+    """
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 9
 
 
 def launch(kernel: Any, programs: int, *args: Any, warps: int = 4, **options: Any) -> None:

@@ -216,7 +216,7 @@ class _Problem:
             shift = self.x.new_full((slots, M), -3.0e38, dtype=torch.float32)
         for regime in self.regimes:
             # On Blackwell what copies ahead does not fit the registers beside a tile's sums.
-            stages = {"num_stages": 1} if launching.blackwell(self.x.device) else {}
+            stages = {"num_stages": 1} if launching.capability(self.x.device) >= 10 else {}
             launching.launch(
                 triangle.forward_triangle_kernel, slots * (slots + 1) // 2, self.z, self.temperature,
                 self.tau, shift, total, M, D, group, B=c.triangle, BD=self.depth, SINGLE=self.single,

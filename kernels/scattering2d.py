@@ -171,7 +171,8 @@ class _Transform:
         first, stride, *rest = place
         fields, (m, n), t, i = len(spectra), node.out, self.table, node.index
         PM, PN = tile(m), tile(n)
-        warps = BLACKWELL_WARPS if launching.blackwell(self.x.device) else WARPS
+        capability = launching.capability(self.x.device)
+        warps = BLACKWELL_WARPS if capability >= 10 else WARPS
         gain = tables.low_gain(node.j, self.J)
         # Room for the sums of |A|, a little over 1.
         shrink = 2.0 ** floor(log2(2.0**15 / (2**8.5 * PM * PN * gain)))
@@ -183,7 +184,7 @@ class _Transform:
             t[f"half_x{node.j}"], *tensors, fields, self.L, node.fold**2, spectra[0].numel(),
             *gains, per_program, first, stride, *rest, *self.coefficients.stride(),
             PM=PM, PN=PN, PH=tile(self.h), PW=tile(self.w), SQUARE=m == n, SPLIT=self.split,
-            warps=warps[PM * PN], **flags,
+            RELOAD=capability < 9, warps=warps[PM * PN], **flags,
         )  # fmt: skip
 
     def products(self, node: Node, spectra: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ Transforms and low-pass are matrix products on tensor cores. Operands are float1
 each as hi + lo (22 bits) and computes three products, for float32 results; without it there is one product, for
 half-precision results. Y is first scaled by a power of two, and U by a smaller one, to keep every operand in float16's
 range.
+RELOAD: the matrices of the transforms are read again for each product. Before Hopper, operands of tensor cores lie in
+registers, where a compiler that sees one load for all products keeps them, and has no room for the rest.
 Spectra are complex64, each number read as one int64. Nothing is shared between programs: no atomics, no races.
 """
 
@@ -84,18 +86,19 @@ def _folded(spectrum, code_ptr, weight_ptr, layers, PM: tl.constexpr, PN: tl.con
 
 
 @triton.jit
-def _matrix(ptr, part, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _matrix(ptr, part, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RELOAD: tl.constexpr = False):
+    """A stored matrix; RELOAD: this load is not made one with another of the same matrix."""
     at = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    return tl.load(ptr + part * (ROWS * COLUMNS) + at)
+    return tl.load(ptr + part * (ROWS * COLUMNS) + at, volatile=RELOAD)
 
 
 @triton.jit
-def _dft(ptr, P: tl.constexpr, SPLIT: tl.constexpr):
+def _dft(ptr, P: tl.constexpr, SPLIT: tl.constexpr, RELOAD: tl.constexpr = False):
     """cos and sin (P, P), each as hi and lo; lo is hi where it is not used."""
-    cos = _matrix(ptr, 0, P, P)
-    sin = _matrix(ptr, 2, P, P)
+    cos = _matrix(ptr, 0, P, P, RELOAD)
+    sin = _matrix(ptr, 2, P, P, RELOAD)
     if SPLIT:
-        return cos, _matrix(ptr, 1, P, P), sin, _matrix(ptr, 3, P, P)
+        return cos, _matrix(ptr, 1, P, P, RELOAD), sin, _matrix(ptr, 3, P, P, RELOAD)
     return cos, cos, sin, sin
 
 
@@ -116,9 +119,11 @@ def _beside(x, x_lo, f, f_lo, acc, LEFT: tl.constexpr, SPLIT: tl.constexpr):
 
 @triton.jit
 def _transformed(
-    re, im, c, cl, s, sl, LEFT: tl.constexpr, SPLIT: tl.constexpr, M: tl.constexpr, N: tl.constexpr
-):
+    re, im, dft, dft_ptr, LEFT: tl.constexpr, SPLIT: tl.constexpr, RELOAD: tl.constexpr, M: tl.constexpr,
+    N: tl.constexpr,
+):  # fmt: skip
     """(cos + i sin) (re + i im), (M, N), or with the matrix on the right."""
+    c, cl, s, sl = _dft(dft_ptr, M if LEFT else N, SPLIT, True) if RELOAD else dft
     re_hi, re_lo = _halves(re)
     im_hi, im_lo = _halves(im)
     zero = tl.zeros((M, N), tl.float32)
@@ -139,11 +144,8 @@ def _transforms(
     dft_y_ptr, dft_x_ptr, PM: tl.constexpr, PN: tl.constexpr, SQUARE: tl.constexpr, SPLIT: tl.constexpr
 ):
     """`_dft` of both axes; SQUARE: they are the same."""
-    cy, cyl, sy, syl = _dft(dft_y_ptr, PM, SPLIT)
-    cx, cxl, sx, sxl = cy, cyl, sy, syl
-    if not SQUARE:
-        cx, cxl, sx, sxl = _dft(dft_x_ptr, PN, SPLIT)
-    return cy, cyl, sy, syl, cx, cxl, sx, sxl
+    dft_y = _dft(dft_y_ptr, PM, SPLIT)
+    return dft_y, dft_y if SQUARE else _dft(dft_x_ptr, PN, SPLIT)
 
 
 @triton.jit
@@ -158,13 +160,13 @@ def _sizes(sizes_ptr):
 
 
 @triton.jit
-def _filtered(spectrum, code_ptr, weight_ptr, layers, cy, cyl, sy, syl, cx, cxl, sx, sxl, SPLIT: tl.constexpr,
-              PM: tl.constexpr, PN: tl.constexpr):  # fmt: skip
+def _filtered(spectrum, code_ptr, weight_ptr, layers, dft_y, dft_x, dft_y_ptr, dft_x_ptr,
+              SPLIT: tl.constexpr, RELOAD: tl.constexpr, PM: tl.constexpr, PN: tl.constexpr):  # fmt: skip
     """Z times a power of two, real and imaginary part, and that power's inverse."""
     re, im = _folded(spectrum, code_ptr, weight_ptr, layers, PM, PN)
     scale, inverse = _scale(re, im)
-    re, im = _transformed(re * scale, im * scale, cy, cyl, sy, syl, True, SPLIT, PM, PN)
-    re, im = _transformed(re, im, cx, cxl, sx, sxl, False, SPLIT, PM, PN)
+    re, im = _transformed(re * scale, im * scale, dft_y, dft_y_ptr, True, SPLIT, RELOAD, PM, PN)
+    re, im = _transformed(re, im, dft_x, dft_x_ptr, False, SPLIT, RELOAD, PM, PN)
     return re, im, inverse
 
 
@@ -181,7 +183,7 @@ def path_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_ptr, dft_y_
                 u_ptr, out_ptr, fields, L, slots, bins, gain, shrink, per_program, first, stride, field0, P, colours,
                 K, image_step, channel_step, row_step, column_step, PM: tl.constexpr, PN: tl.constexpr,
                 PH: tl.constexpr, PW: tl.constexpr, SQUARE: tl.constexpr, STORE_U: tl.constexpr,
-                STORE_S: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
+                STORE_S: tl.constexpr, SPLIT: tl.constexpr, RELOAD: tl.constexpr):  # fmt: skip
     """S of one filter θ for `per_program` fields (STORE_S), and U (fields, L, m, n), float32 (STORE_U).
 
     Fields are (plane, θ1), P of them a plane, the launch's first is field0; their spectra have `bins` numbers, filters
@@ -191,15 +193,15 @@ def path_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_ptr, dft_y_
     theta = tl.program_id(0) % L
     begin = tl.program_id(0) // L * per_program
     code_ptr, weight_ptr, layers = _sources(code_ptr, weight_ptr, layers_ptr, theta, slots, PM, PN)
-    cy, cyl, sy, syl, cx, cxl, sx, sxl = _transforms(dft_y_ptr, dft_x_ptr, PM, PN, SQUARE, SPLIT)
+    dft_y, dft_x = _transforms(dft_y_ptr, dft_x_ptr, PM, PN, SQUARE, SPLIT)
     p, q = tl.arange(0, PM)[:, None], tl.arange(0, PN)[None, :]
     y, x = tl.arange(0, PH).to(tl.int64)[:, None], tl.arange(0, PW).to(tl.int64)[None, :]
     for step in range(tl.minimum(per_program, fields - begin)):
         field = begin + step
         m, n, h, w, one = _sizes(sizes_ptr)
         re, im, inverse = _filtered(
-            spectra_ptr + field.to(tl.int64) * bins, code_ptr, weight_ptr, layers, cy, cyl, sy, syl, cx, cxl, sx, sxl,
-            SPLIT, PM, PN,
+            spectra_ptr + field.to(tl.int64) * bins, code_ptr, weight_ptr, layers, dft_y, dft_x, dft_y_ptr,
+            dft_x_ptr, SPLIT, RELOAD, PM, PN,
         )  # fmt: skip
         u = tl.sqrt(re * re + im * im)
         if STORE_U:
@@ -228,7 +230,8 @@ def path_backward_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_pt
                          low_y_ptr, low_x_ptr, du_ptr, grad_ptr, dy_ptr, fields, L, slots, bins, gain, per_program,
                          first, stride, field0, P, colours, K, image_step, channel_step, row_step, column_step,
                          PM: tl.constexpr, PN: tl.constexpr, PH: tl.constexpr, PW: tl.constexpr,
-                         SQUARE: tl.constexpr, HAVE_DU: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
+                         SQUARE: tl.constexpr, HAVE_DU: tl.constexpr, SPLIT: tl.constexpr,
+                         RELOAD: tl.constexpr):  # fmt: skip
     """∂/∂Y (fields, L, m, n) complex64 of one filter's coefficients, whose gradient is `grad`; Z is computed again.
 
     HAVE_DU: `du` (fields, L, m, n) is what the second order adds to the gradient of U.
@@ -236,15 +239,15 @@ def path_backward_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_pt
     theta = tl.program_id(0) % L
     begin = tl.program_id(0) // L * per_program
     code_ptr, weight_ptr, layers = _sources(code_ptr, weight_ptr, layers_ptr, theta, slots, PM, PN)
-    cy, cyl, sy, syl, cx, cxl, sx, sxl = _transforms(dft_y_ptr, dft_x_ptr, PM, PN, SQUARE, SPLIT)
+    dft_y, dft_x = _transforms(dft_y_ptr, dft_x_ptr, PM, PN, SQUARE, SPLIT)
     p, q = tl.arange(0, PM)[:, None], tl.arange(0, PN)[None, :]
     y, x = tl.arange(0, PH).to(tl.int64)[:, None], tl.arange(0, PW).to(tl.int64)[None, :]
     for step in range(tl.minimum(per_program, fields - begin)):
         field = begin + step
         m, n, h, w, one = _sizes(sizes_ptr)
         re, im, _ = _filtered(
-            spectra_ptr + field.to(tl.int64) * bins, code_ptr, weight_ptr, layers, cy, cyl, sy, syl, cx, cxl, sx, sxl,
-            SPLIT, PM, PN,
+            spectra_ptr + field.to(tl.int64) * bins, code_ptr, weight_ptr, layers, dft_y, dft_x, dft_y_ptr,
+            dft_x_ptr, SPLIT, RELOAD, PM, PN,
         )  # fmt: skip
         length = tl.sqrt(re * re + im * im)
         shorter = tl.where(length > 0, 1.0 / length, 0.0)
@@ -271,6 +274,6 @@ def path_backward_kernel(spectra_ptr, code_ptr, weight_ptr, layers_ptr, sizes_pt
         # ∂/∂Z = ∂/∂U Z/|Z|, and back through the transforms, whose adjoint is F̄.
         re, im = re * shorter * du, im * shorter * du
         scale, inverse = _scale(re, im)
-        re, im = _transformed(re * scale, -im * scale, cx, cxl, sx, sxl, False, SPLIT, PM, PN)
-        re, im = _transformed(re, im, cy, cyl, sy, syl, True, SPLIT, PM, PN)
+        re, im = _transformed(re * scale, -im * scale, dft_x, dft_x_ptr, False, SPLIT, RELOAD, PM, PN)
+        re, im = _transformed(re, im, dft_y, dft_y_ptr, True, SPLIT, RELOAD, PM, PN)
         tl.store(dy_ptr + at, _as_bits(re * inverse, -im * inverse), mask=inside)

@@ -18,7 +18,7 @@ from scatsimclr.kernels import scattering2d_tables as tables
 @pytest.fixture(autouse=True)
 def _hopper(monkeypatch):
     """Devices that are not there are not asked what they are."""
-    monkeypatch.setattr(launching, "blackwell", lambda device: False)
+    monkeypatch.setattr(launching, "capability", lambda device: 9)
 
 
 @pytest.fixture

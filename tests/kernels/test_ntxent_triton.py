@@ -52,7 +52,7 @@ for M, D, tau, normalize, dtype, kind in [
 ]:
     x = torch.randn(M, D).to(dtype)
     torch.backends.cuda.matmul.fp32_precision = "tf32" if "tf32" in kind else "ieee"
-    launching.blackwell = lambda device: kind == "blackwell"
+    launching.capability = lambda device: 10 if kind == "blackwell" else 9
     if kind == "hostile":
         x[0] = 0
         x[1] = x[2] = x[M // 2]
@@ -95,7 +95,7 @@ import torch, ahead_of_time
 from scatsimclr.kernels import launching, ntxent as kernels
 
 launches = ahead_of_time.record()
-launching.blackwell = lambda device: CC >= 100
+launching.capability = lambda device: CC // 10
 
 def problem(name, M, D, tau, views=2, labels=None, rows=None, temperature=None):
     dtype = kernels.CONFIGS[name].dtype
