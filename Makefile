@@ -71,12 +71,15 @@ faults: setup
 # The tests of the GPU kernels with the Triton of PyTorch 2.11, from a folder of its own (200 MB), and every launch that
 # they make for every compute capability that it serves.
 TRITON ?= 3.6.0
+# Triton 3.6 does not interpret with a newer one.
+TRITON_NUMPY ?= 2.2.6
 OTHER_TRITON := build/triton-$(TRITON)
 gpu-compile: setup $(OTHER_TRITON)
 	PYTHONPATH=$(abspath $(OTHER_TRITON)) $(ONE_THREAD) $(BIN)/python -m pytest -q --every-launch tests/kernels
 
 $(OTHER_TRITON):
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==$(TRITON)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==$(TRITON) \
+	  numpy==$(TRITON_NUMPY)
 
 # The documentation as a site, in build/site; a broken link or a docstring that cannot be read is an error.
 docs: $(VENV)/docs
@@ -114,7 +117,7 @@ wheel-check: $(WHEEL_ENVIRONMENTS)
 
 $(CHECK)/torch-%:
 	$(PYTHON) -m venv $@
-	grep -vE '^(torch|triton)==' constraints.txt > $@/constraints.txt
+	grep -vE '^(torch|triton|setuptools)==' constraints.txt > $@/constraints.txt
 	$@/bin/pip install --quiet -c $@/constraints.txt torch==$* numpy scipy safetensors pytest hypothesis kymatio==0.3.0
 
 # Runs of one, two and four processes, which must be the same run; one of them killed, stopped or failing; four machines,

@@ -14,7 +14,7 @@ import torch.distributed as dist
     "cases",
     [
         ["operators"],
-        ["float64: contrastive", "short: rotation"],
+        ["two in float64: rotation"],
         ["endings: killed", "endings: failed"],
     ],
     ids=lambda cases: cases[0].partition(":")[0],

@@ -7,7 +7,7 @@ import sys
 
 
 def test_a_few_kills_rivals_and_files_in_the_wrong_place():
-    command = [sys.executable, "-m", "tests.faults", "--kills", "4", "--pairs", "1", "--seed", "1",
+    command = [sys.executable, "-m", "tests.faults", "--kills", "2", "--pairs", "1", "--seed", "1",
                "--only", "kills", "SIGTERM", "file", "folder", "two"]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
