@@ -79,7 +79,7 @@ gpu-compile: setup $(OTHER_TRITON)
 
 $(OTHER_TRITON):
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $@ triton==$(TRITON) \
-	  numpy==$(TRITON_NUMPY)
+	  numpy==$(TRITON_NUMPY) || { rm -rf $@; exit 1; }
 
 # The documentation as a site, in build/site; a broken link or a docstring that cannot be read is an error.
 docs: $(VENV)/docs
@@ -118,7 +118,8 @@ wheel-check: $(WHEEL_ENVIRONMENTS)
 $(CHECK)/torch-%:
 	$(PYTHON) -m venv $@
 	grep -vE '^(torch|triton|setuptools)==' constraints.txt > $@/constraints.txt
-	$@/bin/pip install --quiet -c $@/constraints.txt torch==$* numpy scipy safetensors pytest hypothesis kymatio==0.3.0
+	$@/bin/pip install --quiet -c $@/constraints.txt torch==$* numpy scipy safetensors pytest hypothesis kymatio==0.3.0 \
+	  || { rm -rf $@; exit 1; }
 
 # Runs of one, two and four processes, which must be the same run; one of them killed, stopped or failing; four machines,
 # one of them lost; what the loss holds and what a step sends: an hour on two cores. The machines need root.
