@@ -25,11 +25,11 @@ race.tensor_cores_truncate()
 torch.set_num_threads(1)
 torch.utils.deterministic.fill_uninitialized_memory = True
 torch.use_deterministic_algorithms(True, warn_only=True)  # uninitialised memory is NaN
-torch.manual_seed(0)
 F32, F16 = torch.float32, torch.float16
 count = 0
 # Shape of x, J, L, order, dtype of the result, largest size on chip (64 as shipped), kind.
 for shape, J, L, order, dtype, chip, kind in CASES:
+    torch.manual_seed(0)  # of each case alone: the gradient of a modulus near 0 is off by chance
     tables.ON_CHIP = chip
     tables.layout.cache_clear()
     kernels.CHUNK_BYTES = 1 if kind == "chunks" else 128 << 20
