@@ -68,6 +68,18 @@ def test_equals_kymatio(isa, shape, J, L):
     torch.testing.assert_close(morlet_kernel(x, J, L), theirs, rtol=1e-5, atol=1e-8)
 
 
+# Planes so large that they are taken one at a time, however many angles: rows of a part of the lanes, lines along rows
+# and (L = 10) along columns.
+@pytest.mark.parametrize(("shape", "J", "L"), [((1, 1, 516, 508), 2, 10), ((2, 1, 750, 351), 1, 5)])
+def test_large_planes(isa, shape, J, L):
+    x = torch.rand(shape)
+    ours = morlet_kernel(x, J, L)
+    torch.testing.assert_close(ours, plain(x, morlets(J, L, shape[2:]), J, L), rtol=1e-5, atol=1e-8)
+    torch.set_num_threads(2)
+    assert torch.equal(morlet_kernel(x, J, L), ours)
+    torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize(("shape", "J", "L"), SHAPES)
 def test_float64_is_exact(isa, shape, J, L):
     x, filters = torch.rand(shape, dtype=torch.float64), morlets(J, L, shape[2:], torch.float64)

@@ -219,6 +219,14 @@ def test_gradcheck(backend):
     )
 
 
+def test_a_pack_of_another_version_is_made_again():
+    x, filters, packed = torch.rand(1, 1, 16, 16), morlets(2, 4, (16, 16)), packed_morlets(2, 4, (16, 16))
+    assert bytes(packed[:6].tolist()) == b"SSPACK"
+    for version in (b"00", b"03", b"99"):
+        other = torch.cat((packed[:6], torch.tensor(list(version), dtype=torch.uint8), 1 - packed[8:]))
+        assert torch.equal(kernel(x, filters, 2, 4, packed=other), kernel(x, filters, 2, 4, packed=packed))
+
+
 def test_without_a_pack_and_with_the_wrong_one():
     x, filters = torch.rand(1, 1, 16, 16), morlets(2, 4, (16, 16))
     expected = morlet_kernel(x, 2, 4)

@@ -115,7 +115,7 @@ struct Backward {
     const FftPlan<T>&rows = fft_plan<T>(pack.nx), &cols = fft_plan<T>(pack.ny);
     for (int a = 0; a < pack.nx; a += 2) {
       forward_pair<T, W>(cols, z + ptrdiff_t(a) * W, z + ptrdiff_t(a + 1) * W, ptrdiff_t(pack.nx) * W,
-                         spectrum0 + ptrdiff_t(a) * 2 * W, ptrdiff_t(odd_stride(pack.nx)) * 2 * W, scratch);
+                         half_spectrum<T, W>(spectrum0, pack.nx).from(a), scratch);
     }
     spectrum_rows<T, W>(rows, {0, half_rows(pack.ny)}, spectrum0, false, scratch);
   }
@@ -138,8 +138,8 @@ struct Backward {
         }
       }
       if (pack.second_follows(j1)) {
-        forward_pair<T, W>(cols, columns, columns + ptrdiff_t(n) * 2 * W, W, spectrum + ptrdiff_t(a) * 2 * W, stride,
-                           scratch);
+        forward_pair<T, W>(cols, columns, columns + ptrdiff_t(n) * 2 * W, W,
+                           half_spectrum<T, W>(spectrum, product.length).from(a), scratch);
       }
     }
     if (pack.second_follows(j1)) spectrum_rows<T, W>(rows, {0, half_rows(n)}, spectrum, false, scratch);

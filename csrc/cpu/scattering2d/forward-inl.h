@@ -33,7 +33,7 @@ template <class T, int W>
 struct Columns {
   const FftPlan<T>* plan;  // along the columns
   int width;
-  T* spectrum;           // null: not wanted
+  HalfSpectrum<T> spectrum;
   const Lowpass<T>* low;  // null: not separable
   T* low_rows;           // low-passed columns: [output][width]
   T* pair;               // scratch
@@ -43,10 +43,7 @@ struct Columns {
       lowpass<T, W>(*low, u0, stride, low_rows + ptrdiff_t(a) * W, ptrdiff_t(width) * W);
       lowpass<T, W>(*low, u1, stride, low_rows + ptrdiff_t(a + 1) * W, ptrdiff_t(width) * W);
     }
-    if (spectrum) {
-      forward_pair<T, W>(*plan, u0, u1, stride, spectrum + ptrdiff_t(a) * 2 * W,
-                         ptrdiff_t(odd_stride(width)) * 2 * W, pair);
-    }
+    if (spectrum.data) forward_pair<T, W>(*plan, u0, u1, stride, spectrum.from(a), pair);
   }
 };
 
@@ -101,7 +98,7 @@ struct Forward {
     } else {
       const Product<T>& phi = pack.phi[j];
       const FftPlan<T>&rows = fft_plan<T>(phi.length), &cols = fft_plan<T>(phi.lines);
-      inverse_lines<T, W, false>(phi, {0, phi.lines}, sink.spectrum, nullptr, rows, own.z, line, scratch);
+      inverse_lines<T, W, false>(phi, {0, phi.lines}, sink.spectrum.data, nullptr, rows, own.z, line, scratch);
       const ptrdiff_t stride = ptrdiff_t(odd_stride(phi.length)) * 2 * W;
       for (int x = 1; x + 1 < phi.length; ++x) {
         T* column = own.z + ptrdiff_t(x) * 2 * W;
@@ -120,8 +117,8 @@ struct Forward {
   }
 
   Columns<T, W> block_sink(const Stored<T>& stored) const {
-    return {&fft_plan<T>(pack.ny), pack.nx, stored.spectrum, pack.separable ? &pack.low_y[0] : nullptr,
-            stored.low_rows, scratch};
+    return {&fft_plan<T>(pack.ny), pack.nx, half_spectrum<T, W>(stored.spectrum, pack.nx),
+            pack.separable ? &pack.low_y[0] : nullptr, stored.low_rows, scratch};
   }
 
   // Columns of û of the planes of a block.
@@ -165,7 +162,8 @@ struct Forward {
 
   Columns<T, W> group_sink(int j1, const Stored<T>& stored) const {
     const bool wanted = !pack.separable || pack.second_follows(j1);
-    return {&fft_plan<T>(pack.first[j1].lines), pack.first[j1].length, wanted ? stored.spectrum : nullptr,
+    const int width = pack.first[j1].length;
+    return {&fft_plan<T>(pack.first[j1].lines), width, half_spectrum<T, W>(wanted ? stored.spectrum : nullptr, width),
             pack.separable ? &pack.low_y[j1] : nullptr, stored.low_rows, scratch};
   }
 
@@ -180,7 +178,7 @@ struct Forward {
     modulus_columns(pack.first[j1], range, stored.z, group_sink(j1, stored));
   }
   void group_rows(int j1, Range range, const Stored<T>& stored) {
-    T* spectrum = group_sink(j1, stored).spectrum;
+    T* spectrum = group_sink(j1, stored).spectrum.data;
     if (spectrum) spectrum_rows<T, W>(fft_plan<T>(pack.first[j1].length), range, spectrum, false, scratch);
   }
   void group_finish(int j1, int64_t first_plane, const Lanes<T, W>& lanes, const Stored<T>& stored) {
@@ -199,7 +197,8 @@ struct Forward {
     inverse_lines<T, W, false>(product, {0, product.lines}, spectrum, nullptr, rows, own.z, line, scratch);
     const Lowpass<T>* low = nullptr;
     if (pack.separable) low = product.transposed ? &pack.low_x[j2] : &pack.low_y[j2];
-    const Columns<T, W> sink{&cols, product.length, low ? nullptr : second_spectrum, low, own.low_rows, scratch};
+    const Columns<T, W> sink{&cols, product.length, half_spectrum<T, W>(low ? nullptr : second_spectrum, product.length),
+                             low, own.low_rows, scratch};
     modulus_columns(product, {0, product.length}, own.z, sink);
     if (!low) spectrum_rows<T, W>(rows, {0, half_rows(product.lines)}, second_spectrum, false, scratch);
     finish(sink, j2, product.transposed, to);

@@ -23,7 +23,8 @@ template <class T>
 void run(const Scattering<T>& job, bool backward) {
   constexpr int W = SCATSIMCLR_SIMD_BYTES / sizeof(T);
   const int64_t signals = job.images * job.colours * job.pack.L;
-  if (!backward && job.pack.separable && signals <= std::max(1, W / 4)) return SingleRounds<T, W>{job}.run();
+  const bool few = signals <= std::max(1, W / 4), large = int64_t{job.pack.ny} * job.pack.nx >= kLarge;
+  if (!backward && !job.pack.alone.empty() && (few || large)) return SingleRounds<T, W>{job}.run();
 #if SCATSIMCLR_SIMD_BYTES == 64
   if (signals <= W / 4) return run_rounds<T, W / 4>(job, backward);
 #endif

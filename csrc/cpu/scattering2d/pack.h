@@ -56,12 +56,22 @@ struct Lowpass {
   Range band(int row, int R) const { return {bands[row].begin, bands[row + R - 1].end}; }
 };
 
+// Forward, signals are taken one at a time where there are at most kFew of them, which would leave most of a vector's
+// lanes empty, or where they have kLarge pixels and more: fields of many signals are then far larger than the caches.
+// 1024², J = 3, L = 8 takes 0.77 of the time of eight at once, 512² as long in less memory, 256² longer (EPYC Zen 3, one
+// thread, 2026-11-28).
+constexpr int kFew = 4;
+constexpr int64_t kLarge = int64_t{1} << 18;
+
 template <class T>
 struct Pack {
   int J, L, max_order, ny, nx, separable;
   std::vector<Product<T>> first;            // [j1]
   std::vector<Product<T>> second;           // see second_index
   std::vector<Product<T>> phi;              // [j], where φ is not separable
+  // [j1·L + θ1], the first order's with each filter alone, for signals one at a time: what is read of `first` for one θ
+  // are lines of all L. Only where that may happen.
+  std::vector<Product<T>> alone;
   std::vector<Lowpass<T>> low_y, low_x;     // [j], where it is
 
   bool second_follows(int j1) const { return max_order >= 2 && j1 + 1 < J; }
@@ -92,6 +102,9 @@ std::vector<char> pack_filters(const FilterBank<T>& bank);
 // spectra of this bank. Throws std::runtime_error for what is no pack, or one for other settings.
 template <class T>
 Pack<T> read_pack(const char* blob, size_t bytes, const FilterBank<T>& bank);
+
+// Whether these are the bytes of a pack as another version of this package lays it out.
+bool of_another_version(const char* blob, size_t bytes);
 
 // Whether the pack that `read_pack` accepted was made from these filters: samples of each are compared.
 template <class T>

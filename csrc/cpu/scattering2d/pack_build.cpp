@@ -281,6 +281,11 @@ std::vector<char> pack_filters(const FilterBank<T>& bank) {
       }
     }
   }
+  if (has_alone(L, ny, nx, header.separable != 0)) {
+    for (int j = 0; j < J; ++j) {
+      for (int theta = 0; theta < L; ++theta) add({psi(j, theta, 0)}, 0, 1 << j, 1, false);
+    }
+  }
   std::vector<LowpassRecord> lowpasses;
   for (int j = 0; j < J; ++j) {
     if (header.separable) {

@@ -10,7 +10,8 @@
 
 namespace scatsimclr {
 
-constexpr int64_t kMagic = 0x33304b4341505353;  // "SSPACK03"
+constexpr int64_t kMagic = 0x34304b4341505353;  // "SSPACK04"
+constexpr int64_t kMagicName = 0xffffffffffff;  // "SSPACK", without the version
 
 // line_start, segments, weights, bands: offsets.
 struct ProductRecord {
@@ -22,10 +23,15 @@ struct LowpassRecord {
 struct Header {
   int64_t magic, bytes, scalar, J, L, max_order, ny, nx, separable;
   uint64_t fingerprint;
-  int64_t products, lowpasses;  // offsets of their records: first, second, phi; then y and x for each j
+  int64_t products, lowpasses;  // offsets of their records: first, second, phi, alone; then y and x for each j
 };
 
 inline int count_second(int J, int L, int max_order) { return max_order >= 2 ? L * J * (J - 1) / 2 : 0; }
+
+// Whether a pack has the first order's products with each filter alone.
+inline bool has_alone(int L, int ny, int nx, bool separable) {
+  return separable && (L <= kFew || int64_t{ny} * nx >= kLarge);
+}
 
 // Vectors of weights start at any θ of the L, cyclically.
 inline int orientation_stride(int L) { return L + 16 - std::gcd(L, 16); }

@@ -89,8 +89,9 @@ Pack<T> read_pack(const char* blob, size_t bytes, const FilterBank<T>& bank) {
   Reader::check(h.separable == 0 || h.separable == 1);
   const Reader reader{blob, bytes};
   const int n_second = count_second(J, L, max_order);
-  Pack<T> pack{J, L, max_order, ny, nx, static_cast<int>(h.separable), {}, {}, {}, {}, {}};
-  const auto* products = reader.array<ProductRecord>(h.products, J + n_second + (pack.separable ? 0 : J));
+  Pack<T> pack{J, L, max_order, ny, nx, static_cast<int>(h.separable), {}, {}, {}, {}, {}, {}};
+  const int n_alone = has_alone(L, ny, nx, pack.separable) ? J * L : 0;
+  const auto* products = reader.array<ProductRecord>(h.products, J + n_second + (pack.separable ? n_alone : J));
   const auto* lowpasses = reader.array<LowpassRecord>(h.lowpasses, pack.separable ? 2 * J : 0);
   for (int j = 0; j < J; ++j) {
     Reader::check(products[j].transposed == 0);
@@ -103,6 +104,10 @@ Pack<T> read_pack(const char* blob, size_t bytes, const FilterBank<T>& bank) {
       pack.second.push_back(reader.product<T>(*next, ny >> j1, nx >> j1, 1 << (n2 / L - j1), 1));
     }
   }
+  for (int n1 = 0; n1 < n_alone; ++n1) {
+    Reader::check(next[n1].transposed == 0);
+    pack.alone.push_back(reader.product<T>(next[n1], ny, nx, 1 << (n1 / L), 1));
+  }
   for (int j = 0; j < J; ++j) {
     const int k = 1 << (J - j);
     if (pack.separable) {
@@ -114,6 +119,12 @@ Pack<T> read_pack(const char* blob, size_t bytes, const FilterBank<T>& bank) {
     }
   }
   return pack;
+}
+
+bool of_another_version(const char* blob, size_t bytes) {
+  if (bytes < sizeof(Header)) return false;
+  const int64_t magic = header_of(blob, bytes).magic;
+  return magic != kMagic && (magic & kMagicName) == (kMagic & kMagicName);
 }
 
 template <class T>

@@ -98,6 +98,8 @@ Scattering<T> describe(const Tensor& x, const std::vector<Tensor>& filters, cons
                       (packed.is_cpu() && packed.scalar_type() == ScalarType::Byte && packed.is_contiguous()),
                   "packed is not the result of scattering2d_pack");
   const char* bytes = static_cast<const char*>(packed.numel() == 0 ? nullptr : packed.const_data_ptr());
+  // An exported encoder keeps its pack, and may be older or newer than this.
+  if (bytes && of_another_version(bytes, packed.numel())) bytes = nullptr;
   if (bytes && reinterpret_cast<uintptr_t>(bytes) % 16 != 0) {
     blob.assign(bytes, bytes + packed.numel());
     bytes = blob.data();

@@ -37,13 +37,17 @@ struct Single {
   const Pack<T>& pack;
   // Buffers of this thread.
   Stored<T> own;
-  T *columns, *turned, *s, *coefficient, *scratch;
+  T *columns, *turned, *lines, *s, *coefficient, *scratch;
 
   // Blocks of a row of n; an even number, because columns are transformed in pairs.
   static int blocks(int n) { return (n + 2 * W - 1) / (2 * W) * 2; }
   static int pairs(int n) { return blocks(n) / 2; }
   static int groups(int rows) { return (rows + W - 1) / W; }
-  static size_t field(int rows, int n) { return size_t(rows) * odd_stride(blocks(n)) * 2 * W; }
+  // A row holds the real parts of its blocks, then as many imaginary parts, and a cache line to spare: pairs of blocks
+  // fill whole lines, and a column does not fall on a few sets of the cache.
+  static ptrdiff_t imaginary(int n) { return ptrdiff_t(blocks(n)) * W; }
+  static ptrdiff_t stride_of(int n) { return 2 * imaginary(n) + ptrdiff_t(64 / sizeof(T)); }
+  static size_t field(int rows, int n) { return size_t(rows) * stride_of(n); }
 
   static T* take_spectrum(const Pack<T>& pack, int level, Arena& arena) {
     return arena.take<T>(field(half_rows(pack.ny >> level), pack.nx >> level));
@@ -60,6 +64,7 @@ struct Single {
     own = take_stored(pack, level, arena);
     columns = arena.take<T>(4 * n * W);
     turned = arena.take<T>(2 * (n + W) * W);
+    lines = arena.take<T>(2 * imaginary(static_cast<int>(n)) * W);
     s = arena.take<T>(n * W);
     coefficient = arena.take<T>(size_t(job.out_height) * job.out_width);
     scratch = arena.take<T>(2 * (n + job.fft_scratch) * W);
@@ -71,7 +76,7 @@ struct Single {
       for (int part = 0; part < parts; ++part) {
         V v[W];
         for (int l = 0; l < W; ++l) {
-          v[l] = at<T, W>(rows + std::min(first + l, count - 1) * stride + ptrdiff_t(b * parts + part) * W);
+          v[l] = at<T, W>(rows + std::min(first + l, count - 1) * stride + part * imaginary(n) + ptrdiff_t(b) * W);
         }
         transpose<T, W>(v);
         for (int i = 0; i < W; ++i) at<T, W>(turned + ptrdiff_t((b * W + i) * parts + part) * W) = v[i];
@@ -87,13 +92,11 @@ struct Single {
         for (int i = 0; i < W; ++i) v[i] = at<T, W>(turned + ptrdiff_t((b * W + i) * 2 + part) * W);
         transpose<T, W>(v);
         for (int l = 0; l < W && first + l < count; ++l) {
-          at<T, W>(rows + (first + l) * stride + ptrdiff_t(b * 2 + part) * W) = v[l];
+          at<T, W>(rows + (first + l) * stride + part * imaginary(n) + ptrdiff_t(b) * W) = v[l];
         }
       }
     }
   }
-
-  static ptrdiff_t stride_of(int n) { return ptrdiff_t(odd_stride(blocks(n))) * 2 * W; }
 
   void spectrum_rows(int n, int rows, Range range, T* spectrum) {
     for (int first = range.begin * W; first < std::min(range.end * W, rows); first += W) {
@@ -103,32 +106,59 @@ struct Single {
     }
   }
 
-  // Line `line` of the filtered and folded spectrum (rows of n) into lane `lane` of `turned`, which holds zeros.
-  void gather(const Product<T>& product, int line, int lane, const T* spectrum, int n, int theta) {
+  // Adds a segment along a row: to[k] += weight[k] · from[±k], real and imaginary parts.
+  template <int step>
+  static SCATSIMCLR_INLINE void add_along(T* re, T* im, const T* from, ptrdiff_t from_im, const T* weight, T sign,
+                                          int length) {
+    const auto values = [](const T* x) __attribute__((always_inline)) {
+      return step == 1 ? load<T, W>(x) : reversed<T, W>(load<T, W>(x - (W - 1)));
+    };
+    int k = 0;
+    for (; k + W <= length; k += W, from += step * W) {
+      const V w = load<T, W>(weight + k);
+      store<T, W>(re + k, load<T, W>(re + k) + w * values(from));
+      store<T, W>(im + k, load<T, W>(im + k) + w * sign * values(from + from_im));
+    }
+    for (; k < length; ++k, from += step) {
+      re[k] += weight[k] * from[0], im[k] += weight[k] * sign * from[from_im];
+    }
+  }
+
+  // Line `line` of the filtered and folded spectrum (rows of n) into row `to`, which holds zeros.
+  void gather(const Product<T>& product, int line, T* to, const T* spectrum, int n) {
     for (int i = product.line_start[line]; i < product.line_start[line + 1]; ++i) {
       const Segment& segment = product.segments[i];
-      int row = segment.source / odd_stride(n), x = segment.source % odd_stride(n);
-      const bool along = segment.step == 1 || segment.step == -1;
-      const int row_step = along ? 0 : segment.step / odd_stride(n), x_step = along ? segment.step : 0;
+      const int row = segment.source / odd_stride(n), x = segment.source % odd_stride(n);
       const T sign = segment.conj ? -1 : 1;
-      const T* weight = product.weights + ptrdiff_t(segment.weight) * product.weight_stride + theta;
-      T* to = turned + ptrdiff_t(segment.dst) * 2 * W + lane;
-      for (int k = 0; k < segment.length; ++k, row += row_step, x += x_step) {
-        const T* from = spectrum + row * stride_of(n) + x / W * 2 * W + x % W;
-        to[0] += *weight * from[0], to[W] += sign * *weight * from[W];
-        to += 2 * W, weight += product.weight_stride;
+      const T* from = spectrum + row * stride_of(n) + x;
+      const T* weight = product.weights + segment.weight;
+      T *re = to + segment.dst, *im = re + imaginary(product.length);
+      const ptrdiff_t from_im = imaginary(n);
+      if (segment.step == 1) {
+        add_along<1>(re, im, from, from_im, weight, sign, segment.length);
+      } else if (segment.step == -1) {
+        add_along<-1>(re, im, from, from_im, weight, sign, segment.length);
+      } else {
+        const ptrdiff_t step = segment.step / odd_stride(n) * stride_of(n);
+        for (int k = 0; k < segment.length; ++k, from += step) {
+          re[k] += weight[k] * from[0], im[k] += weight[k] * sign * from[from_im];
+        }
       }
     }
   }
 
   // First half of an inverse transform, into z.
-  void inverse_lines(const Product<T>& product, Range range, const T* spectrum, int n, int theta, T* z) {
+  void inverse_lines(const Product<T>& product, Range range, const T* spectrum, int n, T* z) {
+    const ptrdiff_t row = 2 * imaginary(product.length);
     for (int first = range.begin * W; first < std::min(range.end * W, product.lines); first += W) {
       const int last = std::min(first + W, product.lines);
       // Lanes beyond the row are 0 too: real columns are transformed in pairs, and large values would spoil their
       // partner's digits.
-      std::fill_n(turned, ptrdiff_t(product.length + W - 1) / W * W * 2 * W, T(0));
-      for (int line = first; line < last; ++line) gather(product, line, line - first, spectrum, n, theta);
+      std::fill_n(lines, row * W, T(0));
+      for (int line = first; line < last; ++line) {
+        gather(product, line, lines + (line - first) * row, spectrum, n);
+      }
+      turn(lines, row, 0, W, product.length, 2);
       if (product.line_start[first] < product.line_start[last]) {
         fft<T, W>(fft_plan<T>(product.length), {turned + W, turned, 2 * W}, {turned + W, turned, 2 * W}, scratch);
       }
@@ -144,16 +174,18 @@ struct Single {
     for (int a = 2 * range.begin; a < std::min(2 * range.end, used); a += 2) {
       T* second = columns;  // an odd number of blocks ends with the same one twice
       for (int i = 0; i < 2 && a + i < used; ++i) {
-        const T* from = z + ptrdiff_t(a + i) * 2 * W;
+        const T* from = z + ptrdiff_t(a + i) * W;
         second = columns + ptrdiff_t(i) * product.lines * W;
-        fft<T, W, Result::modulus>(cols, {from + W, from, stride}, {second, second, W}, scratch);
+        fft<T, W, Result::modulus>(cols, {from + imaginary(product.length), from, stride}, {second, second, W},
+                                   scratch);
       }
       sink.put(a, columns, second, W);
     }
   }
 
   Columns<T, W> sink(int lines, int length, T* spectrum, const Lowpass<T>& low, T* low_rows) const {
-    return {&fft_plan<T>(lines), blocks(length), spectrum, &low, low_rows, scratch};
+    return {&fft_plan<T>(lines), blocks(length), {spectrum, stride_of(length), W, imaginary(length)}, &low, low_rows,
+            scratch};
   }
 
   // Low-pass along the rows of a range, W of them at once, and out. Transposed: of all rows.
@@ -220,7 +252,7 @@ struct Single {
 
   // The first order of a path, step by step: z1; U1, and columns of û1 and S1; rows of û1; S1.
   void path_lines(int j1, int theta1, Range range, const T* spectrum0, const Stored<T>& stored) {
-    inverse_lines(pack.first[j1], range, spectrum0, pack.nx, theta1, stored.z);
+    inverse_lines(pack.alone[j1 * pack.L + theta1], range, spectrum0, pack.nx, stored.z);
   }
   void path_columns(int j1, Range range, const Stored<T>& stored) {
     modulus_columns(pack.first[j1], range, stored.z, path_sink(j1, stored));
@@ -239,7 +271,7 @@ struct Single {
     const int j2 = n2 / pack.L;
     const Lowpass<T>& low = (second.transposed ? pack.low_x : pack.low_y)[j2];
     const Columns<T, W> last = sink(second.lines, second.length, nullptr, low, own.low_rows);
-    inverse_lines(second, {0, groups(second.lines)}, spectrum, pack.first[j1].length, 0, own.z);
+    inverse_lines(second, {0, groups(second.lines)}, spectrum, pack.first[j1].length, own.z);
     modulus_columns(second, {0, pairs(second.length)}, own.z, last);
     finish(last, j2, second.transposed, {0, groups(low.outputs)}, second.length, plane,
            second_coefficient(pack.J, pack.L, j1, theta1) + n2 - (j1 + 1) * pack.L);

@@ -106,20 +106,37 @@ void inverse_lines(const Product<T>& product, Range range, const T* spectrum, co
   }
 }
 
-// Transforms the real columns u0 and u1 together and stores twice their half spectra at columns a and a + 1 of
-// a spectrum whose rows are `stride` scalars apart. pair: scratch of 4·length complex elements.
+// A half spectrum in memory: scalars from a row to the next, from a column (an element of W lanes) to the next, and
+// from the real to the imaginary part.
+template <class T>
+struct HalfSpectrum {
+  T* data;  // null: not wanted
+  ptrdiff_t row, column, imaginary;
+
+  // Its columns from a on.
+  HalfSpectrum from(int a) const { return {data + a * column, row, column, imaginary}; }
+};
+
+// With a signal in each lane, and `width` columns.
 template <class T, int W>
-void forward_pair(const FftPlan<T>& plan, const T* u0, const T* u1, ptrdiff_t u_stride, T* spectrum,
-                  ptrdiff_t stride, T* pair) {
+HalfSpectrum<T> half_spectrum(T* data, int width) {
+  return {data, ptrdiff_t(odd_stride(width)) * 2 * W, 2 * W, W};
+}
+
+// Transforms the real columns u0 and u1 together and stores twice their half spectra at `to`'s first two columns.
+// pair: scratch of 4·length complex elements.
+template <class T, int W>
+void forward_pair(const FftPlan<T>& plan, const T* u0, const T* u1, ptrdiff_t u_stride, const HalfSpectrum<T>& to,
+                  T* pair) {
   using V = Vec<T, W>;
   const int n = plan.length;
   fft<T, W>(plan, {u0, u1, u_stride}, {pair, pair + W, 2 * W}, pair + ptrdiff_t(n) * 2 * W);
   for (int k = 0; k <= n / 2; ++k) {
     const T *z = pair + ptrdiff_t(k) * 2 * W, *m = pair + ptrdiff_t(k == 0 ? 0 : n - k) * 2 * W;
     const V zr = at<T, W>(z), zi = at<T, W>(z + W), mr = at<T, W>(m), mi = at<T, W>(m + W);
-    T* to = spectrum + k * stride;
-    at<T, W>(to) = zr + mr, at<T, W>(to + W) = zi - mi;
-    at<T, W>(to + 2 * W) = zi + mi, at<T, W>(to + 3 * W) = mr - zr;
+    T *re = to.data + k * to.row, *im = re + to.imaginary;
+    at<T, W>(re) = zr + mr, at<T, W>(im) = zi - mi;
+    at<T, W>(re + to.column) = zi + mi, at<T, W>(im + to.column) = mr - zr;
   }
 }
 

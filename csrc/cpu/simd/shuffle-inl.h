@@ -45,6 +45,16 @@ SCATSIMCLR_INLINE Vec<T, W> zip(Vec<T, W> a, Vec<T, W> b, std::index_sequence<I.
   return SCATSIMCLR_SHUFFLE(a, b, (int(I) / 2 + (upper ? W / 2 : 0) + (I % 2 ? W : 0))...);
 }
 
+// The lanes from last to first.
+template <class T, int W, size_t... I>
+SCATSIMCLR_INLINE Vec<T, W> reversed(Vec<T, W> v, std::index_sequence<I...>) {
+  return SCATSIMCLR_SHUFFLE(v, v, (W - 1 - int(I))...);
+}
+template <class T, int W>
+SCATSIMCLR_INLINE Vec<T, W> reversed(Vec<T, W> v) {
+  return reversed<T, W>(v, std::make_index_sequence<W>{});
+}
+
 #undef SCATSIMCLR_SHUFFLE
 
 // Transposes W vectors of W lanes: log2(W) rounds of zipping the first half of the rows with the second.
