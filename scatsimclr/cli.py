@@ -13,6 +13,7 @@ from typing import NoReturn
 from scatsimclr.commandline import run
 from scatsimclr.extras import TRAIN, require
 from scatsimclr.version import __version__
+from scatsimclr.waiting import block_soon
 
 COMMANDS = {
     "train": "train an encoder on images without labels",
@@ -56,6 +57,7 @@ def start(name: str) -> NoReturn:
     watched = asked is signal.default_int_handler  # else ignored, as nohup does
     if watched:
         signal.signal(signal.SIGINT, _end)
+    block_soon()
 
     def command(argv: list[str]) -> int | None:
         require("scatsimclr", "", "torch", "numpy")
