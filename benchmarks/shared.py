@@ -1,7 +1,7 @@
 """Training in a process of its own, beside programs that keep cores busy; `bench_shared` compares.
 
 `python -m benchmarks.shared NAME BATCH` makes STEPS steps of training for each line that it reads, and answers each
-with one.
+with the loss of the first of them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from scatsimclr.waiting import CHOSEN, block_soon
 STEPS, SIZE = 2, 32
 
 
-def steps(name: str, batch: int) -> Callable[[], None]:
-    """A call that trains for STEPS steps, on views that it makes as our training does."""
+def steps(name: str, batch: int) -> Callable[[], float]:
+    """A call that trains for STEPS steps, on views that it makes as our training does; it returns the first's loss."""
     if name == "ours":
         block_soon()
-    import copy
-
     import torch
 
     from benchmarks.measure import THREADS
@@ -45,25 +43,23 @@ def steps(name: str, batch: int) -> Callable[[], None]:
     ]
     config = load_config(None, ["fused=true", *given])
     encoder = ScatSimCLR(J, L, (SIZE, SIZE, 3), 8, 128)
-    if name == "plain":
-        step = PlainStep(copy.deepcopy(encoder), kymatio_module(J, (SIZE, SIZE), L))
-    else:
-        step = OurStep(encoder, config)
+    plain = name == "plain"
+    step = PlainStep(encoder, kymatio_module(J, (SIZE, SIZE), L)) if plain else OurStep(encoder, config)
     images = torch.randint(0, 256, (STEPS * batch, SIZE, SIZE, 3), dtype=torch.uint8)
     loader = build_loader(
         config, ImageSet(images, torch.full((len(images),), -1), ()), batch, 0, torch.device("cpu")
     )
 
-    def train() -> None:
-        for made in loader.epoch(0):
-            step(made.views)
+    def train() -> float:
+        losses = [step(made.views) for made in loader.epoch(0)]
+        return losses[0].item()
 
     return train
 
 
 @contextmanager
-def trainer(name: str, batch: int) -> Iterator[Callable[[], None]]:
-    """A call that has another process train for STEPS steps."""
+def trainer(name: str, batch: int) -> Iterator[Callable[[], float]]:
+    """A call that has another process train for STEPS steps; it returns the first's loss."""
     environment = {k: v for k, v in os.environ.items() if k not in CHOSEN}
     command = [sys.executable, "-m", "benchmarks.shared", name, str(batch)]
     with subprocess.Popen(
@@ -71,10 +67,10 @@ def trainer(name: str, batch: int) -> Iterator[Callable[[], None]]:
     ) as process:
         to, answers = process.stdin, process.stdout
 
-        def call() -> None:
+        def call() -> float:
             to.write("\n")
             to.flush()
-            assert answers.readline() == "done\n"
+            return float(answers.readline())
 
         try:
             yield call
@@ -97,8 +93,7 @@ def busy(count: int) -> Iterator[None]:
 def main() -> None:
     train = steps(sys.argv[1], int(sys.argv[2]))
     for _ in sys.stdin:
-        train()
-        print("done", flush=True)
+        print(train(), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import pytest
 import torch
 from kymatio.scattering2d.frontend.torch_frontend import ScatteringTorch2D
 
+from tests.ops.machine import threads
 from tests.ops.scattering import (
     OPS,
     assert_as_near,
@@ -75,9 +76,8 @@ def test_large_planes(isa, shape, J, L):
     x = torch.rand(shape)
     ours = morlet_kernel(x, J, L)
     torch.testing.assert_close(ours, plain(x, morlets(J, L, shape[2:]), J, L), rtol=1e-5, atol=1e-8)
-    torch.set_num_threads(2)
-    assert torch.equal(morlet_kernel(x, J, L), ours)
-    torch.set_num_threads(1)
+    with threads(2):
+        assert torch.equal(morlet_kernel(x, J, L), ours)
 
 
 @pytest.mark.parametrize(("shape", "J", "L"), SHAPES)

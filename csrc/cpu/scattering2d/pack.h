@@ -56,8 +56,8 @@ struct Lowpass {
   Range band(int row, int R) const { return {bands[row].begin, bands[row + R - 1].end}; }
 };
 
-// Forward, signals are taken one at a time where there are at most kFew of them, which would leave most of a vector's
-// lanes empty, or where they have kLarge pixels and more: fields of many signals are then far larger than the caches.
+// Forward, signals are taken one at a time where they would leave three quarters of a vector's lanes empty (kFew of them
+// do in the widest), or where they have kLarge pixels and more: fields of many signals are then far larger than the caches.
 // 1024², J = 3, L = 8 takes 0.77 of the time of eight at once, 512² as long in less memory, 256² longer (EPYC Zen 3, one
 // thread, 2026-11-28).
 constexpr int kFew = 4;

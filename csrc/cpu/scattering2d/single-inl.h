@@ -106,15 +106,14 @@ struct Single {
     }
   }
 
-  // Adds a segment along a row: to[k] += weight[k] · from[±k], real and imaginary parts.
-  template <int step>
-  static SCATSIMCLR_INLINE void add_along(T* re, T* im, const T* from, ptrdiff_t from_im, const T* weight, T sign,
-                                          int length) {
-    const auto values = [](const T* x) __attribute__((always_inline)) {
+  // Adds a segment: to[k] += weight[k] · from[k·step], real and imaginary parts. Along a row (step ±1) in vectors.
+  static SCATSIMCLR_INLINE void add_segment(T* re, T* im, const T* from, ptrdiff_t from_im, ptrdiff_t step,
+                                            const T* weight, T sign, int length) {
+    const auto values = [step](const T* x) __attribute__((always_inline)) {
       return step == 1 ? load<T, W>(x) : reversed<T, W>(load<T, W>(x - (W - 1)));
     };
     int k = 0;
-    for (; k + W <= length; k += W, from += step * W) {
+    for (; (step == 1 || step == -1) && k + W <= length; k += W, from += step * W) {
       const V w = load<T, W>(weight + k);
       store<T, W>(re + k, load<T, W>(re + k) + w * values(from));
       store<T, W>(im + k, load<T, W>(im + k) + w * sign * values(from + from_im));
@@ -133,17 +132,9 @@ struct Single {
       const T* from = spectrum + row * stride_of(n) + x;
       const T* weight = product.weights + segment.weight;
       T *re = to + segment.dst, *im = re + imaginary(product.length);
-      const ptrdiff_t from_im = imaginary(n);
-      if (segment.step == 1) {
-        add_along<1>(re, im, from, from_im, weight, sign, segment.length);
-      } else if (segment.step == -1) {
-        add_along<-1>(re, im, from, from_im, weight, sign, segment.length);
-      } else {
-        const ptrdiff_t step = segment.step / odd_stride(n) * stride_of(n);
-        for (int k = 0; k < segment.length; ++k, from += step) {
-          re[k] += weight[k] * from[0], im[k] += weight[k] * sign * from[from_im];
-        }
-      }
+      const bool along = segment.step == 1 || segment.step == -1;
+      const ptrdiff_t step = along ? segment.step : segment.step / odd_stride(n) * stride_of(n);
+      add_segment(re, im, from, imaginary(n), step, weight, sign, segment.length);
     }
   }
 
