@@ -31,7 +31,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -44,6 +44,7 @@ THREADS = min(2, os.cpu_count() or 1)
 SECONDS, LEAST, MOST = (2.0, 0.4), (7, 3), (200, 40)
 SLOW, SLOWEST = 1.0, 8.0  # seconds beyond which a call is timed three times, and once
 TURN = 5e-3
+PRODUCT = 0.05
 quick = False  # set by conftest.py
 
 
@@ -262,13 +263,27 @@ def best_seconds(call: Callable, device: str, times: int = 9) -> float:
     return min(laps(call, (), device)[""] for _ in range(times))
 
 
+def product_rate(n: int, dtype: torch.dtype, device: str) -> float:
+    """Operations per second of products of matrices of n² numbers, or of smaller ones that take PRODUCT seconds.
+
+    Those of 2048² in bfloat16 take most of a minute on a CPU that has no instruction for them.
+    """
+    size = min(n, 256)
+    while True:
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        seconds = best_seconds(partial(torch.mm, a, b), device)
+        if size == n or seconds > PRODUCT:
+            return 2 * size**3 / seconds
+        size = min(n, 2 * size)
+
+
 @cache
 def limits(device: str, n: int | None = None, count: int | None = None) -> dict[str, float]:
     """The machine's rates, measured once per session.
 
     Args:
         device: Whose.
-        n: Rows and columns of the matrices; by default 2048, or 8192 on a GPU.
+        n: Rows and columns of the matrices, at most; by default 2048, or 8192 on a GPU.
         count: Numbers copied; by default 2^25, or 2^29 on a GPU: 256 MB and 4 GB are read and written.
 
     Returns:
@@ -281,9 +296,7 @@ def limits(device: str, n: int | None = None, count: int | None = None) -> dict[
     torch.set_num_threads(THREADS)
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
-        seconds = best_seconds(lambda a=a, b=b: torch.mm(a, b), device)
-        found[f"{str(dtype).removeprefix('torch.')}_flop_per_s"] = 2 * n**3 / seconds
+        found[f"{str(dtype).removeprefix('torch.')}_flop_per_s"] = product_rate(n, dtype, device)
     source = torch.randn(count, device=device)
     target = torch.empty_like(source)
     found["copy_bytes_per_s"] = 2 * source.nbytes / best_seconds(lambda: target.copy_(source), device)
