@@ -15,8 +15,8 @@ def block_soon() -> None:
     PyTorch's threads are OpenMP's. In GNU's implementation, which PyTorch brings on Linux, a thread waits in a loop for
     several milliseconds before it blocks, and that is what the others need while another program has one of the cores.
 
-    On two cores beside one program that never waits, training makes 73 images/s instead of 57, beside three 48 instead of
-    32, and alone 124 instead of 134 (benchmarks/results/shared-cpu.json).
+    On two cores beside one program that never waits, training makes 73 images/s instead of 57, beside three 48
+    instead of 32, and alone 124 instead of 134 (benchmarks/results/shared-cpu.json).
 
     This is a setting of the whole process, hence for command lines and not for libraries.
     """
