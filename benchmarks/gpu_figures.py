@@ -71,6 +71,8 @@ def launches(cc: int) -> dict[str, Launch]:
     rows("NT-Xent, 8,192 rows, bfloat16", 8192, torch.bfloat16, {"backward_kernel": {}})
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     rows("NT-Xent, 65,536 rows, TF32", 65536, torch.float32, both)
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    rows("NT-Xent, 65,536 rows, float32", 65536, torch.float32, both)
 
     def images(name: str, size: int, dtype: torch.dtype) -> None:
         bank = filter_bank(*padded_shape((size, size), 2), 2, 2).tensors()
@@ -92,9 +94,11 @@ def work(launch: Launch) -> float:
     o = launch["options"]
     if launch["kernel"][1] == "forward_triangle_kernel":
         operations = 2 * o["B"] ** 2 * o["BD"]
-    else:
+    elif o["SINGLE"]:
         operations = 4 * o["BI"] * o["BJ"] * o["BD"]
-    return operations * (2 if o["PRECISION"] == "tf32" else 1)
+    else:  # of the two products the similarities', a loop of its own
+        operations = 2 * o["BI"] * o["BJ"] * o["BK"]
+    return operations * {"tf32": 2, "tf32x3": 6}.get(o["PRECISION"], 1)
 
 
 def shares(cc: int, launch: Launch, figures: dict[str, int]) -> dict[str, float]:

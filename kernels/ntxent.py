@@ -12,7 +12,7 @@ Not yet run on hardware: checked by Triton's interpreter and its ahead-of-time c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 import torch
@@ -46,7 +46,8 @@ class Config:
     Attributes:
         dtype: of the products' operands.
         precision: of tl.dot.
-        depth: the longest block of D.
+        depth: the longest block of D in a product of rows.
+        width: the longest block of D of the gradient.
         triangle: rows and columns of the triangular forward's tiles.
         rows, columns: of the tiles of the backward and the rectangular forward.
         warps: of a program.
@@ -56,6 +57,7 @@ class Config:
     dtype: torch.dtype
     precision: str
     depth: int
+    width: int
     triangle: int
     rows: int
     columns: int
@@ -64,20 +66,25 @@ class Config:
 
 
 CONFIGS = {
-    "bf16": Config(torch.bfloat16, "ieee", 128, 128, 128, 64, 8),
-    "fp16": Config(torch.float16, "ieee", 128, 128, 128, 32, 8, 4096.0),
-    "tf32": Config(torch.float32, "tf32", 128, 64, 64, 32, 8),
-    "ieee": Config(torch.float32, "ieee", 64, 64, 32, 32, 4),
+    "bf16": Config(torch.bfloat16, "ieee", 128, 128, 128, 128, 64, 8),
+    "fp16": Config(torch.float16, "ieee", 128, 128, 128, 128, 32, 8, 4096.0),
+    "tf32": Config(torch.float32, "tf32", 128, 128, 64, 64, 32, 8),
+    "fp32": Config(torch.float32, "tf32x3", 32, 64, 64, 64, 32, 4),
 }
+# Where operands of tensor cores lie in registers, float32 rows as sums of two leave less room.
+AMPERE = {"fp32": replace(CONFIGS["fp32"], depth=16, columns=16)}
 SMALL_DEPTH = 128
-SMALL_BLOCKS = {"bf16": (16, 32), "fp16": (16, 32), "ieee": (16, 16)}  # rows and columns
+SMALL_TILE = 16, 32  # rows and columns
 
 
 def mode(x: Tensor) -> str:
-    """The products' arithmetic: the rows' own dtype; for float32, what torch allows matrix products to use."""
+    """The products' arithmetic: the rows' own dtype; for float32, what torch allows matrix products to use.
+
+    Without TF32, a float32 product is three of TF32, of each number as a sum of two: 21 bits, where float32 has 24.
+    """
     if x.dtype == torch.float32:
         # `allow_tf32` raises where the setting was made by this name; this name can be read however it was made.
-        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "fp32"
     modes = {torch.bfloat16: "bf16", torch.float16: "fp16"}
     if x.dtype not in modes:
         raise ValueError(f"backend 'triton' of ntxent serves float32, float16 and bfloat16, got {x.dtype}")
@@ -115,7 +122,9 @@ class _Problem:
         rows: int,
     ) -> None:
         self.name = name = mode(x)
-        self.config = config = CONFIGS[name]
+        self.capability = launching.capability(x.device)
+        ampere = self.capability < 9 and name in AMPERE
+        self.config = config = AMPERE[name] if ampere else CONFIGS[name]
         self.x = x = x.contiguous()
         self.M, self.D = x.shape
         self.first, self.rows, self.views, self.images = first, rows, views, rows // views
@@ -137,8 +146,9 @@ class _Problem:
         self.depth = max(16, min(triton.next_power_of_2(self.D), config.depth))
         if self.small:
             self.depth = max(16, triton.next_power_of_2(self.D))
-        # Without matrix instructions a program's operands take more registers.
-        self.small_warps = 8 if name == "ieee" else 4
+        self.width = self.depth if self.depth >= self.D else min(triton.next_power_of_2(self.D), config.width)
+        # Numbers as sums of two take more registers.
+        self.small_warps = 8 if name == "fp32" else 4
         self.single = self.depth >= self.D
         self.z = self.divisor = self.share = self.sums = self.place = x
         self.anchors: float | Tensor = x
@@ -166,7 +176,7 @@ class _Problem:
             self.z = self.empty(M, D, dtype=self.config.dtype)
             launching.launch(
                 tiles.normalise_kernel, triton.cdiv(M, 32), x, self.z, self.divisor, M, D, BM=32,
-                BD=min(self.depth, 64), NORMALIZE=self.normalize, TF32=name == "tf32",
+                BD=min(self.width, 64), NORMALIZE=self.normalize, TF32=name == "tf32",
             )  # fmt: skip
         if labels is None:
             self.anchors = float(M)
@@ -181,7 +191,7 @@ class _Problem:
         self.anchors = (count > 1).sum(dtype=torch.float32).clamp(min=1)
         self.sums = self.empty(M, D)
         begin, end = (torch.searchsorted(ordered, ordered, right=right) for right in (False, True))
-        depth, segment = min(self.depth, 64), positives.SEGMENT
+        depth, segment = min(self.width, 64), positives.SEGMENT
         chunks = triton.cdiv(D, depth)
         launching.launch(
             positives.segment_sums_kernel, triton.cdiv(M, segment) * chunks, self.z, order, begin, self.sums, M, D,
@@ -197,7 +207,7 @@ class _Problem:
         pull, loss = self.empty(M), self.empty(self.rows)
         launching.launch(
             positives.pull_kernel, triton.cdiv(M, 32), self.z, self.sums, self.place, self.share, pull, M,
-            D, self.rows, self.images, self.views, BM=32, BD=min(self.depth, 64), LABELS=self.labels,
+            D, self.rows, self.images, self.views, BM=32, BD=min(self.width, 64), LABELS=self.labels,
         )  # fmt: skip
         if self.rows < M:
             for regime in self.regimes:
@@ -215,12 +225,15 @@ class _Problem:
         if not last["FIXED"]:
             shift = self.x.new_full((slots, M), -3.0e38, dtype=torch.float32)
         for regime in self.regimes:
-            # On Blackwell what copies ahead does not fit the registers beside a tile's sums.
-            stages = {"num_stages": 1} if launching.capability(self.x.device) >= 10 else {}
+            warps, stages = c.warps, {}
+            if self.capability >= 10:
+                # What copies ahead does not fit the registers beside a tile's sums, nor do the maxima of large tiles.
+                stages = {"num_stages": 1}
+                warps = 16 if c.triangle == 128 and not regime["FIXED"] else warps
             launching.launch(
                 triangle.forward_triangle_kernel, slots * (slots + 1) // 2, self.z, self.temperature,
                 self.tau, shift, total, M, D, group, B=c.triangle, BD=self.depth, SINGLE=self.single,
-                PRECISION=c.precision, warps=c.warps, **regime, **stages,
+                PRECISION=c.precision, warps=warps, **regime, **stages,
             )  # fmt: skip
         launching.launch(
             triangle.finish_forward_kernel, triton.cdiv(M, 128), shift, total, pull, self.share,
@@ -245,7 +258,7 @@ def ntxent(
     if not p.small:
         loss = p.rows_of_loss(stats).sum() / p.anchors
         return loss.reshape(()), stats
-    (BI, BJ), loss = SMALL_BLOCKS[p.name], p.empty()
+    (BI, BJ), loss = SMALL_TILE, p.empty()
     programs = triton.cdiv(p.M, BI)
     typed = p.empty(1, dtype=p.config.dtype)
     launching.launch(
@@ -273,12 +286,12 @@ def ntxent_backward(
     p = _Problem(x, labels, temperature, tau, normalize, views, first, rows)
     c, D = p.config, p.D
     # With class sums the last step needs more registers.
-    BI, BJ = SMALL_BLOCKS[p.name] if p.small else (min(c.rows, 64) if p.labels else c.rows, c.columns)
-    programs, chunks = triton.cdiv(rows, BI), triton.cdiv(D, p.depth)
+    BI, BJ = SMALL_TILE if p.small else (min(c.rows, 64) if p.labels else c.rows, c.columns)
+    programs, chunks = triton.cdiv(rows, BI), triton.cdiv(D, p.width)
     parts = 1 if p.small else _parts(programs * chunks, triton.cdiv(p.M, BJ), p.M, D)
     span = triton.cdiv(triton.cdiv(p.M, BJ), parts) * BJ
     parts = triton.cdiv(p.M, span)  # none of them empty
-    whole = p.single and parts == 1
+    whole = p.width >= D and parts == 1
     dx, dtau, count, stats = p.empty(rows, D, dtype=x.dtype), p.empty(), p.counter(), stats.contiguous()
     dz = dx if whole else p.empty(parts, rows, D)
     z = p.empty(1, dtype=c.dtype) if p.small else p.z
@@ -294,14 +307,14 @@ def ntxent_backward(
         launching.launch(
             gradient.backward_kernel, programs * chunks * parts, p.x, z, p.divisor, p.sums, p.place, p.share, stats,
             weights, p.temperature, p.tau, grad, p.anchors if p.labels else grad, dx, dz, partial, count, dtau, p.M, D,
-            first, rows, p.images, views, span, BI=BI, BJ=BJ, BD=p.depth, NORMALIZE=p.normalize, SMALL=p.small,
-            LABELS=p.labels, SINGLE=p.single, WHOLE=whole, PRECISION=c.precision, GAIN=c.gain,
+            first, rows, p.images, views, span, BI=BI, BJ=BJ, BK=p.depth, BD=p.width, NORMALIZE=p.normalize,
+            SMALL=p.small, LABELS=p.labels, SINGLE=p.single, WHOLE=whole, PRECISION=c.precision, GAIN=c.gain,
             warps=p.small_warps if p.small else c.warps, **regime,
         )  # fmt: skip
     if not whole:
         launching.launch(
             gradient.jacobian_kernel, triton.cdiv(rows, 8), p.z, p.divisor, dz, p.temperature, p.tau,
-            dx, partial, count, dtau, D, first, rows, parts, BM=8, BD=min(p.depth, 64), TENSOR=p.tensor,
+            dx, partial, count, dtau, D, first, rows, parts, BM=8, BD=min(p.width, 64), TENSOR=p.tensor,
             NORMALIZE=p.normalize,
         )  # fmt: skip
     return dx, dtau

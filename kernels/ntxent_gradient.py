@@ -67,14 +67,15 @@ def weights_kernel(stats_ptr, share_ptr, tau_ptr, tau, weights_ptr, M, BM: tl.co
 def backward_kernel(x_ptr, z_ptr, divisor_ptr, sums_ptr, place_ptr, share_ptr, stats_ptr, weights_ptr,
                     tau_ptr, tau, grad_ptr, anchors_ptr, dx_ptr, dz_ptr, partial_ptr, count_ptr,
                     dtau_ptr, M, D, first, local, images, views, span, BI: tl.constexpr,
-                    BJ: tl.constexpr, BD: tl.constexpr, FIXED: tl.constexpr, EITHER: tl.constexpr,
-                    TENSOR: tl.constexpr, NORMALIZE: tl.constexpr, SMALL: tl.constexpr,
-                    LABELS: tl.constexpr, SINGLE: tl.constexpr, WHOLE: tl.constexpr,
-                    PRECISION: tl.constexpr, GAIN: tl.constexpr):  # fmt: skip
-    """∂loss/∂z of a block of local rows, Σ_k G_ik z_k over `span` columns k less the positives, over a block of D.
+                    BJ: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr, FIXED: tl.constexpr,
+                    EITHER: tl.constexpr, TENSOR: tl.constexpr, NORMALIZE: tl.constexpr,
+                    SMALL: tl.constexpr, LABELS: tl.constexpr, SINGLE: tl.constexpr,
+                    WHOLE: tl.constexpr, PRECISION: tl.constexpr, GAIN: tl.constexpr):  # fmt: skip
+    """∂loss/∂z of a block of local rows, Σ_k G_ik z_k over `span` columns k less the positives, over BD of D.
 
-    SMALL: everything is computed from x in this launch, and positives are subtracted from G itself. SINGLE: D is one
-    block. WHOLE: it is, and `span` is M; the Jacobian of the normalisation and ∂loss/∂τ are applied here. Otherwise
+    SMALL: everything is computed from x in this launch, and positives are subtracted from G itself. Similarities are
+    products of blocks of BK of D. SINGLE: it is one such block, and BD is BK. WHOLE: BD is all of D, and `span` is M;
+    the Jacobian of the normalisation and ∂loss/∂τ are applied here. Otherwise
     parts of ∂loss/∂z (parts, local, D) are stored and `jacobian_kernel` adds them up and applies these. GAIN keeps G
     within float16's range.
     """
@@ -109,7 +110,7 @@ def backward_kernel(x_ptr, z_ptr, divisor_ptr, sums_ptr, place_ptr, share_ptr, s
         if SINGLE:
             s = tl.dot(z_i, tl.trans(z_j), input_precision=PRECISION)
         else:
-            s = _similarities(z_ptr, rows, columns, M, D, BI, BJ, BD, PRECISION)
+            s = _similarities(z_ptr, rows, columns, M, D, BI, BJ, BK, PRECISION)
         u = s * c2
         # Columns beyond M would count with the rows' weights; only the diagonal and the end need a mask.
         edge = (j + BJ > M) | ((j < begin + BI) & (j + BJ > begin))
@@ -138,6 +139,8 @@ def backward_kernel(x_ptr, z_ptr, divisor_ptr, sums_ptr, place_ptr, share_ptr, s
     pointers = (rows - first).to(tl.int64)[:, None] * D + chunk[None, :]
     mask = inside[:, None] & (chunk < D)[None, :]
     if WHOLE:
+        if not SINGLE:
+            z_i = _block(z_ptr, rows, chunk, inside, D)
         z = z_i.to(tl.float32)
         along = tl.where(inside, tl.sum(z * dz, 1), 0.0)
         if NORMALIZE:

@@ -89,7 +89,7 @@ def ntxent(device: Device) -> Cases:
 def _tiles(device: Device, change: dict[str, int]) -> Data:
     from scatsimclr.kernels import ntxent as kernels
 
-    name = device.pick("bf16", "ieee")
+    name = device.pick("bf16", "fp32")
     return _ntxent(device, 8192, {"CONFIGS": {name: replace(kernels.CONFIGS[name], **change)}})
 
 

@@ -164,18 +164,28 @@ def watch() -> None:
 
 
 def tensor_cores_truncate() -> None:
-    """From now on products of TF32 cut the last 13 bits of their operands off, as tensor cores do."""
+    """From now on products of TF32 cut the last 13 bits of their operands off, as tensor cores do.
+
+    Products of "tf32x3" are three of these, as the compiler makes them.
+    """
     dot = _builder.create_dot
 
-    def cut(a, b, d, precision, *rest):
-        if str(precision).endswith(".TF32") and a.dtype == tl.float32:
-            a, b = (
-                interpreter.TensorHandle((t.data.view(np.int32) & -8192).view(np.float32), t.dtype)
-                for t in (a, b)
-            )
-        return dot(a, b, d, precision, *rest)
+    def cut(t):
+        return interpreter.TensorHandle((t.data.view(np.int32) & -8192).view(np.float32), t.dtype)
 
-    _builder.create_dot = cut
+    def rest(t):
+        return cut(interpreter.TensorHandle(t.data - cut(t).data, t.dtype))
+
+    def of_tensor_cores(a, b, d, precision, *more):
+        kind = str(precision).rpartition(".")[2]
+        if a.dtype == tl.float32 and kind in ("TF32", "TF32x3"):
+            if kind == "TF32x3":
+                d = dot(rest(a), cut(b), d, precision, *more)
+                d = dot(cut(a), rest(b), d, precision, *more)
+            a, b = cut(a), cut(b)
+        return dot(a, b, d, precision, *more)
+
+    _builder.create_dot = of_tensor_cores
 
 
 def results(cases: int) -> str:
