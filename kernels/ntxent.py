@@ -80,7 +80,7 @@ SMALL_TILE = 16, 32  # rows and columns
 def mode(x: Tensor) -> str:
     """The products' arithmetic: the rows' own dtype; for float32, what torch allows matrix products to use.
 
-    Without TF32, a float32 product is three of TF32, of each number as a sum of two: 21 bits, where float32 has 24.
+    Without TF32, a float32 product is three of TF32, of each number as a rounded sum of two: to about 2⁻²³.
     """
     if x.dtype == torch.float32:
         # `allow_tf32` raises where the setting was made by this name; this name can be read however it was made.

@@ -166,22 +166,24 @@ def watch() -> None:
 def tensor_cores_truncate() -> None:
     """From now on products of TF32 cut the last 13 bits of their operands off, as tensor cores do.
 
-    Products of "tf32x3" are three of these, as the compiler makes them.
+    Products of "tf32x3" are three of these, of numbers as sums of two that the compiler rounds.
     """
     dot = _builder.create_dot
 
-    def cut(t):
-        return interpreter.TensorHandle((t.data.view(np.int32) & -8192).view(np.float32), t.dtype)
+    def cut(t, half=0):
+        return interpreter.TensorHandle(((t.data.view(np.int32) + half) & -8192).view(np.float32), t.dtype)
 
-    def rest(t):
-        return cut(interpreter.TensorHandle(t.data - cut(t).data, t.dtype))
+    def parts(t):
+        large = cut(t, 0x1000)
+        return large, cut(interpreter.TensorHandle(t.data - large.data, t.dtype), 0x1000)
 
     def of_tensor_cores(a, b, d, precision, *more):
         kind = str(precision).rpartition(".")[2]
-        if a.dtype == tl.float32 and kind in ("TF32", "TF32x3"):
-            if kind == "TF32x3":
-                d = dot(rest(a), cut(b), d, precision, *more)
-                d = dot(cut(a), rest(b), d, precision, *more)
+        if a.dtype == tl.float32 and kind == "TF32x3":
+            (a, a_rest), (b, b_rest) = parts(a), parts(b)
+            d = dot(a_rest, b, d, precision, *more)
+            d = dot(a, b_rest, d, precision, *more)
+        elif a.dtype == tl.float32 and kind == "TF32":
             a, b = cut(a), cut(b)
         return dot(a, b, d, precision, *more)
 

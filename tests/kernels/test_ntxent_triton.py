@@ -138,8 +138,9 @@ def test_the_compilers_budgets(cc):
     assert names >= {"forward_triangle_kernel", "forward_rows_kernel", "backward_kernel"}
     for launch in launches:
         assert launch["shared"] <= LIMITS[cc], launch
-        # Triton before 3.8 leaves a few numbers of one kernel no register on an A100.
-        few = 64 if cc == 80 and 100 not in served() and launch["kernel"] == "backward_kernel" else 0
+        # Triton before 3.8 leaves a few numbers no register: of one kernel on an A100, and of the running maxima.
+        some = (cc == 80 and launch["kernel"] == "backward_kernel") or launch["mode"] == "fp32"
+        few = 64 if some and 100 not in served() else 0
         assert launch["spills"] <= few, launch
         products = launch["kernel"].startswith("forward_") or launch["kernel"] == "backward_kernel"
         if products:
