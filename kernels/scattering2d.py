@@ -43,6 +43,8 @@ PROGRAMS = 2048
 # it takes over half of the registers); of smaller tiles, many run on a multiprocessor at once.
 WARPS = {256: 1, 512: 1, 1024: 2, 2048: 4, 4096: 4}
 BLACKWELL_WARPS = {**WARPS, 4096: 8}
+# Before Hopper the float32 gradient does not fit the registers of four warps.
+AMPERE_GRADIENT_WARPS = {**WARPS, 4096: 8}
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -173,6 +175,8 @@ class _Transform:
         PM, PN = tile(m), tile(n)
         capability = launching.capability(self.x.device)
         warps = BLACKWELL_WARPS if capability >= 10 else WARPS
+        if capability < 9 and self.split and kernel is paths.path_backward_kernel:
+            warps = AMPERE_GRADIENT_WARPS
         gain = tables.low_gain(node.j, self.J)
         # Room for the sums of |A|, a little over 1.
         shrink = 2.0 ** floor(log2(2.0**15 / (2**8.5 * PM * PN * gain)))

@@ -6,8 +6,9 @@ Transforms and low-pass are matrix products on tensor cores. Operands are float1
 each as hi + lo (22 bits) and computes three products, for float32 results; without it there is one product, for
 half-precision results. Y is first scaled by a power of two, and U by a smaller one, to keep every operand in float16's
 range.
-RELOAD: the matrices of the transforms are read again for each product. Before Hopper, operands of tensor cores lie in
-registers, where a compiler that sees one load for all products keeps them, and has no room for the rest.
+RELOAD: the matrices of the transforms are read again for each product, and are its left factor. Before Hopper, operands
+of tensor cores lie in registers, where a compiler that sees one load for all products keeps them, and has no room for
+the rest.
 Spectra are complex64, each number read as one int64. Nothing is shared between programs: no atomics, no races.
 """
 
@@ -122,13 +123,28 @@ def _transformed(
     re, im, dft, dft_ptr, LEFT: tl.constexpr, SPLIT: tl.constexpr, RELOAD: tl.constexpr, M: tl.constexpr,
     N: tl.constexpr,
 ):  # fmt: skip
-    """(cos + i sin) (re + i im), (M, N), or with the matrix on the right."""
+    """(cos + i sin) (re + i im), (M, N), or with the matrix on the right.
+
+    RELOAD: the latter as transposes, whose left factor is the matrix, too; parts do not occupy registers together.
+    """
     c, cl, s, sl = _dft(dft_ptr, M if LEFT else N, SPLIT, True) if RELOAD else dft
     re_hi, re_lo = _halves(re)
     im_hi, im_lo = _halves(im)
-    zero = tl.zeros((M, N), tl.float32)
-    out_re = _beside(re_hi, re_lo, c, cl, -_beside(im_hi, im_lo, s, sl, zero, LEFT, SPLIT), LEFT, SPLIT)
-    out_im = _beside(re_hi, re_lo, s, sl, _beside(im_hi, im_lo, c, cl, zero, LEFT, SPLIT), LEFT, SPLIT)
+    if RELOAD:
+        if not LEFT:
+            re_hi, re_lo, im_hi, im_lo = tl.trans(re_hi), tl.trans(re_lo), tl.trans(im_hi), tl.trans(im_lo)
+        zero = tl.zeros((M, N) if LEFT else (N, M), tl.float32)
+        out_re = -_beside(im_hi, im_lo, s, sl, zero, True, SPLIT)
+        out_im = _beside(im_hi, im_lo, c, cl, zero, True, SPLIT)
+        tl.debug_barrier()  # or the compiler would read the real parts before it is done with the imaginary ones
+        out_re = _beside(re_hi, re_lo, c, cl, out_re, True, SPLIT)
+        out_im = _beside(re_hi, re_lo, s, sl, out_im, True, SPLIT)
+        if not LEFT:
+            out_re, out_im = tl.trans(out_re), tl.trans(out_im)
+    else:
+        zero = tl.zeros((M, N), tl.float32)
+        out_re = _beside(re_hi, re_lo, c, cl, -_beside(im_hi, im_lo, s, sl, zero, LEFT, SPLIT), LEFT, SPLIT)
+        out_im = _beside(re_hi, re_lo, s, sl, _beside(im_hi, im_lo, c, cl, zero, LEFT, SPLIT), LEFT, SPLIT)
     return out_re, out_im
 
 

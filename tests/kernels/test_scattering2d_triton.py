@@ -165,13 +165,8 @@ ahead_of_time.report(launches, CC)
 # Bytes that a thread may store to and load from local memory, all together: a few numbers. What exceeds the registers
 # stays in the first-level cache. Before 3.8 Triton needed more.
 FEW = 32
-MORE = {
-    (80, "path_backward_kernel", "float32"): 400,
-    (90, "path_kernel", "float32"): 128,
-}
+MORE = {(90, "path_kernel", "float32"): 128}
 BEFORE_3_8 = {
-    (80, "path_kernel", "float32"): 1700,
-    (80, "path_backward_kernel", "float32"): 2700,
     (90, "path_kernel", "float32"): 256,
     (90, "path_backward_kernel", "float32"): 640,
     (90, "path_backward_kernel", "half"): 256,
