@@ -32,6 +32,7 @@ CAPABILITIES = (80, 90, 100)
 RATES = {80: 2048, 90: 4096, 100: 8192}
 SCHEDULERS = 4  # instructions of warps that a multiprocessor starts in a cycle
 SPECIAL = 16  # results of its special function units (MUFU) in a cycle
+SOURCES = 4  # of a bin of a spectrum that is decimated by two: iterations of the loop that gathers them
 Launch = dict[str, Any]
 
 
@@ -90,9 +91,17 @@ def launches(cc: int) -> dict[str, Launch]:
 
 
 def work(launch: Launch) -> float:
-    """Operations of the tensor cores in an iteration of a loop of NT-Xent, in units of 16-bit ones."""
+    """Operations of the tensor cores in an iteration of a kernel's loop, in units of 16-bit ones."""
     o = launch["options"]
-    if launch["kernel"][1] == "forward_triangle_kernel":
+    kernel = launch["kernel"][1]
+    if kernel.startswith("path_"):
+        # A field's transforms, of complex numbers by real matrices on both sides, and its low-pass or that's adjoint.
+        transforms = (
+            8 * o["PM"] * o["PN"] * (o["PM"] + o["PN"]) * (2 if kernel == "path_backward_kernel" else 1)
+        )
+        low_pass = 2 * o["PH"] * o["PN"] * (o["PM"] + o["PW"])
+        return (transforms + low_pass) * (3 if o["SPLIT"] else 1)
+    if kernel == "forward_triangle_kernel":
         operations = 2 * o["B"] ** 2 * o["BD"]
     elif o["SINGLE"]:
         operations = 4 * o["BI"] * o["BJ"] * o["BD"]
@@ -102,12 +111,13 @@ def work(launch: Launch) -> float:
 
 
 def shares(cc: int, launch: Launch, figures: dict[str, int]) -> dict[str, float]:
-    """Estimated shares of the tensor cores' rate, for loops of NT-Xent without another one inside."""
-    if figures["inner"] or "PRECISION" not in launch["options"]:
+    """Estimated shares of the tensor cores' rate, for loops whose inner loops, if any, gather a spectrum."""
+    path = launch["kernel"][1].startswith("path_")
+    if figures["inner"] and not path:
         return {}
     warps = launch["options"]["num_warps"]
     products = work(launch) / RATES[cc]
-    issue = figures["instructions"] * warps / SCHEDULERS
+    issue = (figures["instructions"] + (SOURCES - 1) * figures["inner"]) * warps / SCHEDULERS
     special = figures["mufu"] * warps * 32 / SPECIAL
     return {
         "at most": round(products / max(products, issue, special), 3),

@@ -50,6 +50,15 @@ def test_estimates():
         "in turns": pytest.approx(1024 / 2392, abs=1e-3),
     }
     assert gpu_figures.shares(90, launch, figures | {"inner": 3}) == {}
+    tiles = {"PM": 64, "PN": 64, "PH": 32, "PW": 32, "SPLIT": False, "num_warps": 4}
+    path = {"kernel": ["", "path_kernel"], "options": tiles}
+    products = (2 * 4 * 2 * 64**3 + 2 * 32 * 64 * 64 + 2 * 32 * 64 * 32) / 4096
+    figures = {"instructions": 1304, "mufu": 34, "inner": 315}
+    assert gpu_figures.shares(90, path, figures)["at most"] == pytest.approx(
+        products / (1304 + 3 * 315), abs=1e-3
+    )
+    split = {**path, "options": {**tiles, "SPLIT": True}}
+    assert gpu_figures.work(split) == 3 * gpu_figures.work(path)
     slower = {**launch, "options": {**options, "PRECISION": "tf32"}}
     assert gpu_figures.work(slower) == 2 * gpu_figures.work(launch)
 
