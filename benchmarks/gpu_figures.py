@@ -41,7 +41,7 @@ def launches(cc: int) -> dict[str, Launch]:
     import torch
 
     from scatsimclr.filters import filter_bank, padded_shape
-    from scatsimclr.kernels import launching, ntxent, scattering2d
+    from scatsimclr.kernels import launching, ntxent, photometric, scattering2d
     from tests.kernels import ahead_of_time
 
     recorded = ahead_of_time.record()
@@ -87,6 +87,12 @@ def launches(cc: int) -> dict[str, Launch]:
     torch.set_num_threads(1)
     images("scattering, 96 × 96, float32", 96, torch.float32)
     images("scattering, 96 × 96, bfloat16", 96, torch.bfloat16)
+    batch = torch.zeros(2, 96, 96, 3, dtype=torch.uint8)
+    order, factors = torch.zeros(2, 4, dtype=torch.int64), torch.zeros(2, 4)
+    mirror, grayscale = torch.zeros(2, 2, dtype=torch.bool)
+    weights, table = torch.zeros(2, 5, dtype=torch.int32), torch.zeros(3, 256)
+    photometric.photometric(batch, mirror, order, factors, grayscale, weights, table)
+    keep("photometric, 96 × 96", {"colour_kernel": {"SUM": False}, "rows_kernel": {}, "columns_kernel": {}})
     return found
 
 
@@ -111,9 +117,9 @@ def work(launch: Launch) -> float:
 
 
 def shares(cc: int, launch: Launch, figures: dict[str, int]) -> dict[str, float]:
-    """Estimated shares of the tensor cores' rate, for loops whose inner loops, if any, gather a spectrum."""
+    """Estimated shares of the tensor cores' rate, for loops of products whose inner ones, if any, gather a spectrum."""
     path = launch["kernel"][1].startswith("path_")
-    if figures["inner"] and not path:
+    if not path and (figures["inner"] or "PRECISION" not in launch["options"]):
         return {}
     warps = launch["options"]["num_warps"]
     products = work(launch) / RATES[cc]
