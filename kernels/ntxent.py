@@ -123,8 +123,8 @@ class _Problem:
     ) -> None:
         self.name = name = mode(x)
         self.capability = launching.capability(x.device)
-        ampere = self.capability < 9 and name in AMPERE
-        self.config = config = AMPERE[name] if ampere else CONFIGS[name]
+        configs = CONFIGS | AMPERE if self.capability < 9 else CONFIGS
+        self.config = config = configs[name]
         self.x = x = x.contiguous()
         self.M, self.D = x.shape
         self.first, self.rows, self.views, self.images = first, rows, views, rows // views

@@ -75,8 +75,8 @@ def backward_kernel(x_ptr, z_ptr, divisor_ptr, sums_ptr, place_ptr, share_ptr, s
 
     SMALL: everything is computed from x in this launch, and positives are subtracted from G itself. Similarities are
     products of blocks of BK of D. SINGLE: it is one such block, and BD is BK. WHOLE: BD is all of D, and `span` is M;
-    the Jacobian of the normalisation and ∂loss/∂τ are applied here. Otherwise
-    parts of ∂loss/∂z (parts, local, D) are stored and `jacobian_kernel` adds them up and applies these. GAIN keeps G
+    the Jacobian of the normalisation and ∂loss/∂τ are applied here. Otherwise parts of ∂loss/∂z (parts, local, D) are
+    stored and `jacobian_kernel` adds them up and applies these. GAIN keeps G
     within float16's range.
     """
     c = _inverse_tau(tau_ptr, tau, TENSOR)

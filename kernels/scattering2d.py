@@ -39,12 +39,11 @@ SLICE_BYTES = 32 << 20
 # Programs of a launch on chip: about four waves of an H100's 132 multiprocessors. Beyond that, programs take several
 # fields each, for which they read the matrices once.
 PROGRAMS = 2048
-# Tile area -> warps. 64 rows feed the instructions of one warp group (a second one would repeat its work; on Blackwell
-# it takes over half of the registers); of smaller tiles, many run on a multiprocessor at once.
+# Tile area -> warps. 64 rows feed the instructions of one warp group (on Hopper a second one would repeat its work); of
+# smaller tiles, many run on a multiprocessor at once.
 WARPS = {256: 1, 512: 1, 1024: 2, 2048: 4, 4096: 4}
-BLACKWELL_WARPS = {**WARPS, 4096: 8}
-# Before Hopper the float32 gradient does not fit the registers of four warps.
-AMPERE_GRADIENT_WARPS = {**WARPS, 4096: 8}
+# On Blackwell, and for the float32 gradient before Hopper, a second four warps take over half of the registers.
+MORE_WARPS = {**WARPS, 4096: 8}
 HALF = (torch.float16, torch.bfloat16)
 
 
@@ -174,13 +173,12 @@ class _Transform:
         fields, (m, n), t, i = len(spectra), node.out, self.table, node.index
         PM, PN = tile(m), tile(n)
         capability = launching.capability(self.x.device)
-        warps = BLACKWELL_WARPS if capability >= 10 else WARPS
-        if capability < 9 and self.split and kernel is paths.path_backward_kernel:
-            warps = AMPERE_GRADIENT_WARPS
+        gradient = kernel is paths.path_backward_kernel
+        warps = MORE_WARPS if capability >= 10 or (capability < 9 and gradient and self.split) else WARPS
         gain = tables.low_gain(node.j, self.J)
         # Room for the sums of |A|, a little over 1.
         shrink = 2.0 ** floor(log2(2.0**15 / (2**8.5 * PM * PN * gain)))
-        gains = (gain**-2 / shrink, shrink) if kernel is paths.path_kernel else (gain**-2,)
+        gains = (gain**-2,) if gradient else (gain**-2 / shrink, shrink)
         per_program = max(1, min(16, fields * self.L // PROGRAMS))
         _launch(
             kernel, self.L * triton.cdiv(fields, per_program), spectra.view(torch.int64), t[f"code{i}"],
